@@ -1,0 +1,97 @@
+"""Fixtures that all tests share, and the rule that a test leaves nothing behind."""
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, Literal
+
+import pytest
+
+from imgbackend.types import Mi
+from labs import leaks, mounts
+from labs.require import require
+
+_LAB_FIXTURES: Final = ("glance", "xfs", "btrfs")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes seconds, or a lab; `./dev check` leaves it out")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if any(name.startswith(_LAB_FIXTURES) for name in getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
+    """A test leaves no child process, no thread and no descriptor."""
+    before = leaks.Held.now()
+    yield
+    left = leaks.left_since(before)
+    if left:
+        pytest.fail("the test left behind: " + "; ".join(left), pytrace=False)
+
+
+@pytest.fixture
+def instances(tmp_path: Path) -> Path:
+    """An empty ``instances_path``."""
+    path = tmp_path / "instances"
+    path.mkdir(mode=0o711)
+    return path
+
+
+@pytest.fixture(scope="session")
+def _xfs_mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    yield from _mount("xfs", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def _btrfs_mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    yield from _mount("btrfs", tmp_path_factory)
+
+
+@pytest.fixture
+def xfs(_xfs_mount: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """An empty folder on XFS with reflinks, 600 MiB in all."""
+    yield from _emptied(_xfs_mount / request.node.name)
+
+
+@pytest.fixture
+def btrfs(_btrfs_mount: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """An empty folder on btrfs, 600 MiB in all."""
+    yield from _emptied(_btrfs_mount / request.node.name)
+
+
+@pytest.fixture
+def small_tmpfs(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Makes file systems that are full after so many bytes: ``small_tmpfs(4 * Mi)``."""
+    with contextlib.ExitStack() as stack:
+        made = 0
+
+        def make(size: int) -> Path:
+            nonlocal made
+            made += 1
+            try:
+                return stack.enter_context(mounts.tmpfs(tmp_path / f"tmpfs{made}", size))
+            except mounts.MountError as error:
+                require("tmpfs", str(error))
+
+        yield make
+
+
+def _mount(kind: Literal["xfs", "btrfs"], factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with contextlib.ExitStack() as stack:
+        try:
+            place = stack.enter_context(mounts.loop(kind, factory.mktemp(kind), 600 * Mi))
+        except mounts.MountError as error:
+            require(kind, str(error))
+        yield place
+
+
+def _emptied(folder: Path) -> Iterator[Path]:
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder)

@@ -1,0 +1,73 @@
+"""What a test must not leave behind in its process: children, threads, descriptors."""
+
+import gc
+import os
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_PATIENCE: Final = 5.0
+"""Seconds in which what is about to end may do so."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the process holds at one moment."""
+
+    children: frozenset[str]
+    threads: frozenset[threading.Thread]
+    descriptors: frozenset[tuple[str, str]]
+
+    @classmethod
+    def now(cls) -> "Held":
+        return cls(_children(), frozenset(threading.enumerate()), _descriptors())
+
+    def more_than(self, before: "Held") -> list[str]:
+        """What is held beyond ``before``, each in words."""
+        return [
+            *(f"child process {pid} ({_command(pid)})" for pid in sorted(self.children - before.children)),
+            *(f"thread {thread.name}" for thread in self.threads - before.threads),
+            *(f"descriptor {fd} of {what}" for fd, what in sorted(self.descriptors - before.descriptors)),
+        ]
+
+
+def left_since(before: Held) -> list[str]:
+    """What is held beyond ``before`` and does not go away by itself; in words."""
+    left = Held.now().more_than(before)
+    end = time.monotonic() + _PATIENCE
+    while left and time.monotonic() < end:
+        gc.collect()
+        time.sleep(0.02)
+        left = Held.now().more_than(before)
+    return left
+
+
+def _children() -> frozenset[str]:
+    found: set[str] = set()
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            found.update((task / "children").read_text().split())
+        except OSError:
+            continue  # the thread has ended
+    return frozenset(found)
+
+
+def _command(pid: str) -> str:
+    try:
+        return (
+            Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip() or "zombie"
+        )
+    except OSError:
+        return "gone"
+
+
+def _descriptors() -> frozenset[tuple[str, str]]:
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found.add((fd, os.readlink(f"/proc/self/fd/{fd}")))
+        except OSError:
+            continue  # the one that listed the folder
+    return frozenset(found)

@@ -1,0 +1,20 @@
+"""What a test does when the machine lacks what it needs."""
+
+import os
+from typing import Final, NoReturn
+
+import pytest
+
+FULL: Final = os.environ.get("IMGBACKEND_FULL") == "1"
+"""Whether the long loops run too, as in ``./dev test-full``."""
+
+
+def require(name: str, reason: str) -> NoReturn:
+    """Skip this test; fail it where ``IMGBACKEND_REQUIRE`` (comma-separated) names ``name``.
+
+    ``name`` is a lab: ``glance``, ``xfs``, ``btrfs``.  A lab that CI counts on must not
+    go missing unseen.
+    """
+    if name in os.environ.get("IMGBACKEND_REQUIRE", "").split(","):
+        pytest.fail(f"{name} is required here (IMGBACKEND_REQUIRE), and could not be had: {reason}", pytrace=False)
+    pytest.skip(f"{name}: {reason}")
