@@ -1,0 +1,7 @@
+"""``python -m imgbackend.cli``: the command, where no script is installed."""
+
+import sys
+
+from imgbackend.cli import main
+
+sys.exit(main())

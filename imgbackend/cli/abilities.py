@@ -1,0 +1,64 @@
+"""What a disk can do beyond the common verbs, and a clear line where it cannot."""
+
+from typing import Any, Final, TypeVar
+
+from imgbackend.backend import (
+    Backed,
+    Backend,
+    Cloneable,
+    Disk,
+    Flattenable,
+    HoldsBases,
+    Importable,
+    SharedStore,
+    Snapshottable,
+)
+from imgbackend.errors import DiskError
+
+_OF_DISKS: Final = {
+    "backed": Backed,
+    "cloneable": Cloneable,
+    "importable": Importable,
+    "snapshottable": Snapshottable,
+    "flattenable": Flattenable,
+}
+_OF_BACKENDS: Final = {"holds-bases": HoldsBases, "shared-store": SharedStore}
+_T = TypeVar("_T")
+
+
+def abilities_of(disk: type[Disk[Any]], backend: type[Backend] | None = None) -> list[str]:
+    """The names of the abilities of a class of disks, and of its backend's where that is given."""
+    found = [name for name, ability in _OF_DISKS.items() if issubclass(disk, ability)]
+    if backend is not None:
+        found += [name for name, ability in _OF_BACKENDS.items() if issubclass(backend, ability)]
+    return found
+
+
+def backing_of(disk: Disk[Any]) -> str | None:
+    """The file that a disk depends on, where it depends on one."""
+    found = disk.backing() if isinstance(disk, Backed) else None
+    return None if found is None else str(found[0])
+
+
+def snapshottable(disk: Disk[Any]) -> Snapshottable:
+    """``disk``, as one that can have snapshots.
+
+    :raises DiskError: if it cannot.
+    """
+    return _able(disk, Snapshottable, "snapshots")  # type: ignore[type-abstract]  # an ability is abstract by nature
+
+
+def flattenable(disk: Disk[Any]) -> Flattenable:
+    """``disk``, as one that can be made independent of its base.
+
+    :raises DiskError: if it cannot.
+    """
+    return _able(disk, Flattenable, "flattening")  # type: ignore[type-abstract]  # an ability is abstract by nature
+
+
+def _able(disk: Disk[Any], ability: type[_T], word: str) -> _T:
+    if not isinstance(disk, ability):
+        raise DiskError(
+            f"{disk.id} is kept by {disk.backend.name}, whose driver {disk.backend.driver} offers no {word}"
+        )
+    return disk

@@ -1,0 +1,52 @@
+"""The table of commands: names, what they do, and where they are, without importing them."""
+
+from importlib.metadata import EntryPoint
+from typing import Final, TextIO
+
+from cliff.commandmanager import CommandManager
+
+GROUP: Final = "imgbackend.cli"
+
+TABLE: Final[dict[str, tuple[str, str]]] = {
+    "backend list": ("backend:List", "List backends and installed drivers, and whether they work on this host"),
+    "backend show": ("backend:Show", "Show a backend: what it can do, its capacity and its options"),
+    "image list": ("image:List", "List the images that the sources offer"),
+    "image show": ("image:Show", "Show what a source says of an image"),
+    "disk create": ("disk:Create", "Make a disk of an image, or see that it is there"),
+    "disk list": ("disk:List", "List disks"),
+    "disk show": ("disk:Show", "Show a disk and the record of how it was made"),
+    "disk resize": ("disk:Resize", "Grow a disk; no disk is ever shrunk"),
+    "disk delete": ("disk:Delete", "Delete a disk; one that is absent is no error"),
+    "disk export": ("disk:Export", "Write a disk into a new file"),
+    "disk flatten": ("disk:Flatten", "Make a disk independent of its base"),
+    "disk snapshot create": ("snapshot:Create", "Take a snapshot of a disk"),
+    "disk snapshot list": ("snapshot:List", "List the snapshots of a disk"),
+    "disk snapshot rollback": ("snapshot:Rollback", "Take a disk back to a snapshot"),
+    "disk snapshot delete": ("snapshot:Delete", "Delete a snapshot of a disk"),
+    "cache list": ("cache:List", "List the base images that disks are made from"),
+    "cache show": ("cache:Show", "Show a base image, and the disks that hang on it"),
+    "cache usage": ("cache:Usage", "Show how much room the base images take"),
+    "doctor": ("doctor:Doctor", "Check this host: tools, permissions, storage, configuration"),
+    "help": ("", "Show help, also of one command"),
+    "complete": ("", "Print a script for the shell's completion of this command"),
+}
+"""``name: (module:class, one line)``; cliff brings ``help`` and ``complete`` itself."""
+
+
+class Commands(CommandManager):
+    """The commands of the table; each is imported when it is the one to run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, (target, _) in TABLE.items():
+            if target:
+                self.commands[name] = EntryPoint(name=name, value=f"{GROUP}.{target}", group=GROUP)
+
+
+def write_commands(out: TextIO, only: str = "") -> None:
+    """The table as people read it: all, or those whose names begin with the word ``only``."""
+    width = max(len(name) for name in TABLE)
+    out.write("commands:\n")
+    for name, (_, line) in TABLE.items():
+        if not only or name.split()[: len(only.split())] == only.split():
+            out.write(f"  {name:<{width}}  {line}\n")

@@ -1,0 +1,296 @@
+"""``imgbackend disk``: make, list, show, grow, delete, export and flatten disks."""
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imgbackend.cli.base import Lister, ShowOne, pick, row
+from imgbackend.cli.figures import Facts, Size, Time, size_argument
+from imgbackend.errors import DiskError, Error
+from imgbackend.types import BlockSource, DiskSource, FileSource
+
+if TYPE_CHECKING:
+    from imgbackend.backend import Disk
+    from imgbackend.engine import Engine
+    from imgbackend.sources import Image
+
+
+def add_disk(parser: argparse.ArgumentParser) -> None:
+    """The two words that name a disk."""
+    parser.add_argument("instance", metavar="INSTANCE", help="the virtual machine: its name or uuid")
+    parser.add_argument("--name", default="disk", help="which of its disks, such as disk.local (default: disk)")
+
+
+def location(source: DiskSource) -> str:
+    """Where a disk is, in one word: a path, or ``protocol:name``."""
+    if isinstance(source, FileSource | BlockSource):
+        return str(source.path)
+    return f"{source.protocol}:{source.name}"
+
+
+def described(disk: "Disk[Any]") -> dict[str, Any]:
+    """The facts that every command about one disk shows.
+
+    :raises DiskNotFound: if there is no such disk.
+    """
+    info, recorded = disk.info(), disk.recorded
+    return {
+        "instance": disk.id.instance,
+        "name": disk.id.name,
+        "images_type": disk.backend.name,
+        "format": info.format,
+        "size": Size(info.size),
+        "allocated": Size(info.allocated),
+        "location": location(disk.source()),
+        "base": recorded.base if recorded is not None else None,
+    }
+
+
+def state_left(disk: "Disk[Any]") -> str:
+    """What a cancelled command left of a disk."""
+    return f"the disk {disk.id} is there, whole" if disk.exists() else "nothing was left behind"
+
+
+class Create(ShowOne):
+    """Make a disk of an image, or see that it is there.
+
+    A disk that exists is not made again; where it is smaller than --size, it is grown.
+    """
+
+    columns = (
+        "instance", "name", "images_type", "format", "size", "allocated", "location", "base",
+        "way", "reason", "fetched", "grown", "seconds",
+    )  # fmt: skip
+    explained = ("instance", "name", "images_type", "way", "reason", "writes", "needs", "base", "cached")
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """The arguments."""
+        parser = super().get_parser(prog_name)
+        add_disk(parser)
+        add = parser.add_argument
+        add("--image", required=True, metavar="REF",
+            help="glance:<id or name>, a URL, file:///..., a path, or a name in the default source")  # fmt: skip
+        add("--size", type=size_argument, help="such as 20G (default: as large as the image)")
+        add("--images-type", metavar="TYPE", help="the backend to make it on (default: as configured)")
+        add("--explain", action="store_true", help="tell what would be done, and do nothing")
+        return parser
+
+    def columns_for(self, parsed_args: argparse.Namespace) -> Sequence[str]:
+        """Those of a plan, where only that is asked for."""
+        return self.explained if parsed_args.explain else self.columns
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
+        """Make it, or explain."""
+        with self.engine() as engine:
+            disk = engine.disk(parsed_args.instance, parsed_args.name, parsed_args.images_type)
+            image = engine.image(parsed_args.image)
+            if parsed_args.explain:
+                return pick(self.explained, _explained(engine, disk, image, parsed_args.size))
+            with self.cancellable(lambda: state_left(disk)), self.progress() as progress:
+                made = disk.cache(image, image.filename, parsed_args.size, progress=progress)
+            facts = described(disk) | {
+                "base": made.base,
+                "way": made.way,
+                "reason": made.reason,
+                "fetched": made.fetched,
+                "grown": made.grown,
+                "seconds": round(made.seconds, 4),
+            }
+            return pick(self.columns, facts)
+
+
+def _explained(engine: "Engine", disk: "Disk[Any]", image: "Image", size: int | None) -> dict[str, Any]:
+    plan = disk.explain(image, image.filename, size)
+    return {
+        "instance": disk.id.instance,
+        "name": disk.id.name,
+        "images_type": disk.backend.name,
+        "way": "exists" if disk.exists() else plan.way,
+        "reason": plan.reason,
+        "writes": Size(plan.writes),
+        "needs": Size(plan.needs),
+        "base": image.filename,
+        "cached": any(base.name == image.filename for base in engine.bases()),
+    }
+
+
+class List(Lister):
+    """List disks."""
+
+    columns = ("instance", "name", "images_type", "format", "size", "allocated", "base", "state")
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """The arguments."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument("instance", metavar="INSTANCE", nargs="?", help="only the disks of this one")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
+        """List; a disk that cannot be told of is listed with what is wrong with it."""
+        with self.engine() as engine:
+            return self.columns, list(self._rows(engine, parsed_args.instance))
+
+    def _rows(self, engine: "Engine", instance: str | None) -> Iterator[Sequence[Any]]:
+        for disk in engine.disks(instance):
+            try:
+                facts = described(disk) | {"state": "ok"}
+            except Error as exc:
+                facts = dict.fromkeys(self.columns) | {
+                    "instance": disk.id.instance,
+                    "name": disk.id.name,
+                    "images_type": disk.backend.name,
+                    "state": str(exc),
+                }
+            yield row(self.columns, facts)
+
+
+class Show(ShowOne):
+    """Show a disk and the record of how it was made."""
+
+    columns = (*("instance", "name", "images_type", "driver", "format", "size", "allocated", "location"),
+               *("base", "backing", "abilities", "record"))  # fmt: skip
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """The arguments."""
+        parser = super().get_parser(prog_name)
+        add_disk(parser)
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
+        """Show."""
+        from imgbackend.cli.abilities import abilities_of, backing_of
+
+        with self.engine() as engine:
+            disk = engine.disk(parsed_args.instance, parsed_args.name)
+            facts = described(disk)
+            recorded = disk.recorded
+            return pick(self.columns, facts | {
+                "driver": disk.backend.driver,
+                "backing": backing_of(disk),
+                "abilities": abilities_of(type(disk)),
+                "record": None if recorded is None else Facts({
+                    "backend": recorded.backend,
+                    "driver": recorded.driver,
+                    "format": recorded.format,
+                    "way": recorded.way,
+                    "time": Time(recorded.time),
+                    "image_id": recorded.image_id,
+                    "base": recorded.base,
+                    "digest": recorded.digest,
+                }),
+            })  # fmt: skip
+
+
+class Resize(ShowOne):
+    """Grow a disk; no disk is ever shrunk."""
+
+    columns = ("instance", "name", "images_type", "format", "size", "allocated", "grown")
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """The arguments."""
+        parser = super().get_parser(prog_name)
+        add_disk(parser)
+        parser.add_argument("size", metavar="SIZE", type=size_argument, help="the new size, such as 40G")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
+        """Grow it where it is smaller."""
+        with self.engine() as engine:
+            disk = engine.disk(parsed_args.instance, parsed_args.name)
+            before = disk.info().size
+            if parsed_args.size < before:
+                raise DiskError(f"{disk.id} has {before} bytes, and disks are never shrunk; ask for at least that")
+            with self.cancellable(lambda: f"the disk {disk.id} has {disk.info().size} bytes"):
+                disk.resize(parsed_args.size)
+            facts = described(disk)
+            return pick(self.columns, facts | {"grown": disk.info().size > before})
+
+
+class Delete(ShowOne):
+    """Delete a disk; one that is absent is no error."""
+
+    columns = ("instance", "name", "images_type", "deleted")
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """The arguments."""
+        parser = super().get_parser(prog_name)
+        add_disk(parser)
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
+        """Delete it."""
+        with self.engine() as engine:
+            disk = engine.disk(parsed_args.instance, parsed_args.name)
+            there = disk.exists()
+            with self.cancellable(lambda: f"the disk {disk.id} is {'still there' if disk.exists() else 'gone'}"):
+                disk.remove()
+            facts = {"instance": disk.id.instance, "name": disk.id.name, "images_type": disk.backend.name}
+            return pick(self.columns, facts | {"deleted": there})
+
+
+class Export(ShowOne):
+    """Write a disk into a new file.
+
+    The file is whole, or not there.  It does not depend on any base.
+    """
+
+    columns = ("instance", "name", "target", "format", "size", "seconds")
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """The arguments."""
+        parser = super().get_parser(prog_name)
+        add_disk(parser)
+        parser.add_argument("target", metavar="TARGET", type=Path, help="a file that does not exist yet")
+        parser.add_argument("--disk-format", required=True, metavar="FORMAT", help="the file's: raw or qcow2")
+        parser.add_argument("--compress", action="store_true", help="compress (qcow2 only)")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
+        """Export it."""
+        target: Path = parsed_args.target.absolute()
+        if target.is_symlink() or target.exists():
+            raise DiskError(f"{target} exists already, and is not overwritten; remove it, or name another file")
+        began = time.monotonic()
+        with self.engine() as engine:
+            disk = engine.disk(parsed_args.instance, parsed_args.name)
+            with self.cancellable(lambda: _target_left(target)), self.progress() as progress:
+                disk.extract(target, parsed_args.disk_format, compress=parsed_args.compress, progress=progress)
+        facts = {
+            "instance": disk.id.instance,
+            "name": disk.id.name,
+            "target": str(target),
+            "format": parsed_args.disk_format,
+            "size": Size(target.stat().st_size),
+            "seconds": round(time.monotonic() - began, 4),
+        }
+        return pick(self.columns, facts)
+
+
+def _target_left(target: Path) -> str:
+    return f"{target} is there, whole" if target.exists() else "nothing was left behind"
+
+
+class Flatten(ShowOne):
+    """Make a disk independent of its base."""
+
+    columns = ("instance", "name", "images_type", "format", "size", "allocated", "base", "seconds")
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """The arguments."""
+        parser = super().get_parser(prog_name)
+        add_disk(parser)
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
+        """Flatten it."""
+        from imgbackend.cli.abilities import flattenable
+
+        began = time.monotonic()
+        with self.engine() as engine:
+            disk = engine.disk(parsed_args.instance, parsed_args.name)
+            able = flattenable(disk)
+            with self.cancellable(lambda: f"the disk {disk.id} is whole, as it was"), self.progress() as progress:
+                able.flatten(progress=progress)
+            return pick(self.columns, described(disk) | {"seconds": round(time.monotonic() - began, 4)})

@@ -1,0 +1,108 @@
+"""Sizes and times, as people write and read them; bytes and seconds everywhere else."""
+
+import argparse
+import re
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from cliff.columns import FormattableColumn
+
+_SIZE = re.compile(r"([0-9]+)(\.[0-9]+)?[ ]*(?:([KMGTP])(?:i?B)?|B)?", re.ASCII | re.IGNORECASE)
+_UNITS = "KMGTP"
+_LARGEST = (1 << 63) - 1
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as ``512``, ``20G``, ``1.5 GiB``; units are binary, whichever way they are written.
+
+    A fraction is rounded up to a whole byte.
+
+    :raises ValueError: if it is no size, is zero, or is more than a file can have.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or (match[2] and not match[3]):
+        raise ValueError(f"not a size: {text!r}; write bytes, or a number and K, M, G or T, such as 20G or 1.5G")
+    factor = 1 << 10 * (_UNITS.index(match[3].upper()) + 1) if match[3] else 1
+    exact = Decimal(match[1] + (match[2] or "")) * factor if len(match[0]) <= 40 else Decimal(_LARGEST + 1)
+    size = int(exact) + (exact != int(exact))
+    if not 0 < size <= _LARGEST:
+        raise ValueError(f"not a size for a disk: {text!r}; it must be above 0 and below 8192P")
+    return size
+
+
+def size_argument(text: str) -> int:
+    """:func:`parse_size` for argparse, which then says what is wrong and ends with 2."""
+    try:
+        return parse_size(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from exc
+
+
+def human_size(size: float) -> str:
+    """Such as ``20 GiB``, ``1.5 GiB``, ``512 B``: at most one digit after the point."""
+    units = ["B", *(f"{unit}iB" for unit in _UNITS)]
+    step = 0
+    while round(size, 1) >= 1024 and step < len(units) - 1:
+        size /= 1024
+        step += 1
+    return f"{size:.1f}".removesuffix(".0") + f" {units[step]}"
+
+
+class Size(FormattableColumn[int]):
+    """Bytes: an integer for machines, binary units for people."""
+
+    def human_readable(self) -> str:
+        return human_size(self._value)
+
+
+class Time(FormattableColumn[float]):
+    """Seconds since 1970: a number for machines, the local time for people."""
+
+    def human_readable(self) -> str:
+        return datetime.fromtimestamp(self._value).astimezone().isoformat(sep=" ", timespec="seconds")
+
+
+class Facts(FormattableColumn[dict[str, Any]]):
+    """Names and values: an object for machines, a line each for people."""
+
+    def human_readable(self) -> str:
+        return "\n".join(f"{name}: {_text(value)}" for name, value in self._value.items() if value is not None)
+
+    def machine_readable(self) -> dict[str, Any]:
+        return {name: _plain(value) for name, value in self._value.items()}
+
+
+class Listed(FormattableColumn[list[str]]):
+    """Several names: a list for machines, a line each for people."""
+
+    def human_readable(self) -> str:
+        return "\n".join(self._value)
+
+
+def size_or_none(size: int | None) -> Size | None:
+    """A cell for a size that may be unknown."""
+    return None if size is None else Size(size)
+
+
+def _text(value: object) -> str:
+    return ", ".join(str(item) for item in value) if isinstance(value, list | tuple) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    return value.machine_readable() if isinstance(value, FormattableColumn) else value
+
+
+STRUCTURED = frozenset({"json", "yaml"})
+"""The formats that keep numbers, lists, objects and null apart."""
+
+
+def cell(value: Any, formatter: str) -> Any:
+    """``value`` as the output format wants it: units only in tables, structure only where it can be."""
+    if value is None and formatter not in STRUCTURED:
+        return ""
+    if formatter == "table" or not isinstance(value, FormattableColumn):
+        return value
+    if formatter not in STRUCTURED and isinstance(value, Listed | Facts):
+        return value.human_readable().replace("\n", ", ")
+    return value.machine_readable()

@@ -1,0 +1,69 @@
+"""An HTTP server on this host that stops in the middle of an image until it is told to go on."""
+
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+
+WAIT = 60
+"""Seconds that it stands still at most."""
+
+
+class SlowServer:
+    """Serves ``content`` under any name: the first half at once, the rest after :attr:`go_on`."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self.half_way, self.go_on = threading.Event(), threading.Event()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}/image.raw"
+
+    def __enter__(self) -> "SlowServer":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.go_on.set()
+        self._server.shutdown()
+        self._thread.join(WAIT)
+        self._server.server_close()
+
+
+def _handler(server: SlowServer) -> Callable[..., BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self._head()
+
+        def do_GET(self) -> None:
+            if not self.path.endswith("/image.raw"):
+                self.send_error(404)
+                return
+            self._head()
+            middle = len(server.content) // 2
+            try:
+                self.wfile.write(server.content[:middle])
+                self.wfile.flush()
+                server.half_way.set()
+                server.go_on.wait(WAIT)
+                self.wfile.write(server.content[middle:])
+            except ConnectionError:
+                self.close_connection = True
+
+        def _head(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(server.content)))
+            self.send_header("Content-Type", "application/octet-stream")
+            self.send_header("ETag", '"one"')
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing: pytest captures what matters."""
+
+    return Handler
