@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Final, Literal
 
@@ -25,11 +25,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
 
 
+_FAILED: Final = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    item.stash[_FAILED] = item.stash.get(_FAILED, False) or report.failed
+    return report
+
+
 @pytest.fixture(autouse=True)
-def _nothing_left() -> Iterator[None]:
-    """A test leaves no child process, no thread and no descriptor."""
+def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that passes leaves no child process, no thread and no descriptor."""
     before = leaks.Held.now()
     yield
+    if request.node.stash.get(_FAILED, False):
+        return  # its traceback keeps alive what the test used
     left = leaks.left_since(before)
     if left:
         pytest.fail("the test left behind: " + "; ".join(left), pytrace=False)

@@ -1,0 +1,32 @@
+"""How Sphinx builds this documentation."""
+
+import sys
+from pathlib import Path
+
+_HERE = Path(__file__).parent
+sys.path.insert(0, str(_HERE / "_ext"))
+
+project = "imgbackend"
+author = "The imgbackend developers"
+project_copyright = author
+release = version = (_HERE.parents[1] / "imgbackend" / "VERSION").read_text().strip()
+
+extensions = ["sphinx.ext.autodoc", "oslo_config.sphinxext", "commands", "results"]
+exclude_patterns: list[str] = []
+
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_default_options = {"members": True, "show-inheritance": True}
+
+# A reference to something of ours must lead somewhere; the words of other libraries
+# are not looked up, for the documentation is built without a network.
+nitpicky = True
+nitpick_ignore_regex = [(r"py:.*", r"(?!imgbackend\b).*")]
+
+html_theme = "alabaster"
+html_theme_options = {
+    "description": "Turns images of virtual machines into disks, on any storage",
+    "fixed_sidebar": True,
+    "page_width": "1100px",
+}
+html_show_copyright = False

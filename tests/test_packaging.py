@@ -1,0 +1,168 @@
+"""What is shipped: archives that hold everything, and work where nothing else is."""
+
+import configparser
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).parents[1]
+_BUILT = ("build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".git", ".venv", ".dev")
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Archives:
+    sdist: Path
+    wheel: Path
+
+
+def _build(tree: Path, kind: str) -> Path:
+    """Have setuptools build ``kind`` as pip would, from what is in ``tree`` alone."""
+    target = tree / "dist"
+    target.mkdir(exist_ok=True)
+    program = f"from setuptools import build_meta; print(build_meta.build_{kind}({str(target)!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tree, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return target / done.stdout.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> Archives:
+    """A source archive of this tree without its .git, and a wheel built from that archive alone."""
+    folder = tmp_path_factory.mktemp("packaging")
+    shutil.copytree(_ROOT, folder / "tree", ignore=shutil.ignore_patterns(*_BUILT), symlinks=True)
+    sdist = _build(folder / "tree", "sdist")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder / "unpacked", filter="data")
+    (unpacked,) = (folder / "unpacked").iterdir()
+    return Archives(sdist, _build(unpacked, "wheel"))
+
+
+def _to_be_shipped() -> set[str]:
+    """The files of every package folder in the tree, by the names that they have when installed."""
+    return {
+        str(path.relative_to(source_root))
+        for source_root, tops in ((_ROOT, ["imgbackend"]), (_ROOT / "backends", os.listdir(_ROOT / "backends")))
+        for top in tops
+        for path in (source_root / top).rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+
+
+def _entry_points(text: str) -> dict[str, dict[str, str]]:
+    parser = configparser.ConfigParser(delimiters=("=",))
+    parser.read_string(text)
+    return {section: dict(parser[section]) for section in parser.sections()}
+
+
+def _declared_entry_points() -> dict[str, dict[str, str]]:
+    setup = configparser.ConfigParser()
+    setup.read(_ROOT / "setup.cfg")
+    groups = setup["options.entry_points"]
+    return {name: _entry_points(f"[{name}]\n{text.strip()}")[name] for name, text in groups.items()}
+
+
+def test_wheel_holds_every_file_of_every_package_and_nothing_else(archives: Archives) -> None:
+    with zipfile.ZipFile(archives.wheel) as wheel:
+        shipped = set(wheel.namelist())
+    packages = {name for name in shipped if ".dist-info/" not in name}
+    assert packages == _to_be_shipped()
+    assert {
+        "imgbackend/VERSION",
+        "imgbackend/py.typed",
+        "imgbackend_raw/py.typed",
+        "imgbackend_qcow2/py.typed",
+    } <= packages
+
+
+def test_source_archive_holds_what_is_needed_to_build_and_to_test(archives: Archives) -> None:
+    with tarfile.open(archives.sdist) as archive:
+        shipped = {name.partition("/")[2] for name in archive.getnames()}
+    packages = {name if name.startswith("imgbackend/") else f"backends/{name}" for name in _to_be_shipped()}
+    assert packages <= shipped
+    beside = {
+        "setup.cfg",
+        "setup.py",
+        "README.rst",
+        "LICENSE",
+        "dev",
+        ".ci/run",
+        "tests/conftest.py",
+        "doc/source/index.rst",
+    }
+    assert beside <= shipped
+
+
+def test_wheel_names_every_entry_point_and_each_has_its_module(archives: Archives) -> None:
+    with zipfile.ZipFile(archives.wheel) as wheel:
+        names = wheel.namelist()
+        (text,) = (wheel.read(name).decode() for name in names if name.endswith("entry_points.txt"))
+    found = _entry_points(text)
+    assert found == _declared_entry_points()
+    modules = {name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in names}
+    targets = {target.partition(":")[0] for group in found.values() for target in group.values()}
+    assert targets <= modules
+
+
+@pytest.fixture(scope="module")
+def installed(archives: Archives, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ``bin`` of a new virtual environment with the wheel in it.
+
+    The dependencies are those of the environment that runs the tests, on a path of
+    their own behind it: what an editable installation hooks in there does not apply,
+    so that imgbackend itself can only come from the wheel.
+    """
+    home = tmp_path_factory.mktemp("installed") / "venv"
+    venv.create(home, with_pip=False, symlinks=True)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(home / "bin/python")]
+    done = subprocess.run(
+        [*pip, "install", "-q", "--no-index", "--no-deps", str(archives.wheel)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (site,) = (home / "lib").glob("python3*/site-packages")
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return home / "bin"
+
+
+def _run(installed: Path, folder: Path, *command: str) -> str:
+    argv = [str(installed / command[0]), *command[1:]]
+    clean = {"PATH": os.defpath, "HOME": str(folder)}
+    done = subprocess.run(argv, cwd=folder, env=clean, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_installed_wheel_is_what_is_imported(installed: Path, tmp_path: Path) -> None:
+    program = "import imgbackend, imgbackend_raw; print(imgbackend.__file__, imgbackend_raw.__file__)"
+    for path in _run(installed, tmp_path, "python", "-c", program).split():
+        assert Path(path).is_relative_to(installed.parent)
+
+
+def test_installed_command_tells_its_version(installed: Path, tmp_path: Path) -> None:
+    told = _run(installed, tmp_path, "imgbackend", "--version")
+    assert (_ROOT / "imgbackend/VERSION").read_text().strip() in told.split()
+
+
+def test_installed_command_lists_the_stock_backends_with_their_distribution(installed: Path, tmp_path: Path) -> None:
+    listed = json.loads(_run(installed, tmp_path, "imgbackend", "backend", "list", "-f", "json"))
+    packages = {row["name"]: row["package"] for row in listed}
+    ours = f"imgbackend {(_ROOT / 'imgbackend/VERSION').read_text().strip()}"
+    assert packages["raw"] == ours
+    assert packages["qcow2"] == ours
