@@ -1,37 +1,12 @@
 """What a disk can do beyond the common verbs, and a clear line where it cannot."""
 
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
-from imgbackend.backend import (
-    Backed,
-    Backend,
-    Cloneable,
-    Disk,
-    Flattenable,
-    HoldsBases,
-    Importable,
-    SharedStore,
-    Snapshottable,
-)
+from imgbackend.abilities import Backed, Flattenable, Snapshottable
+from imgbackend.backend import Disk
 from imgbackend.errors import DiskError
 
-_OF_DISKS: Final = {
-    "backed": Backed,
-    "cloneable": Cloneable,
-    "importable": Importable,
-    "snapshottable": Snapshottable,
-    "flattenable": Flattenable,
-}
-_OF_BACKENDS: Final = {"holds-bases": HoldsBases, "shared-store": SharedStore}
 _T = TypeVar("_T")
-
-
-def abilities_of(disk: type[Disk[Any]], backend: type[Backend] | None = None) -> list[str]:
-    """The names of the abilities of a class of disks, and of its backend's where that is given."""
-    found = [name for name, ability in _OF_DISKS.items() if issubclass(disk, ability)]
-    if backend is not None:
-        found += [name for name, ability in _OF_BACKENDS.items() if issubclass(backend, ability)]
-    return found
 
 
 def backing_of(disk: Disk[Any]) -> str | None:
@@ -58,7 +33,5 @@ def flattenable(disk: Disk[Any]) -> Flattenable:
 
 def _able(disk: Disk[Any], ability: type[_T], word: str) -> _T:
     if not isinstance(disk, ability):
-        raise DiskError(
-            f"{disk.id} is kept by {disk.backend.name}, whose driver {disk.backend.driver} offers no {word}"
-        )
+        raise DiskError(f"{disk.id} is kept by {disk.backend.name}, whose driver {disk.backend.driver} has no {word}")
     return disk

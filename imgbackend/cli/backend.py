@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgbackend.cli.base import Lister, ShowOne, pick, row
 from imgbackend.cli.figures import Facts, Listed, Size
-from imgbackend.errors import ConfigError, Error
+from imgbackend.errors import Error
 
 if TYPE_CHECKING:
     from imgbackend.backend import Backend
@@ -23,13 +23,13 @@ def _package(driver: str) -> str | None:
 
 
 def _facts(backend: "Backend") -> dict[str, Any]:
-    from imgbackend.cli.abilities import abilities_of
+    from imgbackend.abilities import abilities
 
     return {
         "name": backend.name,
         "driver": backend.driver,
         "package": _package(backend.driver),
-        "abilities": Listed(abilities_of(type(backend).disk_type, type(backend))),
+        "abilities": Listed([*abilities(type(backend).disk_type), *abilities(type(backend))]),
         "state": "works",
     }
 
@@ -87,6 +87,3 @@ def _options(engine: "Engine", backend: "Backend") -> dict[str, Any]:
     """The options of its section and their values; a secret's value is not shown."""
     group = engine.conf[backend.name] if type(backend).opts else {}
     return {opt.dest: "****" if opt.secret else group[opt.dest] for opt in type(backend).opts}
-
-
-__all__ = ["ConfigError", "List", "Show"]

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgbackend.cli.base import Lister, ShowOne, pick, row
-from imgbackend.cli.figures import Facts, Size, Time, size_argument
-from imgbackend.errors import DiskError, Error
+from imgbackend.cli.figures import Facts, Listed, Size, Time, size_argument
+from imgbackend.errors import Error
 from imgbackend.types import BlockSource, DiskSource, FileSource
 
 if TYPE_CHECKING:
@@ -107,10 +107,10 @@ def _explained(engine: "Engine", disk: "Disk[Any]", image: "Image", size: int | 
         "instance": disk.id.instance,
         "name": disk.id.name,
         "images_type": disk.backend.name,
-        "way": "exists" if disk.exists() else plan.way,
-        "reason": plan.reason,
-        "writes": Size(plan.writes),
-        "needs": Size(plan.needs),
+        "way": "exists" if plan is None else plan.way,
+        "reason": "" if plan is None else plan.reason,
+        "writes": Size(0 if plan is None else plan.writes),
+        "needs": Size(0 if plan is None else plan.needs),
         "base": image.filename,
         "cached": any(base.name == image.filename for base in engine.bases()),
     }
@@ -160,7 +160,8 @@ class Show(ShowOne):
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
         """Show."""
-        from imgbackend.cli.abilities import abilities_of, backing_of
+        from imgbackend.abilities import abilities
+        from imgbackend.cli.abilities import backing_of
 
         with self.engine() as engine:
             disk = engine.disk(parsed_args.instance, parsed_args.name)
@@ -169,7 +170,7 @@ class Show(ShowOne):
             return pick(self.columns, facts | {
                 "driver": disk.backend.driver,
                 "backing": backing_of(disk),
-                "abilities": abilities_of(type(disk)),
+                "abilities": Listed(abilities(type(disk))),
                 "record": None if recorded is None else Facts({
                     "backend": recorded.backend,
                     "driver": recorded.driver,
@@ -200,8 +201,6 @@ class Resize(ShowOne):
         with self.engine() as engine:
             disk = engine.disk(parsed_args.instance, parsed_args.name)
             before = disk.info().size
-            if parsed_args.size < before:
-                raise DiskError(f"{disk.id} has {before} bytes, and disks are never shrunk; ask for at least that")
             with self.cancellable(lambda: f"the disk {disk.id} has {disk.info().size} bytes"):
                 disk.resize(parsed_args.size)
             facts = described(disk)
@@ -250,8 +249,6 @@ class Export(ShowOne):
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
         """Export it."""
         target: Path = parsed_args.target.absolute()
-        if target.is_symlink() or target.exists():
-            raise DiskError(f"{target} exists already, and is not overwritten; remove it, or name another file")
         began = time.monotonic()
         with self.engine() as engine:
             disk = engine.disk(parsed_args.instance, parsed_args.name)

@@ -1,13 +1,16 @@
 """``imgbackend disk snapshot``: snapshots of a disk whose guest is stopped."""
 
+import abc
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from imgbackend.cli.abilities import snapshottable
 from imgbackend.cli.base import Lister, ShowOne, pick
 from imgbackend.cli.disk import add_disk
 from imgbackend.cli.figures import Size, Time
+
+if TYPE_CHECKING:
+    from imgbackend.abilities import Snapshottable
 
 
 class List(Lister):
@@ -23,6 +26,8 @@ class List(Lister):
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
         """List them."""
+        from imgbackend.cli.abilities import snapshottable
+
         with self.engine() as engine:
             disk = engine.disk(parsed_args.instance, parsed_args.name)
             found = snapshottable(disk).snaps()
@@ -43,6 +48,8 @@ class _OfOne(ShowOne):
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
         """Do it, and show of which disk."""
+        from imgbackend.cli.abilities import snapshottable
+
         with self.engine() as engine:
             disk = engine.disk(parsed_args.instance, parsed_args.name)
             able = snapshottable(disk)
@@ -51,10 +58,11 @@ class _OfOne(ShowOne):
         facts = {"instance": disk.id.instance, "name": disk.id.name, "snapshot": parsed_args.snapshot}
         return pick(self.columns, facts)
 
-    def _act(self, disk: Any, name: str) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _act(self, disk: "Snapshottable", name: str) -> None:
+        """What this command does."""
 
-    def _left(self, disk: Any, name: str) -> str:
+    def _left(self, disk: "Snapshottable", name: str) -> str:
         there = any(snap.name == name for snap in disk.snaps())
         return f"the snapshot {name} is {'there' if there else 'not there'}"
 
@@ -62,19 +70,19 @@ class _OfOne(ShowOne):
 class Create(_OfOne):
     """Take a snapshot of a disk."""
 
-    def _act(self, disk: Any, name: str) -> None:
+    def _act(self, disk: "Snapshottable", name: str) -> None:
         disk.create_snap(name)
 
 
 class Rollback(_OfOne):
     """Take a disk back to a snapshot."""
 
-    def _act(self, disk: Any, name: str) -> None:
+    def _act(self, disk: "Snapshottable", name: str) -> None:
         disk.rollback_to_snap(name)
 
 
 class Delete(_OfOne):
     """Delete a snapshot of a disk."""
 
-    def _act(self, disk: Any, name: str) -> None:
+    def _act(self, disk: "Snapshottable", name: str) -> None:
         disk.remove_snap(name)

@@ -42,7 +42,7 @@ class Cli:
         return self.root / "images"
 
     def environment(self) -> dict[str, str]:
-        kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
+        kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR", "PYTHONPATH") if name in os.environ}
         ours = {
             "HOME": str(self.root),
             "XDG_STATE_HOME": str(self.root / "state"),
@@ -56,8 +56,11 @@ class Cli:
         return [sys.executable, "-m", "imgbackend.cli", *(str(word) for word in words)]
 
     def __call__(self, *words: str | Path) -> Done:
+        return self.run(self.argv(*words))
+
+    def run(self, argv: list[str]) -> Done:
         done = subprocess.run(
-            self.argv(*words), env=self.environment(), capture_output=True, text=True, timeout=SECONDS, cwd=self.root
+            argv, env=self.environment(), capture_output=True, text=True, timeout=SECONDS, cwd=self.root
         )
         return Done(done.returncode, done.stdout, done.stderr)
 

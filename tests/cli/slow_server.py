@@ -1,6 +1,7 @@
 """An HTTP server on this host that stops in the middle of an image until it is told to go on."""
 
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -15,6 +16,8 @@ class SlowServer:
     def __init__(self, content: bytes) -> None:
         self.content = content
         self.half_way, self.go_on = threading.Event(), threading.Event()
+        self.trickle = False
+        """Send the rest in pieces instead, over a second: long enough for progress to be shown."""
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -51,10 +54,20 @@ def _handler(server: SlowServer) -> Callable[..., BaseHTTPRequestHandler]:
                 self.wfile.write(server.content[:middle])
                 self.wfile.flush()
                 server.half_way.set()
-                server.go_on.wait(WAIT)
-                self.wfile.write(server.content[middle:])
+                self._rest(server.content[middle:])
             except ConnectionError:
                 self.close_connection = True
+
+        def _rest(self, data: bytes) -> None:
+            if not server.trickle:
+                server.go_on.wait(WAIT)
+                self.wfile.write(data)
+                return
+            step = len(data) // 5 + 1
+            for at in range(0, len(data), step):
+                time.sleep(0.2)
+                self.wfile.write(data[at : at + step])
+                self.wfile.flush()
 
         def _head(self) -> None:
             self.send_response(200)

@@ -1,0 +1,77 @@
+"""What a bad call gets: one line that says what to do, and the right exit status."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cli.harness import Cli, assert_one_line
+from imgbackend.types import Mi
+
+
+def test_an_unknown_images_type_names_those_there_are(cli: Cli, raw_image: Path) -> None:
+    done = cli("disk", "create", "web1", "--image", raw_image, "--images-type", "bogus")
+    assert_one_line(done, 1, "bogus", "qcow2", "raw")
+
+
+def test_an_image_that_is_not_there_names_the_source(cli: Cli) -> None:
+    assert_one_line(cli("disk", "create", "web1", "--image", "nothing"), 1, "nothing", str(cli.images))
+    assert cli.files() == set()
+
+
+def test_a_too_large_image_names_both_sizes(cli: Cli, raw_image: Path) -> None:
+    done = cli("disk", "create", "web1", "--image", raw_image, "--size", "1M")
+    assert_one_line(done, 1, str(4 * Mi), str(Mi))
+    assert cli.files() == set()
+
+
+@pytest.mark.parametrize("instance", ["../web1", "web_1", "locks", "-o", "a/b", "", "web1\n"])
+def test_a_name_that_is_not_safe_is_refused(cli: Cli, raw_image: Path, instance: str) -> None:
+    done = cli("disk", "create", f"--image={raw_image}", "--", instance)
+    assert_one_line(done, 1, "not a name for an instance")
+    assert not list(cli.root.rglob("disk"))
+
+
+def test_a_missing_qemu_img_names_the_package(cli: Cli, qcow2_image: Path, tmp_path: Path) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("prlimit", "setpriv"):
+        found = shutil.which(name)
+        assert found is not None
+        (tools / name).symlink_to(found)
+    cli.env["PATH"] = str(tools)
+    assert_one_line(cli("disk", "create", "web1", "--image", qcow2_image), 1, "qemu-img", "qemu-utils")
+
+
+def test_a_missing_configuration_file_is_named(cli: Cli) -> None:
+    assert_one_line(cli("--config-file", "nowhere.conf", "disk", "list"), 1, "nowhere.conf")
+
+
+def test_a_bad_value_in_the_configuration_names_the_option(cli: Cli, raw_image: Path) -> None:
+    done = cli("--set", "preallocate_images=maybe", "disk", "create", "web1", "--image", raw_image)
+    assert_one_line(done, 1, "preallocate_images", "maybe")
+
+
+def test_an_unknown_option_to_set_is_named(cli: Cli) -> None:
+    assert_one_line(cli("--set", "no_such_option=1", "disk", "list"), 1, "no_such_option")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="who is not root cannot become another user")
+def test_an_unwritable_folder_is_one_line(cli: Cli, raw_image: Path) -> None:
+    cli.instances.mkdir()
+    raw_image.chmod(0o644)
+    words = cli.argv("disk", "create", "web1", "--image", raw_image)
+    done = cli.run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--", *words])
+    assert_one_line(done, 1, str(cli.instances))
+
+
+def test_debug_shows_where_an_error_came_from(cli: Cli) -> None:
+    done = cli("--debug", "disk", "show", "web1")
+    assert done.status == 1
+    assert "Traceback" in done.err
+    assert done.err.splitlines()[-1].startswith("imgbackend: ")
+
+
+def test_an_absent_disk_has_no_snapshots_to_list(cli: Cli) -> None:
+    assert_one_line(cli("disk", "snapshot", "list", "web1"), 1, "web1/disk")
