@@ -10,7 +10,6 @@ any thread.
 
 import abc
 import copy
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -122,5 +121,5 @@ class Source(abc.ABC):
     def images(self) -> Iterator[Image]:
         """All images that the source offers; ConfigError where it cannot tell (http)."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most sources keep no connection
         """Let go of connections.  Twice is no error."""

@@ -97,6 +97,13 @@ def _refusal(path: Path, exc: OSError | ValueError) -> ImageNotFound | SourceDen
     return SourceUnavailable(f"{shown} cannot be read: {exc.strerror if isinstance(exc, OSError) else exc}")
 
 
+def _read(fd: int, path: Path, size: int, at: int = 0) -> bytes:
+    try:
+        return os.pread(fd, size, at)
+    except OSError as exc:
+        raise _refusal(path, exc) from exc
+
+
 class FileImage(Image):
     """One image file, as it was when it was found."""
 
@@ -108,7 +115,7 @@ class FileImage(Image):
         self._path, self._conf = path, conf
         with opened(path) as fd:
             self._identity = Identity.of(fd)
-            self._header = os.pread(fd, 32, 0)
+            self._header = _read(fd, path, 32)
         self._real = Path(os.path.realpath(path))
         self._suffixes = suffixes(path.name)
         self._sum: tuple[str | None] | None = None
@@ -116,8 +123,7 @@ class FileImage(Image):
     @property
     def id(self) -> str:
         """``file:<real path>:<inode>:<size>:<mtime in ns>``."""
-        name = os.fsencode(self._real).decode("utf-8", "backslashreplace")
-        return f"file:{name}:{self._identity.inode}:{self._identity.size}:{self._identity.mtime_ns}"
+        return f"file:{_text(self._real)}:{self._identity.inode}:{self._identity.size}:{self._identity.mtime_ns}"
 
     @property
     def name(self) -> str:
@@ -130,7 +136,7 @@ class FileImage(Image):
         told = self._told
         return Declared(
             image_id=self.id,
-            source=str(self._path.absolute()),
+            source=_text(self._path.absolute()),
             role=self.role,
             format=told.format,
             size=None if told.wrapper else self._identity.size,
@@ -161,7 +167,7 @@ class FileImage(Image):
     def _listed(self) -> str | None:
         try:
             with opened(self._path.parent / SUMS) as fd:
-                text = os.pread(fd, _LARGEST_SUMS, 0).decode("utf-8", "replace")
+                text = _read(fd, self._path.parent / SUMS, _LARGEST_SUMS).decode("utf-8", "replace")
         except ImageNotFound:
             return None
         return sum_of(text, self._path.name)
@@ -222,10 +228,7 @@ class _FileBody:
     def chunks(self) -> Iterator[bytes]:
         at = 0
         while True:
-            try:
-                chunk = os.pread(self._fd, CHUNK, at)
-            except OSError as exc:
-                raise SourceUnavailable(f"{str(self._path)!r} cannot be read: {exc.strerror}") from exc
+            chunk = _read(self._fd, self._path, CHUNK, at)
             if not chunk:
                 return
             at += len(chunk)
@@ -283,6 +286,11 @@ class FolderSource(Source):
             if not name.startswith(".") and name != SUMS and (self.folder / name).is_file():
                 with contextlib.suppress(ImageNotFound):
                     yield FileImage(self.folder / name, self.conf)
+
+
+def _text(path: Path) -> str:
+    """The path as text that can be encoded, whatever bytes its name has."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _path_of(url: str) -> Path:

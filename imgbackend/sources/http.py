@@ -159,6 +159,11 @@ class HttpImage(Image):
                 f"{self._url.shown}: the server sends it packed ({answer.coding}), which was not asked for"
             )
 
+    def _check_version(self, answer: Answer) -> None:
+        """Refuse what is no longer what the id says; with a digest that is seen at the end."""
+        if not self._digests and Facts.of(answer).version != self._asked().version:
+            raise SourceUnavailable(f"{self._url.shown}: it changed since the server was asked; ask for it again")
+
     def _refuse_page(self) -> NoReturn:
         raise ImageNotFound(f"{self._url.shown}: the server sends a web page, not an image; look at it in a browser")
 
@@ -187,8 +192,7 @@ class HttpImage(Image):
             return self._open(0)
         try:
             self._check(answer)
-            if not self._digests and Facts.of(answer).version != facts.version:
-                raise SourceUnavailable(f"{self._url.shown}: it changed since the server was asked; ask for it again")
+            self._check_version(answer)
         except BaseException:
             answer.close()
             raise

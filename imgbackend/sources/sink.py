@@ -109,10 +109,9 @@ class Digester:
         except ValueError as exc:
             raise ConfigError(f"this Python cannot compute the digest that is to be checked: {exc}") from exc
         self._queue: queue.Queue[bytes | None] = queue.Queue(_WAITING)
-        self._thread: threading.Thread | None = threading.Thread(
-            target=self._work, name="imgbackend-digest", daemon=True
-        )
-        self._thread.start()
+        thread = threading.Thread(target=self._work, name="imgbackend-digest", daemon=True)
+        thread.start()
+        self._thread: threading.Thread | None = thread
 
     def _work(self) -> None:
         while (data := self._queue.get()) is not None:
