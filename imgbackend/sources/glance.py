@@ -110,7 +110,7 @@ class Service:
 @contextlib.contextmanager
 def _speaking(what: str) -> Iterator[None]:
     """Turn what glanceclient, keystoneauth and requests raise into errors of ours."""
-    import glanceclient.exc as theirs  # type: ignore[import-untyped]  # it has no types
+    import glanceclient.exc as theirs
 
     expected = (*keystone.errors(), theirs.BaseException, theirs.ClientException, theirs.EndpointNotFound)
     try:
@@ -133,7 +133,7 @@ def _short(exc: BaseException) -> str:
 
 
 def _meaning(exc: Exception, what: str) -> Error:
-    import glanceclient.exc as theirs  # type: ignore[import-untyped]  # it has no types
+    import glanceclient.exc as theirs
 
     if isinstance(exc, theirs.CommunicationError | theirs.InvalidEndpoint):
         return Interrupted(f"{what}: Glance does not answer: {_short(exc)}")

@@ -1,0 +1,200 @@
+"""Fixtures with a real Glance; ``glance-lab.sh`` in this folder runs it.
+
+A lab that does harm to the server (kills, stops) is the test's own; the others are
+shared by all workers of a session, and end with the last of them.
+"""
+
+import contextlib
+import fcntl
+import http.client
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import pytest
+
+from labs.require import require
+
+_SCRIPT: Final = Path(__file__).with_name("glance-lab.sh")
+_TIMEOUT: Final = 90.0
+
+Auth = Literal["none", "token"]
+
+
+class GlanceFailed(Exception):
+    """The lab's Glance did not do what the test needs; the message says why."""
+
+
+class Glance:
+    """A Glance on a folder of its own."""
+
+    def __init__(self, folder: Path, *, auth: Auth = "none", locations: bool = True) -> None:
+        self.folder = folder
+        self._settings = {"GLANCE_AUTH": auth, "GLANCE_LOCATIONS": "yes" if locations else "no"}
+        self.url = ""
+
+    def start(self) -> None:
+        """Start it, also again after a stop: the URL and all images stay."""
+        self.url = self._run("start").strip()
+
+    def stop(self) -> None:
+        self._run("stop")
+
+    def _run(self, command: str) -> str:
+        try:
+            done = subprocess.run(
+                [_SCRIPT, command, self.folder],
+                env={**os.environ, **self._settings},
+                capture_output=True,
+                text=True,
+                timeout=_TIMEOUT,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as exc:
+            raise GlanceFailed(str(exc)) from exc
+        if done.returncode:
+            raise GlanceFailed(done.stderr.strip().replace("\n", "; ") or f"status {done.returncode}")
+        return done.stdout
+
+    def call(
+        self, method: str, path: str, body: Any = None, *, token: str = "admin", kind: str = "application/json"
+    ) -> Any:
+        """One request to the API; what it answers, read as JSON."""
+        host = self.url.removeprefix("http://")
+        with contextlib.closing(http.client.HTTPConnection(host, timeout=_TIMEOUT)) as connection:
+            data = json.dumps(body).encode() if isinstance(body, dict | list) else body
+            connection.request(method, path, data, {"Content-Type": kind, "X-Auth-Token": token})
+            answer = connection.getresponse()
+            content = answer.read()
+        if answer.status >= 300:
+            raise GlanceFailed(f"{method} {path}: {answer.status} {content[:300]!r}")
+        return json.loads(content) if content else None
+
+    def add(
+        self, name: str, data: bytes | Path | None, *, token: str = "admin", disk_format: str = "raw", **facts: Any
+    ) -> str:
+        """Make an image, with ``data`` unless that is None; its id."""
+        told = {"name": name, "disk_format": disk_format, "container_format": "bare", **facts}
+        image_id = str(self.call("POST", "/v2/images", told, token=token)["id"])
+        if data is not None:
+            content = data if isinstance(data, bytes) else data.read_bytes()
+            where = f"/v2/images/{image_id}/file"
+            self.call("PUT", where, content, token=token, kind="application/octet-stream")
+        return image_id
+
+    def deactivate(self, image_id: str) -> None:
+        self.call("POST", f"/v2/images/{image_id}/actions/deactivate")
+
+    def stored(self, image_id: str) -> Path:
+        """The file that holds the image's bytes; a test may spoil it."""
+        return self.folder / "store" / image_id
+
+    def _master(self) -> int:
+        return int((self.folder / "pid").read_text())
+
+    def _workers(self) -> list[int]:
+        master = self._master()
+        return [int(pid) for pid in Path(f"/proc/{master}/task/{master}/children").read_text().split()]
+
+    def kill_worker(self) -> None:
+        """SIGKILL what serves; gunicorn starts another after a moment."""
+        for pid in self._workers():
+            os.kill(pid, signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """Nothing answers any more, and nothing is closed."""
+        for pid in self._workers():
+            os.kill(pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        for pid in self._workers():
+            os.kill(pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        """SIGKILL all of it at once."""
+        os.killpg(self._master(), signal.SIGKILL)
+        end = time.monotonic() + _TIMEOUT
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=1).connect()
+                time.sleep(0.01)
+                continue
+            return
+
+
+@contextlib.contextmanager
+def _running(lab: Glance) -> Iterator[Glance]:
+    try:
+        lab.start()
+    except GlanceFailed as exc:
+        require("glance", str(exc))
+    try:
+        yield lab
+    finally:
+        lab.stop()
+
+
+@contextlib.contextmanager
+def _shared(factory: pytest.TempPathFactory, auth: Auth) -> Iterator[Glance]:
+    """One lab for all workers of pytest-xdist: the first one starts it, the last one stops it."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"glance-{auth}"
+    folder.mkdir(exist_ok=True)
+    lab = Glance(folder, auth=auth)
+
+    def counted(change: int) -> int:
+        file = folder / "users"
+        users = int(file.read_text()) + change if file.exists() else change
+        file.write_text(str(users))
+        return users
+
+    with _locked(folder / "lock"):
+        try:
+            lab.start()
+        except GlanceFailed as exc:
+            require("glance", str(exc))
+        counted(1)
+    try:
+        yield lab
+    finally:
+        with _locked(folder / "lock"):
+            if counted(-1) == 0:
+                lab.stop()
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture(scope="session")
+def glance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Glance]:
+    """A Glance to which everybody is an administrator; do it no harm."""
+    with _shared(tmp_path_factory, "none") as lab:
+        yield lab
+
+
+@pytest.fixture(scope="session")
+def glance_with_tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Glance]:
+    """A Glance that wants a token: ``project:P``, ``bad``, or another (administrator); do it no harm."""
+    with _shared(tmp_path_factory, "token") as lab:
+        yield lab
+
+
+@pytest.fixture
+def glance_of_my_own(tmp_path: Path) -> Iterator[Callable[..., Glance]]:
+    """Starts a Glance for this test alone, with the settings of :class:`Glance`."""
+    with contextlib.ExitStack() as stack:
+
+        def make(**settings: Any) -> Glance:
+            lab = Glance(tmp_path / "glance", **settings)
+            return stack.enter_context(_running(lab))
+
+        yield make
