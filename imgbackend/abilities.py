@@ -1,0 +1,209 @@
+"""What a disk or a backend may be able to do beyond the contract.
+
+An ability is a class that is mixed in, and has methods: who lacks it lacks the methods.
+Final verbs are for callers and take the disk's lock; hooks, with ``image`` in their names,
+are the driver's and are called by the engine alone, with the lock held.
+"""
+
+import abc
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final, final
+
+from imgbackend import errors
+from imgbackend.types import ImageInfo, Progress, SnapshotInfo, StoreBase, Way, ignore
+
+_SNAPSHOT: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,62}\Z")
+
+
+class Changing(abc.ABC):
+    """What abilities need of a disk; ``Disk`` has it."""
+
+    @abc.abstractmethod
+    def changing(self, progress: Progress = ignore) -> contextlib.AbstractContextManager[Progress]:
+        """Hold the disk's lock, with its record looked up; what is yielded is the progress to use."""
+
+    @abc.abstractmethod
+    def found(self) -> object:
+        """What ``info`` says, inside ``changing``; DiskNotFound where there is no disk."""
+
+    @abc.abstractmethod
+    def amend(self, **fields: str | None) -> None:
+        """Change some fields of the disk's record, inside ``changing``."""
+
+
+class Backed(abc.ABC):
+    """A disk that stays dependent on a local base: an overlay.
+
+    Where its base is gone, ``cache`` has it brought back, and the disk is not touched.
+    """
+
+    @abc.abstractmethod
+    def backing(self) -> tuple[Path, str] | None:
+        """The base's path and format, as the disk's own header states them; None: it needs none.
+
+        :raises DiskError: if the header refers to anything but a base.
+        """
+
+
+class Cloneable(abc.ABC):
+    """A disk that its storage can make from where the source keeps the image."""
+
+    @abc.abstractmethod
+    def parent(self, location: str) -> ImageInfo | str:
+        """What is at a location, which can be cloned; or a line that says why it cannot."""
+
+    @abc.abstractmethod
+    def clone_image(self, location: str) -> Way:
+        """Make the disk; called as ``create_image`` is, after ``parent`` said yes."""
+
+
+class Importable(abc.ABC):
+    """A disk that a finished local file can become."""
+
+    @abc.abstractmethod
+    def import_image(self, path: Path) -> None:
+        """Make the disk of the raw file ``path``, whole under its name when this returns."""
+
+
+class Snapshottable(Changing):
+    """A disk that keeps snapshots of itself; for a guest that is stopped."""
+
+    @final
+    def create_snap(self, name: str) -> None:
+        """Keep the disk's state under ``name``.
+
+        :raises DiskError: if it is no name for a snapshot, or is taken.
+        :raises DiskBusy: if a guest runs on the disk.
+        """
+        if not _SNAPSHOT.match(name):
+            raise errors.DiskError(
+                f"not a name for a snapshot: {name!r}; begin with a letter, then letters, digits, _.-"
+            )
+        with self.changing():
+            self.found()
+            if any(snap.name == name for snap in self.image_snaps()):
+                raise errors.DiskError(f"there is a snapshot {name} already; delete it, or use another name")
+            self.create_image_snap(name)
+
+    @final
+    def rollback_to_snap(self, name: str) -> None:
+        """Give the disk the bytes and the size it had; the snapshot stays.
+
+        :raises DiskError: if there is no such snapshot.
+        :raises DiskBusy: if a guest runs on the disk.
+        """
+        with self.changing():
+            self.rollback_image_snap(self._snap(name))
+
+    @final
+    def remove_snap(self, name: str) -> None:
+        """Take a snapshot away; the disk stays as it is.
+
+        :raises DiskError: if there is no such snapshot.
+        :raises DiskBusy: if a guest runs on the disk.
+        """
+        with self.changing():
+            self.remove_image_snap(self._snap(name))
+
+    @final
+    def snaps(self) -> list[SnapshotInfo]:
+        """The disk's snapshots, oldest first."""
+        with self.changing():
+            self.found()
+            return list(self.image_snaps())
+
+    def _snap(self, name: str) -> str:
+        self.found()
+        known = [snap.name for snap in self.image_snaps()]
+        if name not in known:
+            raise errors.DiskError(f"there is no snapshot {name}; there are: {', '.join(known) or 'none'}")
+        return name
+
+    @abc.abstractmethod
+    def create_image_snap(self, name: str) -> None:
+        """Make a snapshot; the name is valid and free."""
+
+    @abc.abstractmethod
+    def rollback_image_snap(self, name: str) -> None:
+        """Roll back to a snapshot that exists."""
+
+    @abc.abstractmethod
+    def remove_image_snap(self, name: str) -> None:
+        """Remove a snapshot that exists."""
+
+    @abc.abstractmethod
+    def image_snaps(self) -> Iterator[SnapshotInfo]:
+        """All snapshots, oldest first."""
+
+
+class Flattenable(Changing):
+    """A disk that can be made independent of its base."""
+
+    @final
+    def flatten(self, *, progress: Progress = ignore) -> None:
+        """Copy in what the disk takes from its base, and let go of that; twice is no error.
+
+        Killed at any point, the disk has the same bytes.
+
+        :raises DiskBusy: if a guest runs on the disk.
+        """
+        with self.changing(progress) as watched:
+            self.found()
+            self.flatten_image(watched)
+            self.amend(base=None, digest=None)
+
+    @abc.abstractmethod
+    def flatten_image(self, progress: Progress) -> None:
+        """Do it; nothing to do where the disk has no base."""
+
+
+class HoldsBases(abc.ABC):
+    """A backend whose store keeps the bases: a thin pool, a Ceph pool.
+
+    The engine calls these with the base's lock held, and the store's where it is shared.
+    """
+
+    @abc.abstractmethod
+    def find_base(self, name: str) -> StoreBase | None:
+        """A base of the store; None where it is surely not there, whole."""
+
+    @abc.abstractmethod
+    def list_bases(self) -> Iterator[StoreBase]:
+        """All bases of the store, by tag or record, never by a prefix."""
+
+    @abc.abstractmethod
+    def touch_base(self, name: str) -> None:
+        """Note a use."""
+
+    @abc.abstractmethod
+    def remove_base(self, name: str) -> None:
+        """Remove a base; absent is no error.
+
+        :raises DiskBusy: if disks hang on it.
+        """
+
+    @abc.abstractmethod
+    def import_base(
+        self, name: str, path: Path, info: ImageInfo, tags: Mapping[str, str], progress: Progress
+    ) -> StoreBase:
+        """Make a base of the raw file ``path``; it is visible only when it is whole.
+
+        What an earlier, killed import left is cleared first.
+        """
+
+
+class SharedStore(abc.ABC):
+    """A backend whose store is used by several hosts that share no ``instances_path``."""
+
+    @abc.abstractmethod
+    def store_lock(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """A lock over all hosts; the driver provides it, the engine takes it."""
+
+
+def abilities(kind: type) -> list[str]:
+    """The names of what a class of disks or of backends is able to do."""
+    known = (Backed, Cloneable, Importable, Snapshottable, Flattenable, HoldsBases, SharedStore)
+    return [ability.__name__ for ability in known if issubclass(kind, ability)]

@@ -1,0 +1,240 @@
+"""The front door of the library."""
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from oslo_config import cfg
+
+from imgbackend import binding, errors, loader, overlays, references
+from imgbackend import conf as options
+from imgbackend.backend import Attached, Backend, Disk
+from imgbackend.bases import BaseEntry, Bases
+from imgbackend.host import Host, Settings
+from imgbackend.sources import Image, Source
+from imgbackend.types import DiskId, Gi
+
+LOG = logging.getLogger(__name__)
+
+
+class Engine(contextlib.AbstractContextManager["Engine"]):
+    """Backends, sources and bases of one configuration.
+
+    May be used from any number of threads, and by several processes at once on one
+    ``instances_path``.  After a fork, make a new one in the child.
+    """
+
+    def __init__(self, conf: cfg.ConfigOpts, overrides: Mapping[str, Any] | None = None) -> None:
+        """Keep a configuration that :func:`imgbackend.conf.load` made; nothing is touched.
+
+        :raises ConfigError: if an option has a value that it cannot have.
+        """
+        self.conf = conf
+        self._pending = {
+            key: value for key, value in (overrides or {}).items() if not options.override(conf, key, value)
+        }
+        for key in self._pending:
+            if "." not in key or key.split(".")[0] == "image_cache":
+                raise errors.ConfigError(f"there is no option {key}")
+        self.host = Host(_settings(conf))
+        self._bases = Bases(self.host)
+        self._backends: dict[str, Backend] = {}
+        self._sources: dict[str, Source] = {}
+        self._guard = threading.RLock()
+        self._binding = binding.Binding(self.host, self.backend, self._resolved)
+
+    @classmethod
+    def from_config(
+        cls, files: Sequence[str | Path] | None = None, overrides: Mapping[str, Any] | None = None
+    ) -> "Engine":
+        """An engine from configuration files and options set here.
+
+        ``files`` None: those of this user and this host, if any.  ``overrides`` is flat:
+        ``{"images_type": "lvm", "lvm.volume_group": "vg"}``.
+
+        :raises ConfigError: if a file is missing or broken, or an option cannot be so.
+        """
+        try:
+            return cls(options.load(files), overrides)
+        except cfg.ConfigFilesNotFoundError as exc:
+            raise errors.ConfigError(f"cannot read {', '.join(exc.config_files)}; check the name and its mode") from exc
+        except cfg.Error as exc:
+            raise errors.ConfigError(str(exc).replace("\n", " ")) from exc
+        except ValueError as exc:
+            raise errors.ConfigError(str(exc)) from exc
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every backend and source that was opened.  Twice is no error."""
+        with self._guard:
+            while self._backends:
+                self._backends.popitem()[1].close()
+            while self._sources:
+                self._sources.popitem()[1].close()
+
+    # Images
+
+    def image(self, ref: str, session: Any | None = None) -> Image:
+        """The image that ``ref`` names: ``glance:<id or name>``, a URL, a path, or a bare
+        name of the default source.
+
+        Under the operator's own credentials a source that is down is no error where the
+        image is cached.  ``session`` is a caller's own way in: then the source is asked now.
+
+        :raises ImageNotFound: if there is none; the error names the source that was asked.
+        :raises SourceDenied: if the credentials are refused.
+        :raises SourceUnavailable: if the source is down, and the image is not cached.
+        :raises ConfigError: if the source lacks configuration.
+        """
+        name = references.source_of(ref, self.conf.sources.default)
+        return references.find(self.source(name), ref, session, self._bases)
+
+    def source_names(self) -> list[str]:
+        """The installed sources."""
+        return sorted({found.name for found in loader.drivers(loader.SOURCES)})
+
+    def source(self, name: str) -> Source:
+        """A source, made when it is first asked for.
+
+        :raises ConfigError: if there is none of this name.
+        """
+        with self._guard:
+            if name not in self._sources:
+                kind = loader.load_source(name)
+                options.register(self.conf, kind.group, kind.opts)
+                self._apply(kind.group, {opt.dest for opt in kind.opts})
+                self._sources[name] = kind(self.conf)
+            return self._sources[name]
+
+    # Backends
+
+    def backend_names(self) -> list[str]:
+        """The backends that are configured, and the installed drivers, each usable as one."""
+        installed = {found.name for found in loader.drivers()}
+        sections = {*self.conf.list_all_sections(), *(key.split(".")[0] for key in self._pending)} - options.RESERVED
+        configured = {name for name in sections if self.driver_of(name) in installed}
+        return sorted(installed | configured | {self._resolved(None)})
+
+    def backend(self, name: str | None = None) -> Backend:
+        """A backend, opened; None: the one that ``images_type`` names.
+
+        :raises ConfigError: if there is no driver for it, or it lacks something.
+        :raises StorageUnavailable: if its storage does not answer.
+        """
+        name = self._resolved(name)
+        with self._guard:
+            found = self._backends.get(name)
+            if found is None:
+                found = self._opened(name)
+                self._backends[name] = found
+            return found
+
+    def _resolved(self, name: str | None) -> str:
+        name = name or self.conf.images_type
+        if name == "default":
+            return "qcow2" if self.conf.use_cow_images else "raw"
+        return "raw" if name == "flat" else name
+
+    def driver_of(self, name: str) -> str:
+        """The driver that a section names, else the section's own name; nothing is loaded."""
+        pending = self._pending.get(f"{name}.driver")
+        options.register(self.conf, name, [options.driver_opt(name)])
+        return str(pending if pending is not None else self.conf[name].driver)
+
+    def _opened(self, name: str) -> Backend:
+        if name in options.RESERVED:
+            raise errors.ConfigError(f"images_type: {name} is a section of its own, not a backend")
+        driver = self.driver_of(name)
+        kind = loader.load_driver(driver)
+        opts = options.backend_opts(name, driver, kind.opts)
+        options.register(self.conf, name, opts)
+        self._apply(name, {opt.dest for opt in opts})
+        made = kind(name, self.conf[name], self.host)
+        made.attach(driver, Attached(bases=self._bases, bind=self._binding.record_of))
+        try:
+            made.open()
+        except cfg.Error as exc:
+            raise errors.ConfigError(f"[{name}] {exc}") from exc
+        return made
+
+    def _apply(self, group: str, known: set[str]) -> None:
+        """Set the overrides that had to wait until the options of their section were known."""
+        for key in [key for key in self._pending if key.startswith(f"{group}.")]:
+            if options.override(self.conf, key, self._pending[key]):
+                del self._pending[key]
+            elif group not in options.RESERVED:
+                raise errors.ConfigError(f"there is no option {key}; there are: {', '.join(sorted(known))}")
+
+    # Disks and bases
+
+    def disk(self, instance: str, name: str = "disk", images_type: str | None = None) -> Disk[Any]:
+        """A disk, whether or not it exists.
+
+        One that exists is its recorded backend's, whatever ``images_type`` is configured
+        today; a new one is made on ``images_type``.
+
+        :raises ConfigError: if the names are none, or the backend is not configured.
+        :raises DiskError: if the disk is kept by another backend than the one asked for.
+        """
+        try:
+            disk_id = DiskId(instance=instance, name=name)
+        except ValueError as exc:
+            raise errors.ConfigError(str(exc)) from exc
+        if instance in {self.host.settings.bases, self.host.bases.name}:
+            raise errors.ConfigError(f"{instance} is the folder of the bases, and no instance")
+        return self._binding.disk(disk_id, images_type)
+
+    def disks(self, instance: str | None = None) -> Iterator[Disk[Any]]:
+        """All disks on record that exist, by instance and name; of one instance, if given."""
+        for folder in [instance] if instance else overlays.instances(self.host):
+            names = {*self.host.records.all(folder), *self.host.records.nova_formats(folder)}
+            for name in sorted(names):
+                try:
+                    found = self._binding.disk(DiskId(instance=folder, name=name), None)
+                except ValueError:
+                    continue  # a folder or a file that is none of ours
+                except errors.ConfigError as exc:
+                    LOG.warning("Cannot look at %s/%s: %s", folder, name, exc)
+                    continue
+                if found.exists():
+                    yield found
+
+    def bases(self) -> Iterator[BaseEntry]:
+        """All bases in the base folder, by name."""
+        return self._bases.entries()
+
+    def users(self) -> dict[str, list[str]]:
+        """The disks that hang on each base, as ``instance/disk``, by the name of the base."""
+        found: dict[str, list[str]] = {}
+        for overlay in overlays.overlays(self.host):
+            found.setdefault(overlay.base, []).append(f"{overlay.instance}/{overlay.name}")
+        return found
+
+
+def _settings(conf: cfg.ConfigOpts) -> Settings:
+    """The engine's options as values; reading them shows what is wrong with them."""
+    bases = conf.image_cache.subdirectory_name
+    if not bases or "/" in bases or bases in {".", "..", "locks", "snapshots"}:
+        raise errors.ConfigError(f"[image_cache] subdirectory_name: {bases!r} is no name of a folder in instances_path")
+    return Settings(
+        instances=Path(os.path.abspath(conf.instances_path)),
+        bases=bases,
+        durable=conf.durable_disks,
+        force_raw=conf.force_raw_images,
+        preallocate=conf.preallocate_images == "space",
+        unprivileged_user=conf.unprivileged_user,
+        group=conf.hypervisor_group,
+        max_virtual_size=conf.max_image_virtual_size,
+        vmdk_types=tuple(conf.vmdk_allowed_types),
+        cpu_seconds=conf.qemu_img_cpu_seconds,
+        address_space=conf.qemu_img_address_space * Gi,
+        convert_address_space=conf.qemu_img_convert_address_space * Gi,
+        stall_seconds=conf.qemu_img_stall_seconds,
+        lease_seconds=conf.image_cache.lease_seconds,
+    )

@@ -1,0 +1,123 @@
+"""Every error that leaves the library.
+
+::
+
+    Error
+    ├── ConfigError              the operator has to change something
+    ├── TemplateError            whoever made the image has to
+    │   ├── TemplateTooLarge
+    │   ├── TemplateUnsafe
+    │   └── TemplateCorrupt
+    ├── DiskError                the caller has to
+    │   ├── DiskNotFound
+    │   ├── DiskBusy
+    │   └── BaseMissing
+    ├── StorageError             nobody named can; see the cause
+    │   ├── CommandFailed
+    │   ├── StorageFull
+    │   └── StorageUnavailable   the one class that is worth retrying
+    └── SourceError
+        ├── ImageNotFound
+        ├── SourceDenied
+        └── SourceUnavailable    the source is down or broke off; it was retried
+
+A message is one line, and says what to do where that is known.  What a progress
+callback raises, and what a caller's own fetch function raises (but for an
+``OSError``), passes through unchanged.
+"""
+
+from collections.abc import Sequence
+
+
+class Error(Exception):
+    """The root of all."""
+
+
+class ConfigError(Error):
+    """An option, a missing tool, or a permission: for the operator to change."""
+
+
+class TemplateError(Error):
+    """The image itself is at fault."""
+
+
+class TemplateTooLarge(TemplateError):
+    """The image does not fit the disk that was asked for, or what is allowed."""
+
+    def __init__(self, needed: int, allowed: int, *, limit: str = "the disk") -> None:
+        """``needed`` and ``allowed`` are bytes; ``limit`` names what allows no more."""
+        super().__init__(f"the image needs a disk of {needed} bytes, and {limit} allows {allowed} bytes")
+        self.needed, self.allowed, self.limit = needed, allowed, limit
+
+
+class TemplateUnsafe(TemplateError):
+    """The image refers to something outside itself, or is not what it says it is."""
+
+
+class TemplateCorrupt(TemplateError):
+    """The image is broken, or not the bytes that its source promised."""
+
+
+class DiskError(Error):
+    """The disk is not as the call needs it."""
+
+
+class DiskNotFound(DiskError):
+    """There is no such disk."""
+
+
+class DiskBusy(DiskError):
+    """The disk is in use: by a guest, by another disk, or by this very call."""
+
+
+class BaseMissing(DiskError):
+    """What the disk depends on is gone, and could not be brought back."""
+
+
+class StorageError(Error):
+    """The storage failed; the cause tells more."""
+
+
+class CommandFailed(StorageError):
+    """A command did not do its work."""
+
+    def __init__(
+        self, argv: Sequence[str], status: int, output: str, *, reason: str | None = None, printed: str = ""
+    ) -> None:
+        """``status`` is the exit status, negative for a signal; ``output`` is what it said of
+        it, ``printed`` its standard output; ``reason`` says which limit fired."""
+        what = reason or f"ended with {status}: {output.strip()[-500:] or 'no output'}"
+        super().__init__(f"{argv[0]} {what}".replace("\n", "; "))
+        self.argv, self.status, self.output = tuple(argv), status, output
+        self.reason, self.printed = reason, printed
+
+
+class StorageFull(StorageError):
+    """There is no room."""
+
+    def __init__(self, where: str, need: int | None, have: int | None) -> None:
+        """``need`` and ``have`` are bytes; None where that could not be told."""
+        told = f"{need} bytes are needed" if need is not None else "more is needed"
+        left = f", {have} are free" if have is not None else ""
+        super().__init__(f"no space on {where}: {told}{left}; free some, or use another place")
+        self.where, self.need, self.have = where, need, have
+
+
+class StorageUnavailable(StorageError):
+    """The storage does not answer; trying again later may help."""
+
+
+class SourceError(Error):
+    """The image could not be had."""
+
+
+class ImageNotFound(SourceError):
+    """The source that was asked has no such image, or does not show it to this caller."""
+
+
+class SourceDenied(SourceError):
+    """The source refuses these credentials."""
+
+
+class SourceUnavailable(SourceError):
+    """The source does not answer, or broke off; it was tried ``num_retries`` times more."""

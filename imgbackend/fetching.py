@@ -1,0 +1,243 @@
+"""The way in: fetched, verified, inspected, converted, flushed, remembered, published.
+
+Called under the base's lock.  What a killed run left under the temporary names is
+unlinked first, but for a ``.part`` that the source can go on with.
+"""
+
+import contextlib
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from imgbackend import errors, files, inspection, manifests, qemu_img
+from imgbackend.host import BASE_MODE, Host
+from imgbackend.manifests import Identity, Manifest
+from imgbackend.types import Declared, Delivered, FetchFunc, ImageInfo, Progress, Role, base_name
+
+_STRENGTH: Final = ("sha512", "sha384", "sha256", "blake2b", "sha3_512", "sha3_256", "sha1", "md5")
+_STEP: Final = 1 << 20
+
+
+def role_of(fetch: FetchFunc) -> Role:
+    """The template's role; does not ask the source where ``fetch`` tells it by itself."""
+    role: Role | None = getattr(fetch, "role", None)
+    if role is not None:
+        return role
+    declared = declared_of(fetch)
+    return "image" if declared is None else declared.role
+
+
+def declared_of(fetch: FetchFunc) -> Declared | None:
+    """What is known beforehand; may ask the source."""
+    found: Declared | None = getattr(fetch, "declared", None)
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A base that is to be fetched."""
+
+    base: Path
+    fetch: FetchFunc
+    size: int | None
+    """Of the disk it is for: a larger image is refused as soon as that can be known."""
+    format: str | None
+    """It has to have this format, for a disk that refers to it; None: as configured."""
+    raw: bool
+    """Make it raw, whatever it is delivered as."""
+
+
+def refuse_early(host: Host, declared: Declared | None, size: int | None) -> None:
+    """Refuse what the declaration alone shows to be too large, with nothing fetched.
+
+    :raises TemplateTooLarge: with both sizes.
+    """
+    if declared is None or declared.role == "boot-file":
+        return
+    told = declared.virtual_size or (declared.size if declared.format in {"raw", "iso"} else None) or 0
+    if told > host.settings.max_virtual_size:
+        raise errors.TemplateTooLarge(told, host.settings.max_virtual_size, limit="max_image_virtual_size")
+    if size is not None and max(told, declared.min_disk) > size:
+        raise errors.TemplateTooLarge(max(told, declared.min_disk), size)
+
+
+class Fetching:
+    """One base on its way in."""
+
+    def __init__(self, host: Host, order: Order, progress: Progress) -> None:
+        """Keep the order; :meth:`run` does it."""
+        self._host, self._order, self._progress = host, order, progress
+        self._part = order.base.with_name(f"{order.base.name}.part")
+        self._converted = order.base.with_name(f"{order.base.name}.converted")
+
+    def run(self) -> Manifest:
+        """Fetch the base and publish it with its manifest.
+
+        :raises SourceError: if the source fails.
+        :raises TemplateError: if the image is refused.
+        :raises StorageFull: if it does not fit.
+        """
+        declared = declared_of(self._order.fetch)
+        if (
+            declared
+            and declared.role in {"image", "boot-file"}
+            and base_name(declared.image_id) != self._order.base.name
+        ):
+            raise errors.DiskError(f"image {declared.image_id} is to be cached as {base_name(declared.image_id)}")
+        refuse_early(self._host, declared, self._order.size)
+        self._host.make_folder(self._order.base.parent)
+        self._converted.unlink(missing_ok=True)
+        with self._kept_if_broken():
+            delivered = self._fetched(declared)
+            return self._publish(declared, delivered)
+
+    @contextlib.contextmanager
+    def _kept_if_broken(self) -> Iterator[None]:
+        """Clear what was not published; only a download that broke keeps its beginning."""
+        resumable = bool(getattr(self._order.fetch, "resumable", False))
+        if not resumable:
+            self._part.unlink(missing_ok=True)
+        try:
+            yield
+        except errors.SourceUnavailable:
+            if not resumable:
+                self._part.unlink(missing_ok=True)
+            raise
+        except BaseException:
+            self._part.unlink(missing_ok=True)
+            raise
+        finally:
+            self._converted.unlink(missing_ok=True)
+
+    def _fetched(self, declared: Declared | None) -> Delivered:
+        size = None if declared is None else declared.size
+        with self._host.space.reserved(self._part, size):
+            told = self._order.fetch(self._part, self._progress)
+        try:
+            length = os.stat(self._part).st_size
+        except FileNotFoundError as exc:
+            raise errors.SourceUnavailable("the source delivered nothing") from exc
+        if size is not None and length != size:
+            raise errors.TemplateCorrupt(f"the image is {length} bytes, and its source says {size}")
+        delivered = told or Delivered(size=length)
+        self._verify(declared, delivered)
+        return delivered
+
+    def _verify(self, declared: Declared | None, delivered: Delivered) -> None:
+        """Compare the strongest digest that the source declared and this Python knows."""
+        wanted = {} if declared is None else dict(declared.digests)
+        for name in sorted(wanted, key=lambda name: _STRENGTH.index(name) if name in _STRENGTH else len(_STRENGTH)):
+            got = dict(delivered.digests).get(name)
+            if got is None and name in hashlib.algorithms_available:
+                got = self._digest(name)
+            if got is None:
+                continue
+            if got != wanted[name].lower():
+                raise errors.TemplateCorrupt(f"the image's {name} is {got}, and its source says {wanted[name]}")
+            return
+
+    def _digest(self, name: str) -> str:
+        digest = hashlib.new(name, usedforsecurity=False)
+        size = os.stat(self._part).st_size
+        with self._part.open("rb") as file:
+            while data := file.read(_STEP):
+                digest.update(data)
+                self._progress("digest", file.tell(), size)
+        return digest.hexdigest()
+
+    def _publish(self, declared: Declared | None, delivered: Delivered) -> Manifest:
+        role = role_of(self._order.fetch)
+        info, whole, came_as = self._ready(role, declared)
+        with files.open_fd(whole, os.O_RDWR) as fd:
+            if role == "image" and info.format == "raw":
+                os.ftruncate(fd, info.virtual_size)
+            digest = self._settled(fd, info)
+            manifest = Manifest(
+                image_id=declared.image_id if declared else None,
+                source=declared.source if declared else None,
+                role=role,
+                format=info.format,
+                virtual_size=info.virtual_size,
+                cluster_size=info.cluster_size,
+                min_disk=declared.min_disk if declared else 0,
+                digest=digest,
+                delivered_format=came_as,
+                delivered_size=delivered.size,
+                delivered_digests=delivered.digests,
+                inspected_by=inspection.NAME if role == "image" else "nobody: not a disk image",
+                inspected_at=time.time(),
+                identity=Identity.of(fd),
+            )
+        replace(self._order.base, whole, manifest)
+        return manifest
+
+    def _ready(self, role: Role, declared: Declared | None) -> tuple[ImageInfo, Path, str]:
+        """What the base is, where it is, and what it was delivered as."""
+        length = os.stat(self._part).st_size
+        if role != "image":
+            return ImageInfo(format="raw", virtual_size=length), self._part, "raw"
+        info, data = inspection.inspect(self._host, self._part, declared.format if declared else None)
+        limit = self._host.settings.max_virtual_size
+        if info.virtual_size > limit:
+            raise errors.TemplateTooLarge(info.virtual_size, limit, limit="max_image_virtual_size")
+        size, least = self._order.size, declared.min_disk if declared else 0
+        if size is not None and max(info.virtual_size, least) > size:
+            raise errors.TemplateTooLarge(max(info.virtual_size, least), size)
+        wanted = "raw" if self._order.raw else self._order.format or info.format
+        if wanted == info.format:
+            return info, self._part, info.format
+        if wanted != "raw":
+            raise errors.BaseMissing(f"a disk needs this base as {wanted}, and its source now delivers {info.format}")
+        self._convert(info, data)
+        return ImageInfo(format="raw", virtual_size=info.virtual_size), self._converted, info.format
+
+    def _convert(self, info: ImageInfo, data: int) -> None:
+        try:
+            with (
+                self._host.space.reserved(self._converted, min(data, info.virtual_size)),
+                files.open_fd(self._part, os.O_RDONLY) as source,
+                files.new_file(self._converted) as target,
+            ):
+                layers = [(source, info.format)]
+                qemu_img.convert(self._host, layers, target, "raw", size=info.virtual_size, progress=self._progress)
+        except errors.CommandFailed as exc:
+            if exc.reason is None:
+                raise errors.TemplateCorrupt("the image cannot be converted: parts of it cannot be read") from exc
+            raise
+        self._part.unlink()
+
+    def _settled(self, fd: int, info: ImageInfo) -> str | None:
+        """Flush the base, and compute its content digest meanwhile."""
+        if info.format != "raw":
+            self._host.finish(fd, mode=BASE_MODE, durable=True)
+            return None
+        failed: list[BaseException] = []
+
+        def finish() -> None:
+            try:
+                self._host.finish(fd, mode=BASE_MODE, durable=True)
+            except BaseException as exc:
+                failed.append(exc)
+
+        flushing = threading.Thread(target=finish, name="imgbackend-flush")
+        flushing.start()
+        try:
+            digest = manifests.content_digest(fd, self._progress)
+        finally:
+            flushing.join()
+        if failed:
+            raise failed[0]
+        return digest
+
+
+def replace(base: Path, whole: Path, manifest: Manifest) -> None:
+    """Publish a base, its manifest first; a bad one of the same name is put aside, not removed."""
+    if base.exists():
+        os.rename(base, base.with_name(f"{base.name}.bad-{int(time.time())}"))
+    manifests.write(base, manifest)
+    files.publish(whole, base)

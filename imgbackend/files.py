@@ -1,0 +1,179 @@
+"""Reflink, sparse copy, flush and publish: what everything that is kept in files shares.
+
+Nothing here takes a lock.  A file is made under a temporary name, flushed, and renamed
+to its own; ``rename`` within a folder is what makes it appear whole.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from imgbackend import errors
+from imgbackend.types import Progress, ignore
+
+FICLONE: Final = 0x40049409
+"""``_IOW(0x94, 9, int)`` of linux/fs.h."""
+STEP: Final = 32 << 20
+"""Bytes that are copied between two looks at progress."""
+_NOT_HERE: Final = frozenset(
+    {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM, errno.EBADF}
+)
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_AWAY: Final = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO, errno.ENOTCONN})
+
+
+@contextlib.contextmanager
+def open_fd(path: Path, flags: int, mode: int = 0o600) -> Iterator[int]:
+    """A descriptor of ``path``, closed at the end; never inherited by a child."""
+    fd = os.open(path, flags | os.O_CLOEXEC, mode)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def new_file(path: Path, mode: int = 0o600) -> Iterator[int]:
+    """A descriptor of a file that was not there: what has the name already goes first.
+
+    It is unlinked, not truncated: a process of a killed run may still write to it.
+    """
+    path.unlink(missing_ok=True)
+    with open_fd(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode) as fd:
+        os.fchmod(fd, mode)
+        yield fd
+
+
+def flush(fd: int) -> None:
+    """Put the file's bytes and its size on stable storage."""
+    os.fsync(fd)
+
+
+def flush_folder(path: Path) -> None:
+    """Put a folder's names on stable storage."""
+    with open_fd(path, os.O_RDONLY | os.O_DIRECTORY) as fd:
+        os.fsync(fd)
+
+
+def publish(temporary: Path, final: Path, *, durable: bool = True) -> None:
+    """Give a whole, flushed file its own name; on return that survives a power cut."""
+    os.rename(temporary, final)
+    if durable:
+        flush_folder(final.parent)
+
+
+def write_whole(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = True) -> None:
+    """Put ``data`` at ``path`` so that a reader sees the old file or the new one.
+
+    The caller holds a lock: the temporary name, ``.<name>.tmp``, is fixed.  The folder
+    is not flushed: that is done once, by whoever publishes last.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with new_file(temporary, mode) as fd:
+        os.write(fd, data)
+        if durable:
+            flush(fd)
+    os.rename(temporary, path)
+
+
+def reflink(source: int, target: int) -> bool:
+    """Let ``target`` share the whole of ``source``; False where the file system cannot.
+
+    :raises OSError: ENOSPC, EDQUOT, EIO and the like.
+    """
+    try:
+        fcntl.ioctl(target, FICLONE, source)
+    except OSError as exc:
+        if exc.errno in _NOT_HERE:
+            return False
+        raise
+    return True
+
+
+def data_ranges(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """``(start, end)`` of what is not a hole, up to ``size``."""
+    at = 0
+    while at < size:
+        try:
+            start = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError as exc:
+            if exc.errno != errno.ENXIO:
+                raise
+            return
+        if start >= size:
+            return
+        at = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+        yield start, at
+
+
+def copy(source: int, target: int, progress: Progress = ignore, *, phase: str = "copy") -> None:
+    """Copy a file's bytes into an empty one, keeping holes; in the kernel where that can be.
+
+    ``target`` has the size of ``source`` at the end.
+
+    :raises OSError: as read and write do; EIO if ``source`` became shorter meanwhile.
+    """
+    size = os.fstat(source).st_size
+    os.ftruncate(target, size)
+    step = _copy_in_kernel
+    for start, end in data_ranges(source, size):
+        at = start
+        while at < end:
+            done = step(source, target, at, min(STEP, end - at))
+            if done is None:
+                step = _copy_by_hand
+                continue
+            if not done:
+                raise OSError(errno.EIO, "the file became shorter while it was copied")
+            at += done
+            progress(phase, at, size)
+    progress(phase, size, size)
+
+
+def _copy_in_kernel(source: int, target: int, at: int, count: int) -> int | None:
+    try:
+        return os.copy_file_range(source, target, count, at, at)
+    except OSError as exc:
+        if exc.errno in _NOT_HERE:
+            return None
+        raise
+
+
+def _copy_by_hand(source: int, target: int, at: int, count: int) -> int:
+    data = os.pread(source, min(count, 1 << 20), at)
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(target, view, at)
+        view, at = view[done:], at + done
+    return len(data)
+
+
+def allocated(path: Path) -> int:
+    """Bytes that the file system spends on a file."""
+    return os.stat(path).st_blocks * 512
+
+
+def free_bytes(folder: Path) -> int:
+    """What an unprivileged writer may still fill (``f_bavail``)."""
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize
+
+
+def translated(exc: OSError, where: Path, need: int | None = None) -> errors.Error:
+    """The error of ours that an ``OSError`` below ``where`` means."""
+    what = f"{exc.filename or where}: {exc.strerror or exc}"
+    if exc.errno in _FULL:
+        have: int | None = None
+        with contextlib.suppress(OSError):
+            have = free_bytes(where if where.is_dir() else where.parent)
+        return errors.StorageFull(str(where), need, have)
+    if exc.errno in _DENIED:
+        return errors.ConfigError(f"{what}; give this user the permission, or use another folder")
+    if exc.errno in _AWAY:
+        return errors.StorageUnavailable(what)
+    return errors.StorageError(what)

@@ -1,0 +1,140 @@
+"""What a driver may use of the machine: paths, commands under limits, flush and publish."""
+
+import grp
+import os
+import pwd
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from imgbackend import errors, files, runner
+from imgbackend.locks import Locks
+from imgbackend.records import Records
+from imgbackend.runner import Limits
+from imgbackend.space import Space
+from imgbackend.types import DiskId
+
+FOLDER_MODE: Final = 0o711
+DISK_MODE: Final = 0o640
+BASE_MODE: Final = 0o440
+SECRET_MODE: Final = 0o600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The engine's options, as far as drivers and bases are concerned; read once."""
+
+    instances: Path
+    bases: str = "_base"
+    durable: bool = True
+    force_raw: bool = True
+    preallocate: bool = False
+    unprivileged_user: str = "nobody"
+    group: str | None = None
+    max_virtual_size: int = 2 << 40
+    vmdk_types: tuple[str, ...] = ("streamOptimized", "monolithicSparse")
+    cpu_seconds: int = 30
+    address_space: int = 2 << 30
+    convert_address_space: int = 4 << 30
+    stall_seconds: int = 60
+    lease_seconds: int = 3600
+
+
+class Host:
+    """This machine, as one engine sees it.  Making one touches nothing."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Keep the settings."""
+        self.settings = settings
+        self.instances = settings.instances
+        self.bases = settings.instances / settings.bases
+        self.locks = Locks(settings.instances / "locks")
+        self.records = Records(settings.instances, self.locks)
+        self.space = Space(settings.instances / "locks", self.locks)
+        self._gid: int | None = None
+
+    def folder(self, disk: DiskId) -> Path:
+        """The folder of a disk's instance; the engine has made it before a driver is called."""
+        return self.instances / disk.instance
+
+    def path(self, disk: DiskId) -> Path:
+        """Where a disk that is a file is kept."""
+        return self.instances / disk.instance / disk.name
+
+    def unfinished(self, disk: DiskId) -> Path:
+        """Where a disk that is a file is made; under the disk's lock there is one at most."""
+        return self.instances / disk.instance / f".{disk.name}.part"
+
+    def make_folder(self, path: Path) -> None:
+        """Make a folder, and those above it, that others may pass through but not list."""
+        if path.is_dir():
+            return
+        missing = [path, *(parent for parent in path.parents if not parent.exists())]
+        for folder in reversed(missing):
+            try:
+                folder.mkdir(mode=FOLDER_MODE)
+            except FileExistsError:
+                continue
+            if self.settings.durable:
+                files.flush_folder(folder.parent)
+
+    def group(self) -> int:
+        """The group that the hypervisor reads disks by; -1: leave it as it is.
+
+        :raises ConfigError: if ``hypervisor_group`` is not on this host.
+        """
+        if self._gid is None:
+            name = self.settings.group
+            try:
+                self._gid = -1 if name is None else grp.getgrnam(name).gr_gid
+            except KeyError as exc:
+                raise errors.ConfigError(f"hypervisor_group: there is no group {name} on this host") from exc
+        return self._gid
+
+    def finish(self, fd: int, *, mode: int = DISK_MODE, durable: bool | None = None) -> None:
+        """Give a file its last mode and group, and flush it; it is whole now."""
+        if self.group() != -1:
+            os.fchown(fd, -1, self.group())
+        os.fchmod(fd, mode)
+        if self.settings.durable if durable is None else durable:
+            files.flush(fd)
+
+    def publish(self, disk: DiskId) -> None:
+        """Rename a finished disk from :meth:`unfinished` to :meth:`path`."""
+        files.publish(self.unfinished(disk), self.path(disk), durable=self.settings.durable)
+
+    def preallocate(self, fd: int, size: int) -> bool:
+        """Reserve the whole of a file where ``preallocate_images = space``; whether it did."""
+        if self.settings.preallocate and size:
+            os.posix_fallocate(fd, 0, size)
+            return True
+        return False
+
+    def unprivileged(self) -> tuple[int, int] | None:
+        """``(uid, gid)`` that foreign images are read as; None: this process is no root already.
+
+        :raises ConfigError: if ``unprivileged_user`` is not on this host, or is root.
+        """
+        if os.geteuid() != 0:
+            return None
+        name = self.settings.unprivileged_user
+        try:
+            found = pwd.getpwnam(name)
+        except KeyError as exc:
+            raise errors.ConfigError(f"unprivileged_user: there is no user {name} on this host") from exc
+        if found.pw_uid == 0:
+            raise errors.ConfigError("unprivileged_user must not be root: qemu-img reads foreign images as this user")
+        return found.pw_uid, found.pw_gid
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        limits: Limits,
+        pass_fds: Sequence[int] = (),
+        identity: runner.Identity | None = None,
+        watch: Callable[[str], None] | None = None,
+    ) -> str:
+        """What a command prints; see :func:`imgbackend.runner.run`."""
+        return runner.run(argv, limits=limits, pass_fds=pass_fds, identity=identity, watch=watch)

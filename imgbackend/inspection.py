@@ -1,0 +1,117 @@
+"""What is this file, and is it safe?
+
+An image is a stranger's.  oslo.utils' inspectors read it in this process first, QEMU's
+tools only what they let pass, as the format that they found; both must agree.  What is
+refused: references to other files (backing file, data file, VMDK extents), features that
+nobody knows, two formats at once, and content that is not what was declared.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Final
+
+from imgbackend import errors, qcow2, qemu_img
+from imgbackend.host import Host
+from imgbackend.types import ImageInfo
+
+NAME: Final = "oslo.utils format_inspector"
+"""What the manifests say inspected a base."""
+_AS_RAW: Final = frozenset({"raw", "gpt", "iso"})
+_KNOWN: Final = _AS_RAW | {"qcow2", "vmdk", "vhd", "vhdx", "vdi"}
+UNTYPED: Final = frozenset({"ami", "aki", "ari"})
+"""Declared formats that say nothing of the content: it is taken as raw."""
+SECTOR: Final = 512
+
+
+def rounded(size: int, granularity: int = SECTOR) -> int:
+    """``size`` rounded up to whole sectors, as the guest sees it."""
+    return -(-size // granularity) * granularity
+
+
+def inspect(host: Host, path: Path, declared: str | None) -> tuple[ImageInfo, int]:
+    """What an image is, and how many bytes a raw copy of it takes at least.
+
+    :raises TemplateUnsafe: if it must not be used.
+    :raises TemplateCorrupt: if it is broken or empty.
+    """
+    length = os.stat(path).st_size
+    if not length:
+        raise errors.TemplateCorrupt("the image is empty")
+    if declared in UNTYPED:
+        return ImageInfo(format="raw", virtual_size=rounded(length)), length
+    found, size = _detected(path)
+    _compare(found, declared)
+    if found in _AS_RAW:
+        return ImageInfo(format="raw", virtual_size=rounded(length)), length
+    if size > host.settings.max_virtual_size:
+        raise errors.TemplateTooLarge(size, host.settings.max_virtual_size, limit="max_image_virtual_size")
+    return _container(host, path, found, size)
+
+
+def looks_like_container(path: Path) -> bool:
+    """Whether some tool may take this for anything else than a raw disk."""
+    try:
+        return _detected(path)[0] not in _AS_RAW
+    except errors.TemplateError:
+        return True
+
+
+def _detected(path: Path) -> tuple[str, int]:
+    """The one format that matches, and its virtual size; it has passed its safety checks."""
+    from oslo_utils.imageutils import format_inspector  # 90 ms: only when an image is new
+
+    try:
+        with path.open("rb") as file:
+            wrapper = format_inspector.InspectWrapper(file)
+            while not wrapper.formats and wrapper.read(1 << 12):
+                pass
+            wrapper.close()
+        matches = {str(match): match for match in wrapper.formats or ()}
+        if set(matches) == {"iso", "gpt"}:  # a bootable ISO has a partition table too
+            return "iso", os.stat(path).st_size
+        if len(matches) != 1:
+            raise errors.TemplateUnsafe(f"the image is of several formats at once: {', '.join(sorted(matches))}")
+        [(name, match)] = matches.items()
+        if name not in _KNOWN:
+            raise errors.TemplateUnsafe(f"the image is a {name}, which is not accepted; convert it to qcow2 or raw")
+        match.safety_check()
+        return name, int(match.virtual_size) if name not in _AS_RAW else 0
+    except format_inspector.SafetyCheckFailed as exc:
+        told = "; ".join(f"{name}: {failure}" for name, failure in exc.failures.items())
+        raise errors.TemplateUnsafe(f"the image is refused: {told}".replace("\n", " ")) from exc
+    except format_inspector.ImageFormatError as exc:
+        raise errors.TemplateUnsafe(f"the image is refused: {exc}") from exc
+
+
+def _compare(found: str, declared: str | None) -> None:
+    accepted = {"raw": _AS_RAW, "iso": {"iso"}, "vpc": {"vhd"}}.get(declared or "", {declared})
+    if declared is not None and found not in accepted:
+        raise errors.TemplateUnsafe(
+            f"the image is declared as {declared}, and is {found}; correct the declaration, or the image"
+        )
+
+
+def _container(host: Host, path: Path, found: str, size: int) -> tuple[ImageInfo, int]:
+    """QEMU's own view of a container, which must be the inspector's."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        told = qemu_img.info(host, (fd, found))
+        _agree(host, told, found, size)
+        if found != "qcow2":
+            return ImageInfo(format=found, virtual_size=rounded(size)), 0
+        header = qcow2.parse(os.pread(fd, 1 << 16, 0), "the image")
+        data = qemu_img.check(host, fd)
+        return ImageInfo(format=found, virtual_size=rounded(size), cluster_size=header.cluster_size), data
+    finally:
+        os.close(fd)
+
+
+def _agree(host: Host, told: dict[str, Any], found: str, size: int) -> None:
+    special = told.get("format-specific", {}).get("data", {})
+    if told.get("backing-filename") or special.get("data-file"):
+        raise errors.TemplateUnsafe("the image refers to another file")
+    if told.get("virtual-size") not in (size, rounded(size)):
+        raise errors.TemplateUnsafe(f"two readers differ over its size: {size} and {told.get('virtual-size')} bytes")
+    if found == "vmdk" and special.get("create-type") not in host.settings.vmdk_types:
+        kinds = ", ".join(host.settings.vmdk_types) or "none"
+        raise errors.TemplateUnsafe(f"the image is a VMDK of type {special.get('create-type')}; accepted are: {kinds}")

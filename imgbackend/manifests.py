@@ -1,0 +1,160 @@
+"""The manifest of a base: what it is, where it is from, and how to know it again.
+
+It is ``<name>.json`` beside the base, and is published before it, so that a base of ours
+is never seen without.  Its modification time is the lease: the last use of the base.
+"""
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from blake3 import blake3
+
+from imgbackend import errors, files
+from imgbackend.types import ImageInfo, Progress, Role, ignore
+
+BLOCK: Final = 1 << 20
+HEAD: Final = 1 << 16
+ALGORITHM: Final = "blake3-1M"
+_ZEROES: Final = bytes(BLOCK)
+_ZERO_DIGEST: Final = blake3(_ZEROES).digest()
+
+
+def content_digest(fd: int, progress: Progress = ignore) -> str:
+    """The digest of a raw image's content, whatever its holes.
+
+    The BLAKE3 of the length (8 bytes, big-endian) and the BLAKE3 digests of all blocks
+    of 1 MiB, the last padded with zeroes.  Blocks in holes are not read.
+    """
+    size = os.fstat(fd).st_size
+    whole, buffer, at = blake3(size.to_bytes(8, "big")), bytearray(BLOCK), 0
+    for start, end in files.data_ranges(fd, size):
+        first = max(start // BLOCK * BLOCK, at)
+        whole.update(_ZERO_DIGEST * ((first - at) // BLOCK))
+        at = first
+        while at < end:
+            done = _fill(fd, buffer, at)
+            buffer[done:] = _ZEROES[done:]
+            whole.update(_ZERO_DIGEST if buffer == _ZEROES else blake3(buffer).digest())
+            at += BLOCK
+            progress("digest", min(at, size), size)
+    whole.update(_ZERO_DIGEST * (-(-size // BLOCK) - at // BLOCK))
+    return whole.hexdigest()
+
+
+def _fill(fd: int, buffer: bytearray, at: int) -> int:
+    done = 0
+    view = memoryview(buffer)
+    while done < len(buffer):
+        got = os.preadv(fd, [view[done:]], at + done)
+        if not got:
+            break
+        done += got
+    return done
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """How a base is known again at every use, for the price of one small read.
+
+    No time is in it: the base's is touched at every use, by us and by Nova.
+    """
+
+    device: int
+    inode: int
+    size: int
+    head: str
+    """The BLAKE3 of the first 64 KiB."""
+
+    @classmethod
+    def of(cls, fd: int) -> "Identity":
+        """Of an open file."""
+        status = os.fstat(fd)
+        head = blake3(os.pread(fd, HEAD, 0)).hexdigest()
+        return cls(device=status.st_dev, inode=status.st_ino, size=status.st_size, head=head)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What is remembered of a base."""
+
+    image_id: str | None
+    """None: the base is Nova's, or was made by a caller's own function."""
+    source: str | None
+    role: Role
+    format: str
+    virtual_size: int
+    identity: Identity
+    inspected_by: str
+    inspected_at: float
+    """Seconds since 1970."""
+    cluster_size: int | None = None
+    min_disk: int = 0
+    digest: str | None = None
+    """Of the content, by :data:`ALGORITHM`; None of a base kept as qcow2, until it is verified."""
+    delivered_format: str | None = None
+    delivered_size: int | None = None
+    delivered_digests: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def info(self) -> ImageInfo:
+        """What a driver is told."""
+        return ImageInfo(format=self.format, virtual_size=self.virtual_size, cluster_size=self.cluster_size)
+
+    def check_size(self, size: int | None) -> None:
+        """Refuse a disk that is too small for the image; ``size`` None is the image's own.
+
+        :raises TemplateTooLarge: with both sizes.
+        """
+        if size is not None and max(self.virtual_size, self.min_disk) > size:
+            raise errors.TemplateTooLarge(max(self.virtual_size, self.min_disk), size)
+
+
+def path_of(base: Path) -> Path:
+    """Where the manifest of a base is."""
+    return base.with_name(f"{base.name}.json")
+
+
+def read(base: Path) -> Manifest | None:
+    """The manifest of a base; None where there is none that can be read."""
+    try:
+        found: dict[str, Any] = json.loads(path_of(base).read_bytes())
+        if found.pop("digest_algorithm", None) != ALGORITHM:
+            return None
+        found["identity"] = Identity(**found["identity"])
+        found["delivered_digests"] = tuple((name, value) for name, value in found.get("delivered_digests", ()))
+        return Manifest(**found)
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def write(base: Path, manifest: Manifest, *, mode: int = 0o644) -> None:
+    """Publish a manifest; the folder is flushed with the base."""
+    told = {"digest_algorithm": ALGORITHM, **asdict(manifest)}
+    files.write_whole(path_of(base), json.dumps(told).encode(), mode=mode)
+
+
+def last_used(base: Path) -> float:
+    """Seconds since 1970: the lease, or what Nova touches where there is no manifest."""
+    for path in (path_of(base), base):
+        try:
+            return os.stat(path).st_mtime
+        except FileNotFoundError:
+            continue
+    return 0.0
+
+
+def touch(base: Path) -> None:
+    """Note a use: ours on the manifest, and Nova's on the base itself.
+
+    :raises OSError: but not EACCES or EPERM: who may not touch may still use it.
+    """
+    now = time.time()
+    for path in (path_of(base), base):
+        try:
+            os.utime(path, (now, now))
+        except PermissionError:
+            continue

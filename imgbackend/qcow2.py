@@ -1,0 +1,122 @@
+"""Reads a qcow2's header in this process: no qemu-img is started to know a size.
+
+The format is QEMU's docs/interop/qcow2.txt.
+"""
+
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from imgbackend import errors
+from imgbackend.types import SnapshotInfo
+
+MAGIC: Final = b"QFI\xfb"
+_FIXED: Final = struct.Struct(">4sIQIIQIIQQIIQ")
+_SNAPSHOT: Final = struct.Struct(">QIHHIIQII")
+_BACKING_FORMAT: Final = 0xE2792ACA
+DIRTY: Final = 1
+CORRUPT: Final = 2
+DATA_FILE: Final = 4
+_KNOWN: Final = DIRTY | CORRUPT | 8 | 16  # compression type, extended L2 entries
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What the header of a qcow2 says; it may come from a stranger."""
+
+    version: int
+    virtual_size: int
+    cluster_size: int
+    backing_file: str | None
+    backing_format: str | None
+    incompatible: int
+    """The incompatible feature bits; 0 in version 2."""
+    snapshots: int
+    snapshots_at: int
+    """Where the table of snapshots begins."""
+
+
+def parse(head: bytes, where: str) -> Header:
+    """The header in the first bytes of a file; 64 KiB hold all of it that is used.
+
+    :raises DiskError: if it is none, or states what cannot be; it names ``where``.
+    """
+    if len(head) < _FIXED.size or head[:4] != MAGIC:
+        raise errors.DiskError(f"{where} is not a qcow2")
+    _, version, at, length, bits, size, _, _, _, _, _, snapshots, table = _FIXED.unpack_from(head)
+    if version not in (2, 3) or not 9 <= bits <= 21 or at + length > len(head) or length > 1023:
+        raise errors.DiskError(f"{where} has a broken qcow2 header")
+    incompatible, header_length = struct.unpack_from(">Q", head, 72)[0] if version == 3 else 0, 72
+    if version == 3:
+        header_length = struct.unpack_from(">I", head, 100)[0]
+    backing = os.fsdecode(head[at : at + length]) if at and length else None
+    return Header(
+        version=version,
+        virtual_size=size,
+        cluster_size=1 << bits,
+        backing_file=backing,
+        backing_format=_backing_format(head, header_length),
+        incompatible=incompatible,
+        snapshots=snapshots,
+        snapshots_at=table,
+    )
+
+
+def _backing_format(head: bytes, at: int) -> str | None:
+    """The text of the extension that names the format of the backing file."""
+    while at + 8 <= len(head):
+        kind, length = struct.unpack_from(">II", head, at)
+        if not kind or at + 8 + length > len(head):
+            return None
+        if kind == _BACKING_FORMAT:
+            return head[at + 8 : at + 8 + length].decode("ascii", errors="replace")
+        at += 8 + (length + 7) // 8 * 8
+    return None
+
+
+def read(path: Path) -> Header:
+    """The header of a file.
+
+    :raises DiskError: if it has none.
+    :raises OSError: as open and read do.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        return parse(os.pread(fd, 1 << 16, 0), str(path))
+    finally:
+        os.close(fd)
+
+
+def snapshots(fd: int, where: str) -> Iterator[SnapshotInfo]:
+    """The internal snapshots of an open qcow2, in the order of its table.
+
+    :raises DiskError: if the table is broken.
+    """
+    header = parse(os.pread(fd, 1 << 16, 0), where)
+    at = header.snapshots_at
+    for _ in range(min(header.snapshots, 65536)):
+        entry = os.pread(fd, _SNAPSHOT.size, at)
+        if len(entry) < _SNAPSHOT.size:
+            raise errors.DiskError(f"{where} has a broken table of snapshots")
+        _, _, id_length, name_length, seconds, nanoseconds, _, _, extra_length = _SNAPSHOT.unpack(entry)
+        rest = os.pread(fd, extra_length + id_length + name_length, at + _SNAPSHOT.size)
+        name = rest[extra_length + id_length :].decode(errors="replace")
+        size = int.from_bytes(rest[8:16], "big") if extra_length >= 16 else header.virtual_size
+        yield SnapshotInfo(name=name, size=size, time=seconds + nanoseconds / 1e9)
+        at += (_SNAPSHOT.size + len(rest) + 7) // 8 * 8
+
+
+def refuse_foreign(header: Header, where: str) -> None:
+    """Refuse what our own disks never have: a data file, and features that nobody knows.
+
+    :raises DiskError: if it has such.
+    """
+    if header.incompatible & DATA_FILE:
+        raise errors.DiskError(f"{where} keeps its data in another file, which is refused")
+    if header.incompatible & ~_KNOWN:
+        raise errors.DiskError(f"{where} needs qcow2 features that are not known: {header.incompatible:#x}")
+    if header.incompatible & CORRUPT:
+        raise errors.DiskError(f"{where} is marked as corrupt; repair it with qemu-img check -r, or restore it")

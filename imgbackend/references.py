@@ -1,0 +1,78 @@
+"""How an image is named, and what is done where its source is down."""
+
+import logging
+from typing import Any
+
+from imgbackend import errors
+from imgbackend.bases import Bases
+from imgbackend.sources import Image, Source
+from imgbackend.types import Declared, Delivered, Progress
+
+LOG = logging.getLogger(__name__)
+
+_SCHEMES = {"file": "folder"}
+
+
+def source_of(ref: str, default: str) -> str:
+    """The name of the source that a reference is for.
+
+    ``glance:<id or name>``, ``https://...``, ``file:///...``; a path has a ``/`` or begins
+    with a dot; anything else is a bare name, for the ``default`` source.
+
+    :raises ImageNotFound: if it is empty or has control characters.
+    """
+    if not ref or not ref.isprintable():
+        raise errors.ImageNotFound(f"not a reference to an image: {ref!r}")
+    scheme, colon, rest = ref.partition(":")
+    if (
+        colon
+        and scheme.replace("+", "").isalnum()
+        and scheme[0].isalpha()
+        and (rest.startswith("//") or scheme == "glance")
+    ):
+        return _SCHEMES.get(scheme.lower(), scheme.lower())
+    if "/" in ref or ref.startswith("."):
+        return "folder"
+    return default
+
+
+class CachedImage(Image):
+    """An image whose source is down, known by the manifest of its base."""
+
+    def __init__(self, ref: str, image_id: str, down: errors.SourceUnavailable) -> None:
+        """``down`` is what the source said; it is raised where the source is needed after all."""
+        self._ref, self._id, self._down = ref, image_id, down
+
+    @property
+    def id(self) -> str:
+        """As the manifest has it."""
+        return self._id
+
+    @property
+    def name(self) -> str:
+        """The reference: the source cannot be asked."""
+        return self._ref
+
+    @property
+    def declared(self) -> Declared:
+        """What is known without the source."""
+        return Declared(image_id=self._id, source=self._ref)
+
+    def __call__(self, _target: object, _progress: Progress, /) -> Delivered:
+        """:raises SourceUnavailable: always."""
+        raise self._down
+
+
+def find(source: Source, ref: str, session: Any | None, bases: Bases) -> Image:
+    """The image; where its source is down, the one of the last base that was made of this reference."""
+    try:
+        return source.find(ref, session=session)
+    except errors.SourceUnavailable as exc:
+        if session is not None:
+            raise
+        known = [base for base in bases.entries() if base.manifest and base.manifest.source == ref]
+        named = [base.manifest for base in sorted(known, key=lambda base: base.last_used) if base.manifest]
+        if not named or named[-1].image_id is None:
+            raise
+        LOG.warning("%s; using the cached base of %s", exc, ref)
+        return CachedImage(ref, named[-1].image_id, exc)

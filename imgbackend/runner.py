@@ -1,0 +1,169 @@
+"""The command runner: a process under limits, that dies with this one.
+
+Limits are set by prlimit(1), which costs a millisecond where oslo.concurrency's
+``prlimit=`` starts another Python; ``setpriv --pdeathsig`` has the kernel end the command
+when the *thread* that started it ends, so that thread waits for it here.
+"""
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from imgbackend import errors
+
+PACKAGES: Final = {"qemu-img": "qemu-utils", "qemu-io": "qemu-utils", "prlimit": "util-linux", "setpriv": "util-linux"}
+"""The Debian package of each command that is run."""
+_LOOK: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a command may use; None is no limit."""
+
+    cpu_seconds: int
+    address_space: int
+    file_size: int | None = None
+    """Bytes that any file it writes may have."""
+    stall_seconds: int = 60
+    """How long it may neither compute nor read nor write."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who a command runs as."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+
+
+def wrapped(argv: Sequence[str], limits: Limits, identity: Identity | None) -> list[str]:
+    """The command line with its limits before it."""
+    line = ["prlimit", f"--cpu={limits.cpu_seconds}:{limits.cpu_seconds + 2}", f"--as={limits.address_space}"]
+    if limits.file_size is not None:
+        line.append(f"--fsize={limits.file_size}")
+    line += ["--core=0", "--", "setpriv", "--pdeathsig", "KILL"]
+    if identity is not None:
+        line += [f"--reuid={identity.uid}", f"--regid={identity.gid}", "--no-new-privs", "--inh-caps=-all"]
+        groups = ",".join(str(group) for group in identity.groups)
+        line.append(f"--groups={groups}" if groups else "--clear-groups")
+    return [*line, "--", *argv]
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    limits: Limits,
+    pass_fds: Sequence[int] = (),
+    identity: Identity | None = None,
+    watch: Callable[[str], None] | None = None,
+) -> str:
+    """What ``argv`` prints on its standard output.
+
+    ``watch`` is called a few times a second with the end of what was printed; raising
+    from it ends the command, and passes through.  No shell is ever involved.
+
+    :raises ConfigError: if the command is not installed; it names the package.
+    :raises CommandFailed: if it ends with another status than 0, or a limit fired: the
+        error says which.
+    """
+    started = _start(wrapped(argv, limits, identity), argv, pass_fds)
+    try:
+        out, err, stalled = _follow(started, limits.stall_seconds, watch)
+    finally:
+        if started.poll() is None:
+            started.kill()
+        started.wait()
+        for pipe in (started.stdout, started.stderr):
+            if pipe is not None:
+                pipe.close()
+    if stalled:
+        raise errors.CommandFailed(argv, started.returncode, err, reason=f"did nothing for {limits.stall_seconds} s")
+    if started.returncode:
+        _missing(argv, started.returncode, err)
+        reason = _limit(started.returncode, err, limits)
+        raise errors.CommandFailed(argv, started.returncode, err or out, reason=reason, printed=out)
+    return out
+
+
+def _start(line: list[str], argv: Sequence[str], pass_fds: Sequence[int]) -> "subprocess.Popen[bytes]":
+    try:
+        return subprocess.Popen(
+            line,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=tuple(pass_fds),
+            env={**os.environ, "LC_ALL": "C"},
+        )
+    except FileNotFoundError as exc:
+        raise errors.ConfigError(f"{line[0]} is not installed; install {PACKAGES[line[0]]}") from exc
+    except OSError as exc:
+        raise errors.StorageError(f"cannot start {argv[0]}: {exc.strerror}") from exc
+
+
+def _follow(
+    started: "subprocess.Popen[bytes]", stall: float, watch: Callable[[str], None] | None
+) -> tuple[str, str, bool]:
+    """All output, and whether the command stood still for too long."""
+    assert started.stdout is not None  # noqa: S101 - Popen was given PIPE; this tells mypy so
+    assert started.stderr is not None  # noqa: S101 - as above
+    printed = {started.stdout.fileno(): bytearray(), started.stderr.fileno(): bytearray()}
+    out = printed[started.stdout.fileno()]
+    last, since = _work_done(started.pid), time.monotonic()
+    with selectors.DefaultSelector() as selector:
+        for fd in printed:
+            selector.register(fd, selectors.EVENT_READ)
+        while selector.get_map():
+            ready = selector.select(_LOOK)
+            for key, _ in ready:
+                data = os.read(key.fd, 65536)
+                printed[key.fd] += data
+                if not data:
+                    selector.unregister(key.fd)
+            if watch is not None:
+                watch(out[-64:].decode(errors="replace"))
+            if not ready:
+                now = _work_done(started.pid)
+                if now != last:
+                    last, since = now, time.monotonic()
+                elif time.monotonic() - since > stall:
+                    return "", "", True
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        started.wait(stall)
+    texts = [bytes(text).decode(errors="replace") for text in printed.values()]
+    return texts[0], texts[1], started.returncode is None
+
+
+def _work_done(pid: int) -> tuple[str, ...]:
+    """CPU ticks, and bytes read and written, by a process; equal twice: it stood still."""
+    try:
+        ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        moved = Path(f"/proc/{pid}/io").read_text().splitlines()[:2]
+    except OSError:
+        return ()
+    return (*ticks, *moved)
+
+
+def _missing(argv: Sequence[str], status: int, err: str) -> None:
+    """prlimit and setpriv report a command that is not there by their own words."""
+    for name in ("setpriv", argv[0]):
+        if status in (127, 1, 69) and f"{name}: No such file or directory" in err:
+            raise errors.ConfigError(f"{name} is not installed; install {PACKAGES.get(name, name)}")
+
+
+def _limit(status: int, err: str, limits: Limits) -> str | None:
+    if status == -signal.SIGXCPU:
+        return f"was ended by its limit of {limits.cpu_seconds} s of CPU time"
+    if status == -signal.SIGXFSZ or "File too large" in err:
+        return f"was ended by its limit of {limits.file_size} bytes in a file"
+    if any(word in err for word in ("Cannot allocate memory", "failed to allocate", "out of memory")):
+        return f"was ended by its limit of {limits.address_space} bytes of memory"
+    return None

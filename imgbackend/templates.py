@@ -1,0 +1,150 @@
+"""What a driver gets to make a disk from: a base, and the call that makes it ready."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+from imgbackend import errors, fetching, manifests
+from imgbackend.bases import Bases
+from imgbackend.fetching import Order
+from imgbackend.host import Host
+from imgbackend.manifests import Manifest
+from imgbackend.types import FetchFunc, ImageInfo, Progress, Role
+
+if TYPE_CHECKING:
+    from imgbackend.abilities import HoldsBases
+
+IN_PLACE: Final = frozenset({"generated", "private"})
+
+
+class Base:
+    """The base that a disk is made from, as its driver sees it."""
+
+    def __init__(self, name: str, path: Path | None, role: Role) -> None:
+        """``path`` None: the backend's own store keeps it, under ``name``."""
+        self.name = name
+        self.path = path
+        self.generated = role in IN_PLACE
+        """It may be made in place: ``prepare_template`` takes a path of the disk's own."""
+        self.secret = role == "private"
+        """It is one instance's secret: the disk is readable by its owner alone."""
+        self.opened: int | None = None
+
+    def open(self) -> int:
+        """A descriptor of the base, taken under its lock; valid, and the engine's, until
+        ``create_image`` returns.
+
+        :raises StorageError: if ``prepare_template`` was not called, or the store keeps the base.
+        """
+        if self.opened is None:
+            raise errors.StorageError("a driver opened a base that it did not prepare")
+        return self.opened
+
+
+class PrepareTemplate(Protocol):
+    """Makes a template ready, and says what it is."""
+
+    def __call__(self, target: Base | Path, /) -> ImageInfo:
+        """Called once by a driver, with its base, or with a path of the disk's own where ``base.generated``."""
+
+
+class Preparer:
+    """The engine's :class:`PrepareTemplate`; it remembers what it did."""
+
+    def __init__(
+        self,
+        host: Host,
+        bases: Bases,
+        store: "HoldsBases | None",
+        fetch: FetchFunc,
+        name: str,
+        size: int | None,
+        progress: Progress,
+        remember: Callable[[ImageInfo, Manifest | None], None],
+    ) -> None:
+        """``remember`` writes the disk's record; called when the template's facts are known."""
+        self._host, self._bases, self._store = host, bases, store
+        self._fetch, self._size, self._progress, self._remember = fetch, size, progress, remember
+        role = fetching.role_of(fetch)
+        self.base = Base(name, None if store is not None else bases.path(name), role)
+        self.manifest: Manifest | None = None
+        self.fetched = False
+        self._called = False
+
+    def __call__(self, target: Base | Path, /) -> ImageInfo:
+        """See :class:`PrepareTemplate`."""
+        if self._called:
+            raise errors.StorageError("a driver called prepare_template twice")
+        self._called = True
+        if isinstance(target, Base):
+            return self._based()
+        return self._in_place(target)
+
+    def close(self) -> None:
+        """Let go of the base's descriptor."""
+        if self.base.opened is not None:
+            os.close(self.base.opened)
+            self.base.opened = None
+
+    def _in_place(self, target: Path) -> ImageInfo:
+        if not self.base.generated:
+            raise errors.StorageError("a driver asked to have an image put in place; only what is generated may be")
+        self._remember(ImageInfo(format="raw", virtual_size=0), None)
+        self._fetch(target, self._progress)
+        self.fetched = True
+        return ImageInfo(format="raw", virtual_size=os.stat(target).st_size)
+
+    def _based(self) -> ImageInfo:
+        if self.base.secret:
+            raise errors.ConfigError("a private template never becomes a base; keep this disk on raw")
+        if self._store is not None:
+            return self._stored(self._store)
+        ready = self._bases.ready(self.base.name, self._fetch, self._size, progress=self._progress)
+        self.base.opened = ready.fd
+        self.manifest, self.fetched = ready.manifest, ready.fetched
+        self._remember(ready.manifest.info, ready.manifest)
+        return ready.manifest.info
+
+    def _stored(self, store: "HoldsBases") -> ImageInfo:
+        """Have the base in the backend's own store, imported once from a raw local copy."""
+        asked, name = time.time(), self.base.name
+        with self._host.locks.base(name, self._progress), store_lock(store, name):
+            found = store.find_base(name)
+            if found is None:
+                order = Order(base=self._bases.path(name), fetch=self._fetch, size=self._size, format=None, raw=True)
+                local = self._bases.ready_held(order, asked, self._progress)
+                try:
+                    self._import(store, order.base, local.manifest)
+                finally:
+                    os.close(local.fd)
+                    if local.fetched:
+                        order.base.unlink(missing_ok=True)
+                        manifests.path_of(order.base).unlink(missing_ok=True)
+                self.manifest, self.fetched = local.manifest, local.fetched
+                info = local.manifest.info
+            else:
+                store.touch_base(name)
+                info = ImageInfo(format="raw", virtual_size=found.size)
+        if self._size is not None and info.virtual_size > self._size:
+            raise errors.TemplateTooLarge(info.virtual_size, self._size)
+        self._remember(info, self.manifest)
+        return info
+
+    def _import(self, store: "HoldsBases", path: Path, manifest: Manifest) -> None:
+        tags = {"image_id": manifest.image_id or "", "digest": manifest.digest or "", "format": manifest.format}
+        store.import_base(self.base.name, path, manifest.info, tags, self._progress)
+
+
+@contextlib.contextmanager
+def store_lock(store: "HoldsBases", name: str) -> Iterator[None]:
+    """The lock over all hosts, where several of them use a store."""
+    from imgbackend.abilities import SharedStore
+
+    if isinstance(store, SharedStore):
+        with store.store_lock(name):
+            yield
+    else:
+        yield
