@@ -21,7 +21,11 @@ autodoc_default_options = {"members": True, "show-inheritance": True}
 # A reference to something of ours must lead somewhere; the words of other libraries
 # are not looked up, for the documentation is built without a network.
 nitpicky = True
-nitpick_ignore_regex = [(r"py:.*", r"(?!imgbackend\b).*")]
+nitpick_ignore_regex = [
+    (r"py:.*", r"(?!imgbackend\b).*"),
+    (r"py:.*", r"imgbackend\.\w+\.\w*BackendT"),  # type variables have no place to lead to
+    (r"py:class", r"imgbackend\.(bases\.Bases|manifests\.Manifest)"),  # the engine's own
+]
 
 html_theme = "alabaster"
 html_theme_options = {
