@@ -70,8 +70,10 @@ def load_source(name: str) -> type[Source]:
 def _load(group: str, name: str, kind: str) -> Any:
     from stevedore import driver, exception
 
+    if all(found.name != name for found in drivers(group)):  # stevedore would log it, or warn that this is deprecated
+        raise errors.ConfigError(_unknown(group, name, kind))
     try:
-        made: Any = driver.DriverManager(group, name, on_load_failure_callback=_raise, warn_on_missing_entrypoint=False)
+        made: Any = driver.DriverManager(group, name, on_load_failure_callback=_raise)
     except exception.MultipleMatches as exc:
         whose = " and ".join(sorted({found.distribution for found in drivers(group) if found.name == name}))
         raise errors.ConfigError(f"{whose} both bring a {kind} named {name}; uninstall one of them") from exc
