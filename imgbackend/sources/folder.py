@@ -268,10 +268,10 @@ class FolderSource(Source):
         try:
             return FileImage(self.folder / name, self.conf)
         except ImageNotFound as exc:
-            if (self.folder / name).exists():
+            if os.path.lexists(self.folder / name):
                 raise
             raise ImageNotFound(
-                f"no image {name!r} in {self.folder}; a file elsewhere is named by its path, as ./{name}"
+                f"no image {name!r} in {self.folder}; a file elsewhere is named by its path, as {'./' + name!r}"
             ) from exc
 
     def images(self) -> Iterator[FileImage]:

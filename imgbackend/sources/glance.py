@@ -110,7 +110,7 @@ class Service:
 @contextlib.contextmanager
 def _speaking(what: str) -> Iterator[None]:
     """Turn what glanceclient, keystoneauth and requests raise into errors of ours."""
-    import glanceclient.exc as theirs
+    import glanceclient.exc as theirs  # type: ignore[import-untyped]  # it has no types
 
     expected = (*keystone.errors(), theirs.BaseException, theirs.ClientException, theirs.EndpointNotFound)
     try:

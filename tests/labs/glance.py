@@ -26,7 +26,7 @@ _TIMEOUT: Final = 90.0
 Auth = Literal["none", "token"]
 
 
-class GlanceFailed(Exception):
+class GlanceError(Exception):
     """The lab's Glance did not do what the test needs; the message says why."""
 
 
@@ -56,35 +56,35 @@ class Glance:
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as exc:
-            raise GlanceFailed(str(exc)) from exc
+            raise GlanceError(str(exc)) from exc
         if done.returncode:
-            raise GlanceFailed(done.stderr.strip().replace("\n", "; ") or f"status {done.returncode}")
+            raise GlanceError(done.stderr.strip().replace("\n", "; ") or f"status {done.returncode}")
         return done.stdout
 
     def call(
-        self, method: str, path: str, body: Any = None, *, token: str = "admin", kind: str = "application/json"
+        self, method: str, path: str, body: Any = None, *, caller: str = "admin", kind: str = "application/json"
     ) -> Any:
         """One request to the API; what it answers, read as JSON."""
         host = self.url.removeprefix("http://")
         with contextlib.closing(http.client.HTTPConnection(host, timeout=_TIMEOUT)) as connection:
             data = json.dumps(body).encode() if isinstance(body, dict | list) else body
-            connection.request(method, path, data, {"Content-Type": kind, "X-Auth-Token": token})
+            connection.request(method, path, data, {"Content-Type": kind, "X-Auth-Token": caller})
             answer = connection.getresponse()
             content = answer.read()
         if answer.status >= 300:
-            raise GlanceFailed(f"{method} {path}: {answer.status} {content[:300]!r}")
+            raise GlanceError(f"{method} {path}: {answer.status} {content[:300]!r}")
         return json.loads(content) if content else None
 
     def add(
-        self, name: str, data: bytes | Path | None, *, token: str = "admin", disk_format: str = "raw", **facts: Any
+        self, name: str, data: bytes | Path | None, *, caller: str = "admin", disk_format: str = "raw", **facts: Any
     ) -> str:
         """Make an image, with ``data`` unless that is None; its id."""
         told = {"name": name, "disk_format": disk_format, "container_format": "bare", **facts}
-        image_id = str(self.call("POST", "/v2/images", told, token=token)["id"])
+        image_id = str(self.call("POST", "/v2/images", told, caller=caller)["id"])
         if data is not None:
             content = data if isinstance(data, bytes) else data.read_bytes()
             where = f"/v2/images/{image_id}/file"
-            self.call("PUT", where, content, token=token, kind="application/octet-stream")
+            self.call("PUT", where, content, caller=caller, kind="application/octet-stream")
         return image_id
 
     def deactivate(self, image_id: str) -> None:
@@ -131,7 +131,7 @@ class Glance:
 def _running(lab: Glance) -> Iterator[Glance]:
     try:
         lab.start()
-    except GlanceFailed as exc:
+    except GlanceError as exc:
         require("glance", str(exc))
     try:
         yield lab
@@ -156,7 +156,7 @@ def _shared(factory: pytest.TempPathFactory, auth: Auth) -> Iterator[Glance]:
     with _locked(folder / "lock"):
         try:
             lab.start()
-        except GlanceFailed as exc:
+        except GlanceError as exc:
             require("glance", str(exc))
         counted(1)
     try:
