@@ -107,7 +107,7 @@ class Bases:
         """
         asked = time.time()
         wanted = self._host.settings.force_raw if raw is None else raw
-        order = Order(base=self.path(name), fetch=fetch, size=size, format=None, raw=wanted)
+        order = Order(base=self.path(name), fetch=fetch, size=size, raw=wanted)
         with self._host.locks.base(name, progress):
             return self.ready_held(order, asked, progress)
 
@@ -125,7 +125,14 @@ class Bases:
             return False
         legacy = _LEGACY.match(name)
         root = legacy[1] if legacy else name
-        order = Order(base=self.path(root), fetch=fetch, size=None, format=format, raw=format == "raw")
+        order = Order(
+            base=self.path(root),
+            fetch=fetch,
+            size=None,
+            format=format,
+            raw=format == "raw",
+            digest=None if legacy else digest,
+        )
         asked = time.time()
         try:
             with self._host.locks.base(root, progress):
@@ -133,11 +140,6 @@ class Bases:
             os.close(found.fd)
         except (errors.SourceError, errors.TemplateError) as exc:
             raise errors.BaseMissing(f"the base {name} is gone, and cannot be fetched again: {exc}") from exc
-        if not legacy and digest and found.manifest.digest not in (digest, None):
-            if found.fetched:
-                path.unlink(missing_ok=True)
-                manifests.path_of(path).unlink(missing_ok=True)
-            raise errors.BaseMissing(f"the base {name} is gone, and its source now delivers other content")
         if legacy:
             self._enlarge(self.path(root), path, found.manifest, int(legacy[2]) * Gi, progress)
         return True
@@ -163,6 +165,9 @@ class Bases:
         found = self._known(order, progress)
         if found is None:
             shared.raise_recent(asked, order.size)
+            before = manifests.read(order.base)
+            if before is not None and before.digest is not None and order.digest is None:
+                order = dataclasses.replace(order, digest=before.digest)
             with shared.told():
                 manifest = Fetching(self._host, order, progress).run()
             found = Ready(fd=os.open(order.base, os.O_RDONLY | os.O_CLOEXEC), manifest=manifest, fetched=True)
@@ -247,9 +252,14 @@ class Bases:
         return made
 
     def _recognised(self, base: Path, manifest: Manifest, fd: int, progress: Progress) -> Manifest | None:
-        """The manifest of a base that was moved or restored, its content being the same; else None."""
-        if manifest.digest is not None and manifests.content_digest(fd, progress) == manifest.digest:
-            manifest = dataclasses.replace(manifest, identity=Identity.of(fd))
+        """The manifest of a base that was moved or restored, its content being the same; else None.
+
+        The number of a device may change whenever the host starts.
+        """
+        now = Identity.of(fd)
+        renumbered = dataclasses.replace(now, device=manifest.identity.device) == manifest.identity
+        if renumbered or manifests.has_content(fd, manifest, progress):
+            manifest = dataclasses.replace(manifest, identity=now)
             manifests.write(base, manifest)
             return manifest
         LOG.warning("The base %s is not what its manifest says; it is put aside, and fetched again", base)

@@ -203,7 +203,7 @@ def _made(order: _Order, progress: Progress, started: float) -> Cached:
 def _forget(disk: "AnyDisk") -> None:
     """Undo the record; what fails here must not hide why the disk was not made."""
     with contextlib.suppress(OSError, errors.Error):
-        disk.backend.host.records.forget(disk.id, durable=False)
+        disk.backend.host.records.forget(disk.id, durable=False, keep_folder=True)
 
 
 class _Making:

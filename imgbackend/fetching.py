@@ -7,6 +7,7 @@ unlinked first, but for a ``.part`` that the source can go on with.
 import contextlib
 import hashlib
 import os
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -46,10 +47,12 @@ class Order:
     fetch: FetchFunc
     size: int | None
     """Of the disk it is for: a larger image is refused as soon as that can be known."""
-    format: str | None
-    """It has to have this format, for a disk that refers to it; None: as configured."""
     raw: bool
     """Make it raw, whatever it is delivered as."""
+    format: str | None = None
+    """It has to have this format, for a disk that refers to it; None: as configured."""
+    digest: str | None = None
+    """It has to have this content: disks may hang on what was there under its name."""
 
 
 def refuse_early(host: Host, declared: Declared | None, size: int | None) -> None:
@@ -118,15 +121,22 @@ class Fetching:
         size = None if declared is None else declared.size
         with self._host.space.reserved(self._part, size):
             told = self._order.fetch(self._part, self._progress)
-        try:
-            length = os.stat(self._part).st_size
-        except FileNotFoundError as exc:
-            raise errors.SourceUnavailable("the source delivered nothing") from exc
+        length = self._own_file()
         if size is not None and length != size:
             raise errors.TemplateCorrupt(f"the image is {length} bytes, and its source says {size}")
         delivered = told or Delivered(size=length)
         self._verify(declared, delivered)
         return delivered
+
+    def _own_file(self) -> int:
+        """The length of what was fetched: a file of its own, since its mode will be changed."""
+        try:
+            status = os.lstat(self._part)
+        except FileNotFoundError as exc:
+            raise errors.SourceUnavailable("the source delivered nothing") from exc
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            raise errors.SourceUnavailable("the source delivered a link, and not a file of its own; let it copy")
+        return status.st_size
 
     def _verify(self, declared: Declared | None, delivered: Delivered) -> None:
         """Compare the strongest digest that the source declared and this Python knows."""
@@ -157,6 +167,11 @@ class Fetching:
             if role == "image" and info.format == "raw":
                 os.ftruncate(fd, info.virtual_size)
             digest = self._settled(fd, info)
+            if self._order.digest not in (None, digest) and digest is not None:
+                raise errors.TemplateCorrupt(
+                    f"the source delivers other bytes than it did for {self._order.base.name}; "
+                    f"nothing was replaced: remove {manifests.path_of(self._order.base)} if no disk needs the former bytes"
+                )
             manifest = Manifest(
                 image_id=declared.image_id if declared else None,
                 source=declared.source if declared else None,

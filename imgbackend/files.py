@@ -22,7 +22,7 @@ STEP: Final = 32 << 20
 _NOT_HERE: Final = frozenset(
     {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM, errno.EBADF}
 )
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _AWAY: Final = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO, errno.ENOTCONN})
 
@@ -167,7 +167,7 @@ def free_bytes(folder: Path) -> int:
 def translated(exc: OSError, where: Path, need: int | None = None) -> errors.Error:
     """The error of ours that an ``OSError`` below ``where`` means."""
     what = f"{exc.filename or where}: {exc.strerror or exc}"
-    if exc.errno in _FULL:
+    if exc.errno in FULL:
         have: int | None = None
         with contextlib.suppress(OSError):
             have = free_bytes(where if where.is_dir() else where.parent)

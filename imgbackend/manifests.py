@@ -4,6 +4,7 @@ It is ``<name>.json`` beside the base, and is published before it, so that a bas
 is never seen without.  Its modification time is the lease: the last use of the base.
 """
 
+import hashlib
 import json
 import os
 import time
@@ -43,6 +44,19 @@ def content_digest(fd: int, progress: Progress = ignore) -> str:
             progress("digest", min(at, size), size)
     whole.update(_ZERO_DIGEST * (-(-size // BLOCK) - at // BLOCK))
     return whole.hexdigest()
+
+
+def has_content(fd: int, manifest: "Manifest", progress: Progress = ignore) -> bool:
+    """Whether an open file has a base's content, by its digest, or by one that it was delivered with."""
+    if manifest.digest is not None:
+        return content_digest(fd, progress) == manifest.digest
+    if manifest.delivered_format == manifest.format and os.fstat(fd).st_size == manifest.delivered_size:
+        for name, value in manifest.delivered_digests:
+            if name in hashlib.algorithms_available:
+                with os.fdopen(os.dup(fd), "rb") as file:
+                    file.seek(0)
+                    return hashlib.file_digest(file, name).hexdigest() == value
+    return False
 
 
 def _fill(fd: int, buffer: bytearray, at: int) -> int:

@@ -65,12 +65,20 @@ class Records:
         fields = {key: value for key, value in asdict(record).items() if value is not None}
         self._change(disk, fields, record.format if as_file else None, durable=durable)
 
-    def forget(self, disk: DiskId, *, durable: bool) -> None:
-        """Remember a disk no longer, after it is removed; the folder goes with the last one."""
+    def forget(self, disk: DiskId, *, durable: bool, keep_folder: bool = False) -> None:
+        """Remember a disk no longer, after it is removed; an empty folder goes with the last one."""
         if (self._instances / disk.instance).is_dir():
-            self._change(disk, None, None, durable=durable)
+            self._change(disk, None, None, durable=durable, keep_folder=keep_folder)
 
-    def _change(self, disk: DiskId, fields: dict[str, Any] | None, nova: str | None, *, durable: bool) -> None:
+    def _change(
+        self,
+        disk: DiskId,
+        fields: dict[str, Any] | None,
+        nova: str | None,
+        *,
+        durable: bool,
+        keep_folder: bool = True,
+    ) -> None:
         folder = self._instances / disk.instance
         with self._locks.record(disk.instance) as lock:
             if fields is not None:
@@ -85,8 +93,9 @@ class Records:
             if _changed(formats, key, nova):
                 _write(folder / NOVAS, formats, durable=durable)
             if not disks:
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
+                if not keep_folder:
+                    with contextlib.suppress(OSError):
+                        folder.rmdir()
                 lock.forget()
 
 

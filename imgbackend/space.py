@@ -44,7 +44,7 @@ class Space:
 
         Nothing is promised where ``need`` is None: it is not known.
 
-        :raises StorageFull: if they are not there, with need and have.
+        :raises StorageFull: if they are not there, or run out meanwhile; with need and have.
         """
         if need is None:
             yield
@@ -65,6 +65,14 @@ class Space:
             files.write_whole(note, json.dumps(told).encode(), mode=0o600, durable=False)
         try:
             yield
+        except OSError as exc:
+            if exc.errno in files.FULL:
+                raise errors.StorageFull(str(target.parent), need, files.free_bytes(target.parent)) from exc
+            raise
+        except errors.StorageFull as exc:
+            if exc.need is not None:
+                raise
+            raise errors.StorageFull(str(target.parent), need, files.free_bytes(target.parent)) from exc
         finally:
             note.unlink(missing_ok=True)
 

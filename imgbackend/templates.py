@@ -114,7 +114,7 @@ class Preparer:
         with self._host.locks.base(name, self._progress), store_lock(store, name):
             found = store.find_base(name)
             if found is None:
-                order = Order(base=self._bases.path(name), fetch=self._fetch, size=self._size, format=None, raw=True)
+                order = Order(base=self._bases.path(name), fetch=self._fetch, size=self._size, raw=True)
                 local = self._bases.ready_held(order, asked, self._progress)
                 try:
                     self._import(store, order.base, local.manifest)

@@ -48,7 +48,8 @@ class RawDisk(FileDisk["RawBackend"]):
             self.backend.can_reflink = files.reflink(source, target)
             if self.backend.can_reflink:
                 return "reflink"
-        files.copy(source, target)
+        with self.backend.host.space.reserved(self.unfinished, os.fstat(source).st_blocks * 512):
+            files.copy(source, target)
         return "copy"
 
     def _finish(self, target: int, base: Base, info: ImageInfo, size: int | None) -> None:
