@@ -66,7 +66,7 @@ class HttpImage(Image):
         self._facts: Facts | None = None
         self._lock = threading.Lock()
         self._digests = url.digests or self._published()
-        version = self._digests[0][0] + "=" + self._digests[0][1] if self._digests else self._asked().version
+        version = "=".join(self._digests[0]) if self._digests else self._asked().version
         if version is None:
             raise SourceError(
                 f"{url.shown}: the server tells no version of it (ETag, Last-Modified, SHA256SUMS); "
@@ -109,6 +109,7 @@ class HttpImage(Image):
         return bool(self._digests) and not self._told.wrapper
 
     def _published(self) -> tuple[tuple[str, str], ...]:
+        self._asked()  # first: an error then names the image, not the file beside it
         found = self._retry.run(self._sums)
         digest = sum_of(found, self._url.name) if found and self._url.name else None
         return (("sha256", digest),) if digest else ()
