@@ -300,9 +300,10 @@ class _Making:
     def reason(self, way: Way) -> str:
         """Why not a faster way."""
         planned = self._planned
+        why = planned.reason if planned else ""
         if planned is not None and planned.way != way:
-            planned = self._disk.plan(_bare(self._order.role), None, self._order.size)
-        return "; ".join(filter(None, [self._refused, planned.reason if planned else ""]))
+            why = f"the storage refused the way {planned.way}"
+        return "; ".join(filter(None, [self._refused, why]))
 
     def compare_base(self) -> None:
         """The base of an overlay may have gone meanwhile: bring it back, or undo the disk."""

@@ -168,9 +168,10 @@ class Fetching:
                 os.ftruncate(fd, info.virtual_size)
             digest = self._settled(fd, info)
             if self._order.digest not in (None, digest) and digest is not None:
+                former = manifests.path_of(self._order.base)
                 raise errors.TemplateCorrupt(
-                    f"the source delivers other bytes than it did for {self._order.base.name}; "
-                    f"nothing was replaced: remove {manifests.path_of(self._order.base)} if no disk needs the former bytes"
+                    "the source delivers other bytes for this image than it did, and nothing was replaced; "
+                    f"if no disk needs the former ones, remove {former}"
                 )
             manifest = Manifest(
                 image_id=declared.image_id if declared else None,

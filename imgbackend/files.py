@@ -95,6 +95,18 @@ def reflink(source: int, target: int) -> bool:
     return True
 
 
+def can_reflink(folder: Path) -> bool:
+    """Whether files below ``folder`` can share blocks; tried on two files that never have a name."""
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        with open_fd(folder, os.O_RDWR | os.O_TMPFILE) as source, open_fd(folder, os.O_RDWR | os.O_TMPFILE) as target:
+            os.write(source, bytes(4096))
+            return reflink(source, target)
+    except OSError:
+        return False
+
+
 def data_ranges(fd: int, size: int) -> Iterator[tuple[int, int]]:
     """``(start, end)`` of what is not a hole, up to ``size``."""
     at = 0

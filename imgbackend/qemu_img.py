@@ -58,12 +58,13 @@ def check(host: Host, fd: int) -> int:
             raise _blamed(exc, "qcow2") from exc
         text = exc.printed
     found = json.loads(text)
-    end, length = found.get("image-end-offset", 0), os.fstat(fd).st_size
+    cluster, length = int(found.get("cluster-size", 1 << 16)), os.fstat(fd).st_size
+    end = int(found.get("image-end-offset", 0))
     if found.get("corruptions") or found.get("check-errors"):
         raise errors.TemplateCorrupt("the qcow2 image is corrupt: qemu-img check finds errors in it")
-    if end > length:
+    if end > -(-length // cluster) * cluster:  # the last cluster need not be there in full
         raise errors.TemplateCorrupt(f"the qcow2 image is cut off: it refers to byte {end}, and has {length}")
-    return int(found.get("allocated-clusters", 0)) * int(found.get("cluster-size", 1 << 16))
+    return int(found.get("allocated-clusters", 0)) * cluster
 
 
 def convert(

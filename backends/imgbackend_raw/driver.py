@@ -1,5 +1,6 @@
 """The driver ``raw``."""
 
+import functools
 import os
 from pathlib import Path
 from typing import ClassVar
@@ -20,12 +21,12 @@ class RawDisk(FileDisk["RawBackend"]):
         return _length if self.format == "raw" else qcow2.read(self.path).virtual_size
 
     def plan(self, template: Declared, base: ImageInfo | None, size: int | None) -> Plan:
-        """A reflink, until this process has seen that there is none here."""
+        """A reflink where the file system can, else a copy."""
         if template.role in {"generated", "private"}:
             return Plan(way="generate", writes=template.size or 0, needs=template.size or 0)
         whole = base.virtual_size if base else template.virtual_size or template.size or 0
         needs = size or whole if self.backend.host.settings.preallocate else 0
-        if self.backend.can_reflink is not False:
+        if self.backend.reflinks:
             return Plan(way="reflink", needs=needs)
         return Plan(way="copy", reason=_NO_REFLINK, writes=whole, needs=max(needs, whole))
 
@@ -44,10 +45,8 @@ class RawDisk(FileDisk["RawBackend"]):
         return way
 
     def _filled(self, source: int, target: int) -> Way:
-        if self.backend.can_reflink is not False:
-            self.backend.can_reflink = files.reflink(source, target)
-            if self.backend.can_reflink:
-                return "reflink"
+        if self.backend.reflinks and files.reflink(source, target):
+            return "reflink"
         with self.backend.host.space.reserved(self.unfinished, os.fstat(source).st_blocks * 512):
             files.copy(source, target)
         return "copy"
@@ -94,5 +93,8 @@ class RawBackend(FileBackend):
 
     disk_type = RawDisk
     traits: ClassVar[Traits] = Traits(formats=("raw", "qcow2"), files=True)
-    can_reflink: bool | None = None
-    """Whether this file system shares blocks between files; None: not tried yet."""
+
+    @functools.cached_property
+    def reflinks(self) -> bool:
+        """Whether the file system of the instances shares blocks between files; tried once."""
+        return files.can_reflink(self.host.instances)
