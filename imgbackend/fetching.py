@@ -222,9 +222,7 @@ class Fetching:
                 layers = [(source, info.format)]
                 qemu_img.convert(self._host, layers, target, "raw", size=info.virtual_size, progress=self._progress)
         except errors.CommandFailed as exc:
-            if exc.reason is None:
-                raise errors.TemplateCorrupt("the image cannot be converted: parts of it cannot be read") from exc
-            raise
+            raise qemu_img.blamed(exc, info.format) from exc
         self._part.unlink()
 
     def _settled(self, fd: int, info: ImageInfo) -> str | None:

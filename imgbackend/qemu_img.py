@@ -40,7 +40,7 @@ def info(host: Host, layer: Layer) -> dict[str, Any]:
     try:
         text = _run(host, ["info", "--output=json", _spec([layer])], read=[layer[0]])
     except errors.CommandFailed as exc:
-        raise _blamed(exc, layer[1]) from exc
+        raise blamed(exc, layer[1]) from exc
     found: dict[str, Any] = json.loads(text)
     return found
 
@@ -55,7 +55,7 @@ def check(host: Host, fd: int) -> int:
         text = _run(host, ["check", "--output=json", _spec([(fd, "qcow2")])], read=[fd])
     except errors.CommandFailed as exc:
         if exc.reason is not None or exc.status not in (2, 3) or not exc.printed.startswith("{"):
-            raise _blamed(exc, "qcow2") from exc
+            raise blamed(exc, "qcow2") from exc
         text = exc.printed
     found = json.loads(text)
     cluster, length = int(found.get("cluster-size", 1 << 16)), os.fstat(fd).st_size
@@ -227,10 +227,10 @@ def _name_of(fd: int) -> str:
     return os.path.dirname(os.readlink(f"/proc/self/fd/{fd}"))
 
 
-def _blamed(exc: errors.CommandFailed, name: str) -> errors.Error:
-    """A failure to read an image is the image's fault, unless a limit fired."""
+def blamed(exc: errors.CommandFailed, name: str) -> errors.Error:
+    """What a failure to read an image means: it is the image's fault, unless a limit fired."""
     if exc.reason is not None:
-        return exc
+        return errors.CommandFailed(exc.argv, exc.status, exc.output, reason=exc.reason)
     told = exc.output.strip().splitlines()[-1:] or ["no output"]
     return errors.TemplateCorrupt(f"the image cannot be read as {name}: {_plain(told[0])}")
 
