@@ -41,6 +41,8 @@ class App(cliff.app.App):
         super().__init__(DESCRIPTION, version, Commands(), deferred_help=True)
         self.command_manager.add_command("help", HelpCommand)
         self.signals = signals
+        self.left: str | None = None
+        """What a command has made so far, for one that is cancelled while it prints."""
 
     def build_option_parser(
         self, description: str | None, version: str | None, _argparse_kwargs: dict[str, Any] | None = None
@@ -80,9 +82,7 @@ class App(cliff.app.App):
         """Parse, run, and turn whatever is raised into one line and an exit status."""
         self.options = argparse.Namespace(debug="--debug" in argv)
         try:
-            self.options, rest = self.parser.parse_known_args(argv)
-            self.configure_logging()
-            status = self.help(rest) if self.options.deferred_help or not rest else self.run_subcommand(rest)
+            status = self._run(argv)
             sys.stdout.flush()
         except BrokenPipeError:
             # What is still buffered would raise once more when the interpreter ends.
@@ -95,6 +95,16 @@ class App(cliff.app.App):
                 return self._cancelled(Cancelled(self.signals.received))
             return self._failed(exc)
         return status
+
+    def _run(self, argv: list[str]) -> int:
+        mine = list(itertools.takewhile(lambda word: word != "--", argv))
+        try:
+            self.options, rest = self.parser.parse_known_args(mine)
+            rest += argv[len(mine) :]
+            self.configure_logging()
+            return self.help(rest) if self.options.deferred_help or not rest else self.run_subcommand(rest)
+        except SystemExit as exc:  # argparse has printed what it wants to say
+            return exc.code if isinstance(exc.code, int) else 0
 
     def run_subcommand(self, argv: list[str]) -> int:
         """Run the command that ``argv`` names; cliff's suggestion where there is none."""
@@ -132,7 +142,8 @@ class App(cliff.app.App):
         raise UsageError(f"{words!r} is no command" + (f"; did you mean one of these: {known}" if known else ""))
 
     def _cancelled(self, cancelled: Cancelled) -> int:
-        self.stderr.write("imgbackend: cancelled" + (f"; {cancelled.left}" if cancelled.left else "") + "\n")
+        left = cancelled.left or self.left
+        self.stderr.write("imgbackend: cancelled" + (f"; {left}" if left else "") + "\n")
         return cancelled.status
 
     def _failed(self, error: Exception) -> int:
@@ -140,7 +151,8 @@ class App(cliff.app.App):
             import traceback
 
             traceback.print_exception(error, file=self.stderr)
-        told = " ".join(str(error).split())
+        text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        told = " ".join(text.split())
         if not isinstance(error, Error | UsageError | OSError):
             told = f"this is a fault of imgbackend itself: {type(error).__name__}: {told}"
             told += "" if self.options.debug else "; --debug shows where"

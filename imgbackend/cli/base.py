@@ -52,19 +52,24 @@ class Command(command.Command):
             yield report
 
     @contextlib.contextmanager
-    def cancellable(self, left: Callable[[], str]) -> Iterator[None]:
+    def cancellable(self, left: Callable[[], str], *, interruptible: bool = True) -> Iterator[None]:
         """Within it a signal ends in :class:`Cancelled`, with what ``left()`` says is there now.
 
-        An error counts as cancelled too where a signal came first: Ctrl-C on a terminal
-        also reaches the commands that were started.
+        ``interruptible`` False: what is within is short, and is finished first.  An error
+        counts as cancelled too where a signal came first: Ctrl-C on a terminal also reaches
+        the commands that were started.
         """
         signals = self.app.signals
         try:
-            yield
+            with signals.held(interruptible=interruptible):
+                yield
         except (Cancelled, Exception) as exc:
             if signals.received is None:
                 raise
             raise Cancelled(signals.received, _told(left)) from exc
+        if signals.received is not None:
+            raise Cancelled(signals.received, _told(left))
+        self.app.left = _told(left)
 
 
 def _told(left: Callable[[], str]) -> str:

@@ -11,12 +11,11 @@ from imgbackend.errors import ConfigError
 if TYPE_CHECKING:
     from imgbackend.bases import BaseEntry
     from imgbackend.engine import Engine
-    from imgbackend.types import DiskId
 
 _SHORTEST = 6
 
 
-def _facts(base: "BaseEntry", users: "Sequence[DiskId]") -> dict[str, Any]:
+def _facts(base: "BaseEntry", users: Sequence[str]) -> dict[str, Any]:
     manifest = base.manifest
     return {
         "name": base.name,
@@ -30,7 +29,7 @@ def _facts(base: "BaseEntry", users: "Sequence[DiskId]") -> dict[str, Any]:
         "allocated": Size(base.allocated),
         "last_used": Time(base.last_used),
         "users": len(users),
-        "disks": Listed([str(disk) for disk in users]),
+        "disks": Listed(list(users)),
         "path": str(base.path),
     }
 
@@ -91,11 +90,11 @@ class Usage(ShowOne):
 
     def take_action(self, _parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
         """Add up."""
-        from imgbackend.cli.places import bases_folder, room
+        from imgbackend.cli.places import room
 
         with self.engine() as engine:
             bases, users = list(engine.bases()), engine.users()
-            folder = bases_folder(engine.conf)
+            folder = engine.host.bases
         unused = [base for base in bases if not users.get(base.name)]
         capacity = room(folder)
         facts = {

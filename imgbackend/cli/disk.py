@@ -201,10 +201,15 @@ class Resize(ShowOne):
         with self.engine() as engine:
             disk = engine.disk(parsed_args.instance, parsed_args.name)
             before = disk.info().size
-            with self.cancellable(lambda: f"the disk {disk.id} has {disk.info().size} bytes"):
+            told = f"the disk {disk.id} has {{}} bytes"
+            with self.cancellable(lambda: told.format(disk.info().size), interruptible=False):
                 disk.resize(parsed_args.size)
             facts = described(disk)
             return pick(self.columns, facts | {"grown": disk.info().size > before})
+
+
+def _whether(disk: "Disk[Any]") -> str:
+    return f"the disk {disk.id} is {'still there' if disk.exists() else 'gone'}"
 
 
 class Delete(ShowOne):
@@ -223,7 +228,7 @@ class Delete(ShowOne):
         with self.engine() as engine:
             disk = engine.disk(parsed_args.instance, parsed_args.name)
             there = disk.exists()
-            with self.cancellable(lambda: f"the disk {disk.id} is {'still there' if disk.exists() else 'gone'}"):
+            with self.cancellable(lambda: _whether(disk), interruptible=False):
                 disk.remove()
             facts = {"instance": disk.id.instance, "name": disk.id.name, "images_type": disk.backend.name}
             return pick(self.columns, facts | {"deleted": there})
@@ -288,6 +293,6 @@ class Flatten(ShowOne):
         with self.engine() as engine:
             disk = engine.disk(parsed_args.instance, parsed_args.name)
             able = flattenable(disk)
-            with self.cancellable(lambda: f"the disk {disk.id} is whole, as it was"), self.progress() as progress:
+            with self.cancellable(lambda: f"the disk {disk.id} is whole"), self.progress() as progress:
                 able.flatten(progress=progress)
             return pick(self.columns, described(disk) | {"seconds": round(time.monotonic() - began, 4)})

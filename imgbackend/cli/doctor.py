@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from imgbackend.cli.base import Lister
@@ -10,7 +9,6 @@ from imgbackend.cli.doctor_folders import folders
 from imgbackend.cli.doctor_host import identities, tools
 from imgbackend.cli.doctor_stores import stores
 from imgbackend.cli.findings import Finding, worst
-from imgbackend.cli.places import bases_folder
 from imgbackend.errors import ConfigError
 
 
@@ -42,7 +40,7 @@ class Doctor(Lister):
                 read = ", ".join(conf.config_file or ()) or "no file; the defaults hold"
                 yield Finding("configuration", "ok", read)
                 yield from identities(conf)
-                yield from folders(Path(conf.instances_path), bases_folder(conf), group=conf.hypervisor_group)
+                yield from folders(engine.host.instances, engine.host.bases, group=conf.hypervisor_group)
                 yield from stores(engine, online=online)
         except ConfigError as exc:
             yield Finding("configuration", "error", str(exc), "correct it; the other checks need it")

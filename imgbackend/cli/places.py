@@ -2,17 +2,8 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from imgbackend.types import Capacity
-
-if TYPE_CHECKING:
-    from oslo_config import cfg
-
-
-def bases_folder(conf: "cfg.ConfigOpts") -> Path:
-    """The folder of the bases."""
-    return Path(conf.instances_path) / str(conf.image_cache.subdirectory_name)
 
 
 def nearest(path: Path) -> Path:

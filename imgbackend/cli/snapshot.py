@@ -53,7 +53,7 @@ class _OfOne(ShowOne):
         with self.engine() as engine:
             disk = engine.disk(parsed_args.instance, parsed_args.name)
             able = snapshottable(disk)
-            with self.cancellable(lambda: self._left(able, parsed_args.snapshot)):
+            with self.cancellable(lambda: self._left(able, parsed_args.snapshot), interruptible=False):
                 self._act(able, parsed_args.snapshot)
         facts = {"instance": disk.id.instance, "name": disk.id.name, "snapshot": parsed_args.snapshot}
         return pick(self.columns, facts)

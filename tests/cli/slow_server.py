@@ -1,10 +1,12 @@
 """An HTTP server on this host that stops in the middle of an image until it is told to go on."""
 
+import subprocess
 import threading
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
+from typing import Any
 
 WAIT = 60
 """Seconds that it stands still at most."""
@@ -25,6 +27,14 @@ class SlowServer:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_port}/image.raw"
+
+    def reached_by(self, process: "subprocess.Popen[Any]") -> bool:
+        """Whether the process gets half of the image, before it ends."""
+        deadline = time.monotonic() + WAIT
+        while not self.half_way.wait(0.05):
+            if process.poll() is not None or time.monotonic() > deadline:
+                return False
+        return True
 
     def __enter__(self) -> "SlowServer":
         self._thread.start()

@@ -34,7 +34,7 @@ def test_create_tells_all_that_it_did(cli: Cli, qcow2_image: Path) -> None:
 
 def test_the_disk_holds_the_image(cli: Cli, raw_image: Path, qcow2_image: Path) -> None:
     made = created(cli, qcow2_image)
-    qemu_img("compare", "-s", "-f", "raw", "-F", "qcow2", raw_image, made["location"])
+    qemu_img("compare", "-f", "raw", "-F", "qcow2", raw_image, made["location"])
 
 
 def test_a_second_create_finds_the_disk_and_grows_it(cli: Cli, qcow2_image: Path) -> None:
@@ -157,7 +157,7 @@ def test_export_writes_a_whole_file_that_needs_no_base(
     assert (done["target"], done["format"], done["size"]) == (str(target), words[0], target.stat().st_size)
     told = json.loads(qemu_img("info", "--output=json", "-f", words[0], target))
     assert "backing-filename" not in told
-    qemu_img("compare", "-s", "-f", "raw", "-F", words[0], raw_image, target)
+    qemu_img("compare", "-f", "raw", "-F", words[0], raw_image, target)
     assert list(target.parent.iterdir()) == [target]
 
 
@@ -178,7 +178,7 @@ def test_flatten_makes_a_disk_that_needs_no_base(cli: Cli, raw_image: Path, qcow
     done = cli("disk", "flatten", "web1", "-f", "json").json()
     assert (done["base"], done["format"], done["size"]) == (None, "qcow2", 4 * Mi)
     assert "backing-filename" not in json.loads(qemu_img("info", "--output=json", "-f", "qcow2", made["location"]))
-    qemu_img("compare", "-s", "-f", "raw", "-F", "qcow2", raw_image, made["location"])
+    qemu_img("compare", "-f", "raw", "-F", "qcow2", raw_image, made["location"])
 
 
 def test_snapshots_are_taken_listed_returned_to_and_deleted(cli: Cli, qcow2_image: Path) -> None:
