@@ -4,7 +4,7 @@ import argparse
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from imgbackend.cli.base import Lister, ShowOne, pick, row
 from imgbackend.cli.figures import Facts, Listed, Size, Time, size_argument
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from imgbackend.backend import Disk
     from imgbackend.engine import Engine
     from imgbackend.sources import Image
+
+
+_BOOT_FILES: Final = frozenset({"kernel", "ramdisk"})
+"""Disks that are kept byte for byte: no images of disks."""
 
 
 def add_disk(parser: argparse.ArgumentParser) -> None:
@@ -86,6 +90,8 @@ class Create(ShowOne):
         with self.engine() as engine:
             disk = engine.disk(parsed_args.instance, parsed_args.name, parsed_args.images_type)
             image = engine.image(parsed_args.image)
+            if parsed_args.name.partition(".")[0] in _BOOT_FILES:
+                image = image.as_boot_file()
             if parsed_args.explain:
                 return pick(self.explained, _explained(engine, disk, image, parsed_args.size))
             with self.cancellable(lambda: state_left(disk)), self.progress() as progress:

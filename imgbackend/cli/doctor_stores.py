@@ -77,7 +77,7 @@ def _source(engine: "Engine", name: str, *, online: bool) -> Finding:
             return Finding(check, "ok", "not asked; --online does")
         first = next(iter(source.images()), None)
     except ConfigError as exc:
-        return Finding(check, "ok", f"not in use: {exc}")
+        return Finding(check, "ok", f"not asked: {exc}")
     except Error as exc:
         return Finding(
             check, "error", str(exc), "see that it runs, and that this host reaches it with these credentials"

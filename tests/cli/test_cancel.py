@@ -88,7 +88,7 @@ def test_a_closed_stdout_is_no_traceback(cli: Cli) -> None:
 
 
 def test_a_closed_stdout_does_not_undo_the_disk(cli: Cli, raw_image: Path) -> None:
-    process = cli.start("disk", "create", "web1", "--image", raw_image)
+    process = cli.start("--quiet", "disk", "create", "web1", "--image", raw_image)
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.close()

@@ -1,6 +1,7 @@
 """``imgbackend disk`` on real images: what it makes, shows, and refuses."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,15 @@ def test_snapshots_are_taken_listed_returned_to_and_deleted(cli: Cli, qcow2_imag
     assert cli("disk", "snapshot", "delete", "web1", "before").status == 0
     assert cli("disk", "snapshot", "list", "web1", "-f", "json").json() == []
     assert_one_line(cli("disk", "snapshot", "rollback", "web1", "before"), 1, "before")
+
+
+def test_a_kernel_is_kept_byte_for_byte(cli: Cli) -> None:
+    image = cli.images / "vmlinuz"
+    image.write_bytes(b"MZ" + os.urandom(1000))
+    made = created(cli, image, "--name", "kernel", "--images-type", "raw")
+    assert Path(made["location"]).read_bytes() == image.read_bytes()
+    again = cli("disk", "create", "web2", "--name", "kernel", "--image", image, "--size", "1M", "--images-type", "raw")
+    assert_one_line(again, 1, "size")
 
 
 def test_a_driver_without_snapshots_says_so(cli: Cli, qcow2_image: Path) -> None:
