@@ -1,0 +1,1 @@
+"""Measures imgbackend side by side with what it replaces: ``./dev bench``."""

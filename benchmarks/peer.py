@@ -1,0 +1,92 @@
+"""The peer's virtual environment, and its process, which does one call when it is told to."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.measuring import Call, Taken
+from benchmarks.results import Skipped
+from benchmarks.workshop import flush
+
+REQUIREMENT: Final = "nova==34.*"
+_PROGRAM: Final = Path(__file__).with_name("nova_peer.py")
+
+
+class Peer:
+    """The real Nova, waiting for requests."""
+
+    def __init__(self, process: "subprocess.Popen[str]", instances: Path) -> None:
+        self._process, self._instances = process, instances
+        self.version = str(self._answer()["nova"])
+        self.programs = 0
+        """Programs executed by the last call: a process may run several, one after the other."""
+
+    def disk(self, kind: str, source: Path, name: str, size: int, *, first: bool = False) -> Call:
+        """A call that makes a disk of a new instance; ``first``: with its base removed before."""
+        request = {"kind": kind, "source": str(source), "name": name, "size": size, "first": first}
+
+        def call() -> Taken:
+            assert self._process.stdin is not None
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            answer = self._answer()
+            flush(self._instances)
+            self.programs = int(answer["programs"])
+            return Taken(seconds=answer["seconds"], cpu=answer["cpu"], processes=answer["processes"])
+
+        return call
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise Skipped("the peer has ended; its last words are above")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+def prepared(venv: Path) -> Path:
+    """The Python of a virtual environment that has Nova, made once.
+
+    :raises Skipped: if it cannot be installed.
+    """
+    python, done = venv / "bin" / "python", venv / "complete"
+    if not done.exists() or done.read_text() != REQUIREMENT:
+        print(f"installing {REQUIREMENT} into {venv.name} (some minutes, once)", file=sys.stderr)
+        try:
+            subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], check=True, timeout=300)
+            pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "-q", REQUIREMENT]
+            subprocess.run(pip, check=True, timeout=1800, capture_output=True, text=True)
+        except subprocess.CalledProcessError as exc:
+            last = (exc.stderr or "").strip().rpartition("\n")[2]
+            raise Skipped(f"{REQUIREMENT} cannot be installed: {last}") from exc
+        done.write_text(REQUIREMENT)
+    return python
+
+
+@contextlib.contextmanager
+def running(python: Path, folder: Path) -> Iterator[Peer]:
+    """The peer, with an ``instances_path`` of its own in ``folder``."""
+    instances = folder / "instances-of-the-peer"
+    instances.mkdir()
+    with subprocess.Popen(
+        [str(python), "-W", "ignore", str(_PROGRAM), str(instances)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": ""},
+    ) as process:
+        try:
+            yield Peer(process, instances)
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()

@@ -1,0 +1,107 @@
+"""Measures imgbackend against the real Nova 34 and against cp, taking turns in one run.
+
+``./dev bench`` runs it; see doc/source/benchmarks.rst.  Equal on both sides: the same source
+file, the same file system, locks against other processes, a check of the base before its
+use, explicit formats, limits on whatever reads foreign bytes.  Not equal: Nova does not flush
+its disks, so ours are measured both ways.
+"""
+
+import argparse
+import contextlib
+import datetime
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, Literal
+
+from benchmarks import command, crowds, disks, downloads, machine, report
+from benchmarks.measuring import Processes
+from benchmarks.peer import Peer, prepared, running
+from benchmarks.results import Case, Skipped
+from benchmarks.workshop import FULL, QUICK, Workshop, folder_at
+from imgbackend.types import Gi, Mi
+from labs import mounts
+
+_ROOT: Final = Path(__file__).parents[1]
+CASES: Final = ("qcow2", "raw", "xfs", "btrfs", "first", "glance", "threads", "processes", "command")
+_SIZES: Final = [256 * Mi, 1 * Gi, 4 * Gi]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure; 1 if a target was missed."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    options = _parser().parse_args(words)
+    names = options.cases or (
+        CASES if not options.quick else ("qcow2", "raw", "first", "threads", "processes", "command")
+    )
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(folder_at(options.folder))
+        facts = machine.facts(folder)
+        shop = Workshop(folder, QUICK if options.quick else FULL, Processes())
+        peer = None if options.no_peer or options.quick else _peer(stack, folder)
+        facts |= {
+            "Nova": peer.version if peer else "not measured",
+            "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+            "command": f"``{shlex.join(['./dev', 'bench', *words])}``",
+        }
+        cases = []
+        for name in names:
+            cases.append(_measured(name, shop, peer, quick=options.quick))
+            print("\n".join(report.lines(cases[-1])), flush=True)
+    if options.output is not None:
+        options.output.mkdir(parents=True, exist_ok=True)
+        report.write(facts, cases, options.output, options.output)
+    elif not options.quick and names == CASES:
+        report.write(facts, cases, _ROOT / "benchmarks", _ROOT / "doc" / "source")
+    return int(any(not target.met for case in cases for target in case.targets))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="./dev bench", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--cases", nargs="+", choices=CASES, help="only these; the results are printed, not kept")
+    parser.add_argument("--quick", action="store_true", help="small and few, to see that it works; without Nova")
+    parser.add_argument("--no-peer", action="store_true", help="without Nova")
+    parser.add_argument(
+        "--folder", type=Path, default=_ROOT / ".dev", help="on the file system to measure (default: .dev)"
+    )
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="keep the results there, not in the project")
+    return parser
+
+
+def _peer(stack: contextlib.ExitStack, folder: Path) -> Peer | None:
+    try:
+        return stack.enter_context(running(prepared(_ROOT / ".dev" / "nova-venv"), folder))
+    except Skipped as exc:
+        print(f"without the peer: {exc}", file=sys.stderr)
+        return None
+
+
+def _measured(name: str, shop: Workshop, peer: Peer | None, *, quick: bool) -> Case:
+    measures: dict[str, Callable[[], Case]] = {
+        "qcow2": lambda: disks.further_qcow2(shop, peer),
+        "raw": lambda: disks.further_raw(shop, peer),
+        "xfs": lambda: _mounted("xfs", shop, quick=quick),
+        "btrfs": lambda: _mounted("btrfs", shop, quick=quick),
+        "first": lambda: disks.first_qcow2(shop, peer),
+        "glance": lambda: downloads.from_glance(shop, 16 * Mi if quick else 512 * Mi),
+        "threads": lambda: crowds.threads(shop),
+        "processes": lambda: crowds.processes(shop),
+        "command": lambda: command.whole_processes(shop),
+    }
+    try:
+        return measures[name]()
+    except Skipped as exc:
+        return Case(title=name, skipped=str(exc))
+
+
+def _mounted(kind: Literal["xfs", "btrfs"], shop: Workshop, *, quick: bool) -> Case:
+    try:
+        with mounts.loop(kind, shop.folder, 8 * Gi) as place:
+            return disks.whatever_the_size(shop, place, kind, _SIZES[:1] if quick else _SIZES)
+    except mounts.MountError as exc:
+        raise Skipped(str(exc)) from exc
+
+
+if __name__ == "__main__":
+    sys.exit(main())
