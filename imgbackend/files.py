@@ -74,11 +74,17 @@ def write_whole(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = T
     is not flushed: that is done once, by whoever publishes last.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    with new_file(temporary, mode) as fd:
-        os.write(fd, data)
-        if durable:
-            flush(fd)
-    os.rename(temporary, path)
+    try:
+        with new_file(temporary, mode) as fd:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]  # an almost full file system takes only a part
+            if durable:
+                flush(fd)
+        os.rename(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def reflink(source: int, target: int) -> bool:
@@ -128,6 +134,7 @@ def copy(source: int, target: int, progress: Progress = ignore, *, phase: str = 
 
     ``target`` has the size of ``source`` at the end.
 
+    :raises StorageFull: with the bytes that ``source`` takes, and what is free.
     :raises OSError: as read and write do; EIO if ``source`` became shorter meanwhile.
     """
     size = os.fstat(source).st_size
@@ -136,7 +143,13 @@ def copy(source: int, target: int, progress: Progress = ignore, *, phase: str = 
     for start, end in data_ranges(source, size):
         at = start
         while at < end:
-            done = step(source, target, at, min(STEP, end - at))
+            try:
+                done = step(source, target, at, min(STEP, end - at))
+            except OSError as exc:
+                if exc.errno not in FULL:
+                    raise
+                folder = Path(os.readlink(f"/proc/self/fd/{target}")).parent
+                raise translated(exc, folder, os.fstat(source).st_blocks * 512) from exc
             if done is None:
                 step = _copy_by_hand
                 continue

@@ -92,18 +92,20 @@ class Locks:
                 "this call comes from inside another one, such as its progress callback, and would wait for itself"
             )
         semaphore = self._semaphore(name)
-        _wait_for(lambda: semaphore.acquire(timeout=_LOOK), progress)
+        held.append(rank)  # while it is waited for too: the callback of a waiter may not take locks either
         try:
-            path = self._folder / name
-            external = self._locked(path, progress)
-            held.append(rank)
+            _wait_for(lambda: semaphore.acquire(timeout=_LOOK), progress)
             try:
-                yield Held(path)
+                path = self._folder / name
+                external = self._locked(path, progress)
+                try:
+                    yield Held(path)
+                finally:
+                    external.release()
             finally:
-                held.pop()
-                external.release()
+                semaphore.release()
         finally:
-            semaphore.release()
+            held.pop()
 
     def _semaphore(self, name: str) -> threading.Semaphore:
         with _guard:
