@@ -1,0 +1,129 @@
+"""Promises of room: what is free, less what others have still to write."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from imgbackend import errors, files
+from imgbackend.locks import Locks
+from imgbackend.space import Space
+from imgbackend.types import Mi
+
+MakeTmpfs = Callable[[int], Path]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Of the promises; made by whoever makes the locks."""
+    path = tmp_path / "locks"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def space(folder: Path) -> Space:
+    return Space(folder, Locks(folder))
+
+
+def test_a_promise_lasts_as_long_as_its_block(space: Space, folder: Path, small_tmpfs: MakeTmpfs) -> None:
+    place = small_tmpfs(4 * Mi)
+    with space.reserved(place / "a", 3 * Mi):
+        assert len(list(folder.glob("*.reserved"))) == 1
+    assert list(folder.glob("*.reserved")) == []
+    with space.reserved(place / "b", 3 * Mi):
+        pass
+
+
+def test_two_promises_that_do_not_fit_together_are_not_both_given(space: Space, small_tmpfs: MakeTmpfs) -> None:
+    place = small_tmpfs(4 * Mi)
+    with space.reserved(place / "a", 3 * Mi):
+        with pytest.raises(errors.StorageFull) as caught, space.reserved(place / "b", 2 * Mi):
+            pytest.fail("it was promised")
+        assert (caught.value.need, caught.value.have) == (2 * Mi, Mi)
+        with space.reserved(place / "c", Mi):
+            pass
+
+
+def test_a_promise_counts_for_what_is_not_yet_written(space: Space, small_tmpfs: MakeTmpfs) -> None:
+    place = small_tmpfs(4 * Mi)
+    with space.reserved(place / "a", 3 * Mi):
+        (place / "a").write_bytes(bytes(2 * Mi))  # 2 MiB are free, of which 1 is still promised
+        with space.reserved(place / "b", Mi):
+            pass
+        with pytest.raises(errors.StorageFull), space.reserved(place / "b", Mi + 1):
+            pytest.fail("it was promised")
+
+
+def test_what_a_resumed_file_has_already_is_not_needed_again(space: Space, small_tmpfs: MakeTmpfs) -> None:
+    place = small_tmpfs(4 * Mi)
+    (place / "a").write_bytes(bytes(3 * Mi))
+    with space.reserved(place / "a", 4 * Mi):
+        pass
+
+
+def test_promises_on_another_file_system_do_not_count(space: Space, small_tmpfs: MakeTmpfs) -> None:
+    one, other = small_tmpfs(4 * Mi), small_tmpfs(4 * Mi)
+    with space.reserved(one / "a", 3 * Mi), space.reserved(other / "a", 3 * Mi):
+        pass
+
+
+def test_a_size_that_is_not_known_promises_nothing(space: Space, folder: Path) -> None:
+    with space.reserved(folder / "a", None):
+        assert list(folder.iterdir()) == []
+
+
+def test_the_promise_of_a_killed_process_is_forgotten(
+    space: Space, folder: Path, small_tmpfs: MakeTmpfs, tmp_path: Path
+) -> None:
+    place = small_tmpfs(4 * Mi)
+    program = f"""
+import sys
+from pathlib import Path
+from imgbackend.locks import Locks
+from imgbackend.space import Space
+folder = Path({str(folder)!r})
+with Space(folder, Locks(folder)).reserved(Path({str(place / "a")!r}), {3 * Mi}):
+    print("promised", flush=True)
+    sys.stdin.read()
+"""
+    child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"promised\n"
+    with pytest.raises(errors.StorageFull), space.reserved(place / "b", 3 * Mi):
+        pytest.fail("it was promised")
+    child.kill()
+    child.communicate()
+    with space.reserved(place / "b", 3 * Mi):
+        assert len(list(folder.glob("*.reserved"))) == 1  # the dead one's is gone
+
+
+@pytest.mark.parametrize("changed", [{"boot": "another"}, {"started": "1"}])
+def test_a_number_that_another_process_has_now_promises_nothing(
+    space: Space, folder: Path, small_tmpfs: MakeTmpfs, changed: dict[str, str]
+) -> None:
+    """After a reboot, or when process numbers came round, an old note names a stranger."""
+    place = small_tmpfs(4 * Mi)
+    with space.reserved(place / "a", 3 * Mi):
+        [note] = folder.glob("*.reserved")
+        told = json.loads(note.read_text())
+    (folder / "old.reserved").write_text(json.dumps({**told, **changed}))
+    with space.reserved(place / "b", 3 * Mi):
+        pass
+    assert not (folder / "old.reserved").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"pid": 1}'])
+def test_a_broken_note_hurts_nobody(space: Space, folder: Path, tmp_path: Path, content: str) -> None:
+    (folder / "broken.reserved").write_text(content)
+    with space.reserved(tmp_path / "a", 1):
+        pass
+
+
+def test_free_is_what_an_ordinary_user_may_fill(tmp_path: Path) -> None:
+    status = os.statvfs(tmp_path)
+    assert files.free_bytes(tmp_path) <= status.f_bfree * status.f_frsize
