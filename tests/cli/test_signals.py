@@ -31,11 +31,10 @@ def test_while_something_is_made_it_raises_from_the_next_progress_call() -> None
 
 def test_a_wait_for_a_socket_is_interrupted() -> None:
     ours, theirs = socket.socketpair()
-    with ours, theirs, Signals() as signals, ours.makefile("rb") as file:
-        with signals.held(interruptible=True):
-            send(signal.SIGINT)
-            with pytest.raises(Cancelled):
-                file.read(1)
+    with ours, theirs, Signals() as signals, ours.makefile("rb") as file, signals.held(interruptible=True):
+        send(signal.SIGINT)
+        with pytest.raises(Cancelled):
+            file.read(1)
 
 
 def test_a_wait_for_a_command_is_interrupted() -> None:
