@@ -88,6 +88,13 @@ class Service:
             raise error
         return body
 
+    def close(self) -> None:
+        """Let go of the operator's own connections; a caller's session is the caller's."""
+        with self._lock:
+            reached, self._reached = self._reached, None
+        if reached is not None and self._session is None:
+            reached[1].close()
+
     def _access(self) -> keystone.Access:
         return self._connected()[1]
 
@@ -139,7 +146,8 @@ def _meaning(exc: Exception, what: str) -> Error:
         return Interrupted(f"{what}: Glance does not answer: {_short(exc)}")
     if isinstance(exc, theirs.HTTPException):
         code = exc.code if isinstance(exc.code, int) else _code_in(str(exc))
-        return status_error(code, what) or SourceUnavailable(f"{what}: Glance answers {_short(exc)}")
+        # An unknown code is 429 or 504, most likely: what else glanceclient forgets is no answer to a GET.
+        return (status_error(code, what) if code else None) or Interrupted(f"{what}: Glance answers {_short(exc)}")
     return SourceUnavailable(f"{what}: Glance cannot be used: {_short(exc)}")
 
 
@@ -307,6 +315,10 @@ class GlanceSource(Source):
         for record in self._own.named(None):
             if record.status == "active":
                 yield GlanceImage(self._own, record.id, self.conf, record)
+
+    def close(self) -> None:
+        """Let go of connections; what is asked later connects anew."""
+        self._own.close()
 
 
 def _only(name: str, found: list[Record]) -> Record:

@@ -82,6 +82,10 @@ class Access:
     """URL, without a version."""
     timeout: float
 
+    def close(self) -> None:
+        """Let go of the connections; the session may be used again."""
+        self.session.session.close()
+
     def adapter(self) -> "Adapter":
         """For requests that glanceclient cannot make."""
         from keystoneauth1.adapter import Adapter

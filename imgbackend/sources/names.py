@@ -28,13 +28,15 @@ class Suffixes(NamedTuple):
 def suffixes(name: str) -> Suffixes:
     """What ``name`` declares: ``disk.qcow2.gz`` is qcow2, packed with gzip.
 
-    :raises TemplateError: if the name is that of an archive.
+    :raises TemplateError: if the name is that of an archive, or of something packed twice.
     """
     parts = name.lower().split(".")[1:]
     wrapper = parts.pop() if parts and parts[-1] in _WRAPPERS else None
     last = parts[-1] if parts else None
     if last in _ARCHIVES:
         raise TemplateError(f"{name!r} is an archive, not an image; unpack it, and name the image in it")
+    if wrapper and last in _WRAPPERS:
+        raise TemplateError(f"{name!r} is packed twice; unpack it once")
     return Suffixes(last if last in _FORMATS else None, wrapper)
 
 

@@ -136,16 +136,16 @@ class Digester:
 
 
 class Paced:
-    """Progress that is told at most about 20 times a second, and at the end of a phase."""
+    """Progress that is told at the beginning and the end of a phase, and about 20 times a second between."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._next = 0.0
+        self._phase, self._next = "", 0.0
 
     def __call__(self, phase: str, done: int, total: int | None) -> None:
         now = time.monotonic()
-        if now >= self._next:
-            self._next = now + _INTERVAL
+        if phase != self._phase or now >= self._next:
+            self._phase, self._next = phase, now + _INTERVAL
             self._progress(phase, done, total)
 
     def last(self, phase: str, done: int, total: int | None) -> None:

@@ -20,6 +20,8 @@ RATIO_FLOOR: Final = 64 * Mi
 MEMORY: Final = 128 * Mi
 """What the dictionary of xz and the window of zstd may take: more than `xz -9` and `zstd --long` want."""
 
+_PACKED = (b"\x1f\x8b\x08", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
+"""How gzip, xz and zstd begin."""
 _SLICE = 64 * Ki
 _ZSTD_SLICE = 1 * Ki
 
@@ -122,12 +124,13 @@ class Unpacker:
         self._broken = _broken(wrapper)
         self._member: _Member | None = None
         self._members = 0
+        self._head = b""
         self.taken = self.made = 0
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """What ``data`` unpacks to, in pieces.
 
-        :raises TemplateCorrupt: if it cannot be unpacked, or something else follows its end.
+        :raises TemplateCorrupt: if it cannot be unpacked, was packed twice, or something else follows its end.
         :raises TemplateTooLarge: if a limit is passed; looked at for each piece.
         """
         for at in range(0, len(data), _SLICE):
@@ -160,6 +163,10 @@ class Unpacker:
             self._members += 1
 
     def _count(self, made: bytes) -> None:
+        if len(self._head) < 6:
+            self._head += made[:6]
+            if self._head.startswith(_PACKED):
+                raise TemplateCorrupt(f"{self._name} was packed twice; unpack it once")
         self.made += len(made)
         if self.made > self._largest:
             raise TemplateTooLarge(self.made, self._largest, limit="max_image_virtual_size")

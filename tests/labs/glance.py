@@ -120,11 +120,12 @@ class Glance:
         os.killpg(self._master(), signal.SIGKILL)
         end = time.monotonic() + _TIMEOUT
         while time.monotonic() < end:
-            with contextlib.suppress(OSError):
-                http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=1).connect()
+            try:
+                self.call("GET", "/healthcheck")
+            except OSError:
+                return
+            except (GlanceError, http.client.HTTPException, ValueError):
                 time.sleep(0.01)
-                continue
-            return
 
 
 @contextlib.contextmanager

@@ -109,6 +109,10 @@ def _handler(site: Site) -> type[BaseHTTPRequestHandler]:
             self._begin(file, status, body, more)
             self._send(file, body)
 
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.do_GET()
+
         def _file(self) -> File:
             site.requests.append(Request(self.command, self.path, dict(self.headers)))
             return site.files.get(self.path) or File(b"nothing here\n", status=404, head=404, etag=None)
