@@ -204,7 +204,7 @@ class Fetching:
         size, least = self._order.size, declared.min_disk if declared else 0
         if size is not None and max(info.virtual_size, least) > size:
             raise errors.TemplateTooLarge(max(info.virtual_size, least), size)
-        wanted = "raw" if self._order.raw else self._order.format or info.format
+        wanted = "raw" if self._order.raw else self._order.format or ("qcow2" if info.format == "qcow2" else "raw")
         if wanted == info.format:
             return info, self._part, info.format
         if wanted != "raw":

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
-from imgbackend import errors, qcow2, qemu_img
+from imgbackend import containers, errors, files, qcow2, qemu_img
 from imgbackend.host import Host
 from imgbackend.types import ImageInfo
 
@@ -18,6 +18,8 @@ NAME: Final = "oslo.utils format_inspector"
 """What the manifests say inspected a base."""
 _AS_RAW: Final = frozenset({"raw", "gpt", "iso"})
 _KNOWN: Final = _AS_RAW | {"qcow2", "vmdk", "vhd", "vhdx", "vdi"}
+_CHECKED: Final = frozenset({"qcow2", "vmdk", "vdi"})
+"""Containers that qemu-img can check."""
 UNTYPED: Final = frozenset({"ami", "aki", "ari"})
 """Declared formats that say nothing of the content: it is taken as raw."""
 SECTOR: Final = 512
@@ -40,11 +42,11 @@ def inspect(host: Host, path: Path, declared: str | None) -> tuple[ImageInfo, in
     if declared in UNTYPED:
         return ImageInfo(format="raw", virtual_size=rounded(length)), length
     found, size = _detected(path)
+    if declared in {"vhd", "vpc"} and found in _AS_RAW and _ends_as_vhd(path):
+        found = "vhd"  # of fixed size: only its end tells, so nothing undeclared is taken for one
     _compare(found, declared)
     if found in _AS_RAW:
         return ImageInfo(format="raw", virtual_size=rounded(length)), length
-    if size > host.settings.max_virtual_size:
-        raise errors.TemplateTooLarge(size, host.settings.max_virtual_size, limit="max_image_virtual_size")
     return _container(host, path, found, size)
 
 
@@ -74,13 +76,31 @@ def _detected(path: Path) -> tuple[str, int]:
         [(name, match)] = matches.items()
         if name not in _KNOWN:
             raise errors.TemplateUnsafe(f"the image is a {name}, which is not accepted; convert it to qcow2 or raw")
-        match.safety_check()
+        if name not in _AS_RAW:  # what a raw disk has in its first sector is its guest's alone
+            _check_safety(match, name)
         return name, int(match.virtual_size) if name not in _AS_RAW else 0
     except format_inspector.SafetyCheckFailed as exc:
         told = "; ".join(f"{name}: {failure}" for name, failure in exc.failures.items())
         raise errors.TemplateUnsafe(f"the image is refused: {told}".replace("\n", " ")) from exc
     except format_inspector.ImageFormatError as exc:
         raise errors.TemplateUnsafe(f"the image is refused: {exc}") from exc
+
+
+def _check_safety(match: Any, name: str) -> None:
+    """The inspector's own checks; of a qcow2's features ours decide, for it lacks extended L2 entries."""
+    from oslo_utils.imageutils import format_inspector
+
+    try:
+        match.safety_check()
+    except format_inspector.SafetyCheckFailed as exc:
+        version = getattr(match, "qemu_header_info", {}).get("version")
+        if name != "qcow2" or version != 3 or set(exc.failures) != {"unknown_features"}:
+            raise
+
+
+def _ends_as_vhd(path: Path) -> bool:
+    with files.open_fd(path, os.O_RDONLY) as fd:
+        return containers.is_fixed_vhd(fd)
 
 
 def _compare(found: str, declared: str | None) -> None:
@@ -93,17 +113,14 @@ def _compare(found: str, declared: str | None) -> None:
 
 def _container(host: Host, path: Path, found: str, size: int) -> tuple[ImageInfo, int]:
     """QEMU's own view of a container, which must be the inspector's."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        told = qemu_img.info(host, (fd, found))
-        _agree(host, told, found, size)
-        if found != "qcow2":
-            return ImageInfo(format=found, virtual_size=rounded(size)), 0
-        header = qcow2.parse(os.pread(fd, 1 << 16, 0), "the image")
-        data = qemu_img.check(host, fd)
-        return ImageInfo(format=found, virtual_size=rounded(size), cluster_size=header.cluster_size), data
-    finally:
-        os.close(fd)
+    with files.open_fd(path, os.O_RDONLY) as fd:
+        size = containers.check(fd, found, size)
+        if size > host.settings.max_virtual_size:
+            raise errors.TemplateTooLarge(size, host.settings.max_virtual_size, limit="max_image_virtual_size")
+        _agree(host, qemu_img.info(host, (fd, found)), found, size)
+        data = qemu_img.check(host, (fd, found)) if found in _CHECKED else 0
+        cluster = qcow2.parse(os.pread(fd, 1 << 16, 0), "the image").cluster_size if found == "qcow2" else None
+        return ImageInfo(format=found, virtual_size=rounded(size), cluster_size=cluster), data
 
 
 def _agree(host: Host, told: dict[str, Any], found: str, size: int) -> None:

@@ -16,6 +16,10 @@ from imgbackend.types import SnapshotInfo
 MAGIC: Final = b"QFI\xfb"
 _FIXED: Final = struct.Struct(">4sIQIIQIIQQIIQ")
 _SNAPSHOT: Final = struct.Struct(">QIHHIIQII")
+_LEAST: Final = 104
+"""Bytes of the shortest header of version 3."""
+_MOST_EXTRA: Final = 1 << 10
+"""Bytes of further facts of a snapshot (QCOW_MAX_SNAPSHOT_EXTRA_DATA)."""
 _BACKING_FORMAT: Final = 0xE2792ACA
 DIRTY: Final = 1
 CORRUPT: Final = 2
@@ -32,6 +36,7 @@ class Header:
     cluster_size: int
     backing_file: str | None
     backing_format: str | None
+    encrypted: bool
     incompatible: int
     """The incompatible feature bits; 0 in version 2."""
     snapshots: int
@@ -46,19 +51,23 @@ def parse(head: bytes, where: str) -> Header:
     """
     if len(head) < _FIXED.size or head[:4] != MAGIC:
         raise errors.DiskError(f"{where} is not a qcow2")
-    _, version, at, length, bits, size, _, _, _, _, _, snapshots, table = _FIXED.unpack_from(head)
-    if version not in (2, 3) or not 9 <= bits <= 21 or at + length > len(head) or length > 1023:
+    _, version, at, length, bits, size, method, _, _, _, _, snapshots, table = _FIXED.unpack_from(head)
+    least = _LEAST if version == 3 else _FIXED.size
+    if version not in (2, 3) or not 9 <= bits <= 21 or len(head) < least or at + length > len(head) or length > 1023:
         raise errors.DiskError(f"{where} has a broken qcow2 header")
     incompatible, header_length = struct.unpack_from(">Q", head, 72)[0] if version == 3 else 0, 72
     if version == 3:
         header_length = struct.unpack_from(">I", head, 100)[0]
     backing = os.fsdecode(head[at : at + length]) if at and length else None
+    if backing is not None and "\0" in backing:
+        raise errors.DiskError(f"{where} has a broken qcow2 header: no file has such a name as its backing file's")
     return Header(
         version=version,
         virtual_size=size,
         cluster_size=1 << bits,
         backing_file=backing,
         backing_format=_backing_format(head, header_length),
+        encrypted=bool(method),
         incompatible=incompatible,
         snapshots=snapshots,
         snapshots_at=table,
@@ -96,12 +105,14 @@ def snapshots(fd: int, where: str) -> Iterator[SnapshotInfo]:
     :raises DiskError: if the table is broken.
     """
     header = parse(os.pread(fd, 1 << 16, 0), where)
-    at = header.snapshots_at
+    at, end = header.snapshots_at, os.fstat(fd).st_size
     for _ in range(min(header.snapshots, 65536)):
-        entry = os.pread(fd, _SNAPSHOT.size, at)
+        entry = os.pread(fd, _SNAPSHOT.size, at) if at < end else b""
         if len(entry) < _SNAPSHOT.size:
             raise errors.DiskError(f"{where} has a broken table of snapshots")
         _, _, id_length, name_length, seconds, nanoseconds, _, _, extra_length = _SNAPSHOT.unpack(entry)
+        if extra_length > _MOST_EXTRA:
+            raise errors.DiskError(f"{where} has a broken table of snapshots")
         rest = os.pread(fd, extra_length + id_length + name_length, at + _SNAPSHOT.size)
         name = rest[extra_length + id_length :].decode(errors="replace")
         size = int.from_bytes(rest[8:16], "big") if extra_length >= 16 else header.virtual_size

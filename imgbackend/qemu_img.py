@@ -26,6 +26,8 @@ Layer: TypeAlias = tuple[int, str]
 NAMES: Final = {"vhd": "vpc"}
 """Formats that QEMU calls by another name."""
 _CHAINED: Final = frozenset({"qcow2", "qcow", "qed", "vmdk"})
+_OPTIONS: Final = {"vhd": {"force_size_calc": "current_size"}}
+"""The size that the footer states, whoever made it: see :mod:`imgbackend.containers`."""
 _PERCENT: Final = re.compile(r"\((\d+(?:\.\d+)?)/100%\)")
 _HEADROOM: Final = 1 << 20
 """Bytes that a file may be larger than what is allowed: a last block, a header."""
@@ -45,25 +47,26 @@ def info(host: Host, layer: Layer) -> dict[str, Any]:
     return found
 
 
-def check(host: Host, fd: int) -> int:
-    """Check a qcow2's metadata; leaked clusters are allowed.  The bytes of data it holds.
+def check(host: Host, layer: Layer) -> int:
+    """Check a container's metadata; leaked clusters are allowed.  The bytes of data it holds, 0 if not told.
 
     :raises TemplateCorrupt: if it is corrupt, or refers to clusters beyond its end.
     :raises CommandFailed: if a limit fired.
     """
+    fd, name = layer
     try:
-        text = _run(host, ["check", "--output=json", _spec([(fd, "qcow2")])], read=[fd])
+        text = _run(host, ["check", "--output=json", _spec([layer])], read=[fd])
     except errors.CommandFailed as exc:
         if exc.reason is not None or exc.status not in (2, 3) or not exc.printed.startswith("{"):
-            raise blamed(exc, "qcow2") from exc
+            raise blamed(exc, name) from exc
         text = exc.printed
     found = json.loads(text)
     cluster, length = int(found.get("cluster-size", 1 << 16)), os.fstat(fd).st_size
     end = int(found.get("image-end-offset", 0))
     if found.get("corruptions") or found.get("check-errors"):
-        raise errors.TemplateCorrupt("the qcow2 image is corrupt: qemu-img check finds errors in it")
+        raise errors.TemplateCorrupt(f"the {name} image is corrupt: qemu-img check finds errors in it")
     if end > -(-length // cluster) * cluster:  # the last cluster need not be there in full
-        raise errors.TemplateCorrupt(f"the qcow2 image is cut off: it refers to byte {end}, and has {length}")
+        raise errors.TemplateCorrupt(f"the {name} image is cut off: it refers to byte {end}, and has {length}")
     return int(found.get("allocated-clusters", 0)) * cluster
 
 
@@ -154,6 +157,7 @@ def _spec(layers: Sequence[Layer]) -> str:
         made: dict[str, Any] = {"driver": NAMES.get(name, name), "file": file}
         if name in _CHAINED:
             made["backing"] = node
+        made |= _OPTIONS.get(name, {})
         node = made
     return "json:" + json.dumps(node)
 

@@ -23,7 +23,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("abilities", "conf", "files", "locks", "qcow2", "runner"),
     ("failures", "records", "space"),
     ("host",),
-    ("overlays", "qemu_img"),
+    ("containers", "overlays", "qemu_img"),
     ("inspection", "manifests"),
     ("fetching",),
     ("bases",),
