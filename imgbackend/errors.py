@@ -27,6 +27,10 @@ callback raises, and what a caller's own fetch function raises (but for an
 """
 
 from collections.abc import Sequence
+from typing import Final
+
+THE_DISK: Final = "the disk"
+"""The limit of a :class:`TemplateTooLarge` where another size of disk would do."""
 
 
 class Error(Exception):
@@ -44,7 +48,7 @@ class TemplateError(Error):
 class TemplateTooLarge(TemplateError):
     """The image does not fit the disk that was asked for, or what is allowed."""
 
-    def __init__(self, needed: int, allowed: int, *, limit: str = "the disk") -> None:
+    def __init__(self, needed: int, allowed: int, *, limit: str = THE_DISK) -> None:
         """``needed`` and ``allowed`` are bytes; ``limit`` names what allows no more."""
         super().__init__(f"the image needs a disk of {needed} bytes, and {limit} allows {allowed} bytes")
         self.needed, self.allowed, self.limit = needed, allowed, limit

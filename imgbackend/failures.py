@@ -1,7 +1,8 @@
 """A failure that those who waited for the same fetch share, instead of each trying again.
 
 Kept for some seconds in ``locks/<name>.failed``.  A denial is its caller's own and is not
-shared; of an image that is too large its size is, for each waiter to compare.
+shared; of an image that is too large its size is, for each waiter to compare, unless it is
+larger than this host allows at all.
 """
 
 import contextlib
@@ -18,6 +19,8 @@ _SHARED: Final[dict[str, type[errors.Error]]] = {
     kind.__name__: kind for kind in (errors.SourceUnavailable, errors.TemplateUnsafe, errors.TemplateCorrupt)
 }
 
+_TOLD: Final = (errors.TemplateTooLarge, *_SHARED.values())
+
 
 class Shared:
     """The last failure to fetch one base; used under the base's lock."""
@@ -31,14 +34,16 @@ class Shared:
         try:
             told = json.loads(self._path.read_text())
             recent = asked <= told["time"] and time.time() - told["time"] <= SECONDS
-            kind, message, needed = told["kind"], told["message"], told["needed"]
+            kind, message, needed, limit = told["kind"], told["message"], told["needed"], told["limit"]
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return
         if not recent:
             self._path.unlink(missing_ok=True)
         elif kind in _SHARED:
             raise _SHARED[kind](f"{message} (another caller's fetch, a moment ago)")
-        elif needed is not None and size is not None and needed > size:
+        elif limit is not None:
+            raise errors.TemplateTooLarge(needed, told["allowed"], limit=limit)
+        elif size is not None and needed > size:
             raise errors.TemplateTooLarge(needed, size)
 
     @contextlib.contextmanager
@@ -46,15 +51,16 @@ class Shared:
         """Tell those who wait of a failure; forget it on success."""
         try:
             yield
-        except errors.TemplateTooLarge as exc:
-            self._write(type(exc).__name__, str(exc), exc.needed)
-            raise
-        except tuple(_SHARED.values()) as exc:
-            self._write(type(exc).__name__, str(exc), None)
+        except _TOLD as exc:
+            self._write(exc)
             raise
         self._path.unlink(missing_ok=True)
 
-    def _write(self, kind: str, message: str, needed: int | None) -> None:
-        told = {"kind": kind, "message": message, "needed": needed, "time": time.time()}
+    def _write(self, exc: errors.Error) -> None:
+        told = {"kind": type(exc).__name__, "message": str(exc), "time": time.time()}
+        told |= {"needed": None, "allowed": None, "limit": None}
+        if isinstance(exc, errors.TemplateTooLarge):
+            told |= {"needed": exc.needed, "allowed": exc.allowed}
+            told["limit"] = None if exc.limit == errors.THE_DISK else exc.limit
         with contextlib.suppress(OSError):
             files.write_whole(self._path, json.dumps(told).encode(), mode=0o600, durable=False)

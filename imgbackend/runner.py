@@ -21,6 +21,7 @@ from imgbackend import errors
 PACKAGES: Final = {"qemu-img": "qemu-utils", "qemu-io": "qemu-utils", "prlimit": "util-linux", "setpriv": "util-linux"}
 """The Debian package of each command that is run."""
 _LOOK: Final = 0.2
+_NO_MEMORY: Final = ("Cannot allocate memory", "failed to allocate", "out of memory", "qemu_thread_create")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +165,6 @@ def _limit(status: int, err: str, limits: Limits) -> str | None:
         return f"was ended by its limit of {limits.cpu_seconds} s of CPU time"
     if status == -signal.SIGXFSZ or "File too large" in err:
         return f"was ended by its limit of {limits.file_size} bytes in a file"
-    if any(word in err for word in ("Cannot allocate memory", "failed to allocate", "out of memory")):
+    if any(words in err for words in _NO_MEMORY):
         return f"was ended by its limit of {limits.address_space} bytes of memory"
     return None

@@ -12,7 +12,7 @@ import pytest
 
 from imgbackend import errors
 from imgbackend.locks import Held, Locks
-from imgbackend.types import DiskId, ignore
+from imgbackend.types import DiskId, Progress, ignore
 
 DISK = DiskId(instance="web1", name="disk")
 OTHER = DiskId(instance="web2", name="disk")
@@ -126,7 +126,7 @@ def test_waiters_of_a_lock_whose_file_was_removed_never_hold_it_together(tmp_pat
         for thread in threads:
             thread.join(60)
     else:
-        line = f"import pathlib; from {__name__} import count_up; count_up(pathlib.Path({str(folder)!r}), pathlib.Path({str(tally)!r}), 25)"
+        line = f"from {__name__} import *; count_up(Path({str(folder)!r}), Path({str(tally)!r}), 25)"
         started = [_python(line) for _ in range(4)]
         assert [process.wait(60) for process in started] == [0] * 4
     assert tally.read_text() == "100"
@@ -203,8 +203,10 @@ class _Hurried(Locks):
     def __init__(self, locks: Locks) -> None:
         super().__init__(locks._folder)
 
-    def _lock(self, rank: int, name: str, progress: object) -> AbstractContextManager[Held]:
-        return super()._lock(rank, name, _not_wait)
+    @contextmanager
+    def _lock(self, rank: int, name: str, progress: Progress) -> Iterator[Held]:
+        with super()._lock(rank, name, _not_wait) as held:
+            yield held
 
 
 def _others_can_take(locks: Locks, take: Take) -> bool:

@@ -72,8 +72,12 @@ def test_writing_the_same_again_does_not_write(records: Records, instances: Path
     assert {path: path.stat().st_ino for path in (instances / "web1").iterdir()} == before
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "null", "7", '{"disks": []}', '{"disks": {"disk": 1}}', "\x00" * 512,
-                                     '{"disks": {"disk": {"format": "raw"}}}', '{"disks": {"disk": {"x": 1}}}'])  # fmt: skip
+BROKEN = ["{", "[]", "null", "7", "\x00" * 512, '{"disks": []}', '{"disks": {"disk": 1}}']
+
+
+@pytest.mark.parametrize(
+    "content", [*BROKEN, '{"disks": {"disk": {"format": "raw"}}}', '{"disks": {"disk": {"x": 1}}}']
+)
 def test_a_broken_disks_json_is_an_error_that_names_the_file(records: Records, instances: Path, content: str) -> None:
     (instances / "web1").mkdir()
     path = instances / "web1" / "disks.json"
