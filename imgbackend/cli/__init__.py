@@ -16,10 +16,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     ``argv`` None: the arguments of this process.
     """
+    import os
     import sys
 
     from imgbackend.cli.signals import Cancelled, Signals
 
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started this process
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for as long as the process lives
     with Signals() as signals:
         try:
             from imgbackend.cli.app import App

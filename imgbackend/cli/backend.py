@@ -10,6 +10,8 @@ from imgbackend.cli.figures import Facts, Listed, Size
 from imgbackend.errors import Error
 
 if TYPE_CHECKING:
+    from oslo_config import cfg
+
     from imgbackend.backend import Backend
     from imgbackend.engine import Engine
 
@@ -78,12 +80,12 @@ class Show(ShowOne):
                 "traits": Facts(asdict(type(backend).traits)),
                 "total": Size(capacity.total),
                 "free": Size(capacity.free),
-                "options": Facts(_options(engine, backend)),
+                "options": Facts(shown_options(backend.conf, type(backend).opts)),
             }
             return pick(self.columns, _facts(backend) | more)
 
 
-def _options(engine: "Engine", backend: "Backend") -> dict[str, Any]:
-    """The options of its section and their values; a secret's value is not shown."""
-    group = engine.conf[backend.name] if type(backend).opts else {}
-    return {opt.dest: "****" if opt.secret else group[opt.dest] for opt in type(backend).opts}
+def shown_options(values: Any, opts: "Sequence[cfg.Opt]") -> dict[str, Any]:
+    """The values of options in their section; a secret's is not shown, but whether there is one."""
+    found = {opt.dest: values[opt.dest] for opt in opts}
+    return found | {opt.dest: "****" for opt in opts if opt.secret and found[opt.dest] is not None}

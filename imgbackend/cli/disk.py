@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from imgbackend.cli.base import Lister, ShowOne, pick, row
 from imgbackend.cli.figures import Facts, Listed, Size, Time, size_argument
-from imgbackend.errors import Error
-from imgbackend.types import BlockSource, DiskSource, FileSource
+from imgbackend.errors import ConfigError, Error
+from imgbackend.types import BlockSource, DiskId, DiskSource, FileSource
 
 if TYPE_CHECKING:
     from imgbackend.backend import Disk
@@ -122,6 +122,13 @@ def _explained(engine: "Engine", disk: "Disk[Any]", image: "Image", size: int | 
     }
 
 
+def _check_name(instance: str) -> None:
+    try:
+        DiskId(instance=instance, name="disk")
+    except ValueError as exc:
+        raise ConfigError(str(exc)) from exc
+
+
 class List(Lister):
     """List disks."""
 
@@ -135,6 +142,8 @@ class List(Lister):
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
         """List; a disk that cannot be told of is listed with what is wrong with it."""
+        if parsed_args.instance is not None:
+            _check_name(parsed_args.instance)
         with self.engine() as engine:
             return self.columns, list(self._rows(engine, parsed_args.instance))
 

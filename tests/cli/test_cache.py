@@ -3,7 +3,10 @@
 import hashlib
 from pathlib import Path
 
+from oslo_config import cfg
+
 from cli.harness import Cli, assert_one_line
+from imgbackend.cli.backend import shown_options
 from imgbackend.types import Mi
 
 
@@ -104,3 +107,12 @@ def test_backend_show_tells_capacity_and_traits(cli: Cli) -> None:
     assert shown["traits"]["files"] is True
     assert isinstance(shown["options"], dict)
     assert_one_line(cli("backend", "show", "bogus"), 1, "bogus")
+
+
+def test_the_value_of_a_secret_option_is_not_shown() -> None:
+    opts = [cfg.StrOpt("pool", default="rbd"), cfg.StrOpt("key", secret=True), cfg.StrOpt("token", secret=True)]
+    conf = cfg.ConfigOpts()
+    conf.register_opts(opts, group="fast")
+    conf([], default_config_files=[], default_config_dirs=[])
+    conf.set_override("key", "hidden", group="fast")
+    assert shown_options(conf["fast"], opts) == {"pool": "rbd", "key": "****", "token": None}

@@ -33,6 +33,23 @@ def test_a_name_that_is_not_safe_is_refused(cli: Cli, raw_image: Path, instance:
     assert not list(cli.root.rglob("disk"))
 
 
+@pytest.mark.parametrize("words", [["list"], ["show"], ["delete"], ["flatten"], ["snapshot", "list"]])
+def test_every_command_refuses_a_name_that_is_not_safe(cli: Cli, words: list[str]) -> None:
+    assert_one_line(cli("disk", *words, "../web1"), 1, "not a name for an instance")
+
+
+def test_a_name_that_is_no_disks_is_refused(cli: Cli, raw_image: Path) -> None:
+    done = cli("disk", "create", "web1", "--name", "../disk", "--image", raw_image)
+    assert_one_line(done, 1, "not a name for a disk")
+
+
+def test_an_export_to_a_folder_that_is_not_there_says_so(cli: Cli, raw_image: Path) -> None:
+    assert cli("disk", "create", "web1", "--image", raw_image).status == 0
+    target = cli.root / "nowhere" / "there.img"
+    assert_one_line(cli("disk", "export", "web1", target, "--disk-format", "raw"), 1, str(target.parent))
+    assert_one_line(cli("disk", "export", "web1", cli.root / "x", "--disk-format", "vmdk"), 1, "vmdk", "raw", "qcow2")
+
+
 def test_a_missing_qemu_img_names_the_package(cli: Cli, qcow2_image: Path, tmp_path: Path) -> None:
     tools = tmp_path / "bin"
     tools.mkdir()

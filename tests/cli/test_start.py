@@ -1,6 +1,9 @@
 """What every call goes through: help, version, wrong usage, and what is not imported for it."""
 
 import importlib
+import os
+import pty
+import shlex
 import subprocess
 import sys
 
@@ -133,3 +136,30 @@ def test_completion_is_a_script_that_bash_reads(cli: Cli) -> None:
     assert "cmds_disk='create delete export flatten list resize show snapshot'" in done.out
     assert "--images-type" in done.out
     assert done.out.rstrip().endswith("complete -F _imgbackend imgbackend")
+
+
+def test_a_stdout_that_was_closed_is_no_fault(cli: Cli) -> None:
+    words = " ".join(shlex.quote(word) for word in cli.argv("disk", "list"))
+    done = cli.run(["sh", "-c", f"{words} >&-"])
+    assert (done.status, done.err) == (0, "")
+
+
+def test_rich_is_not_imported_for_quick_work_on_a_terminal(cli: Cli) -> None:
+    script = (
+        "import sys\n"
+        "from imgbackend.cli.progress import reporter\n"
+        "from imgbackend.cli.signals import Signals\n"
+        "assert sys.stderr.isatty()\n"
+        "with reporter(Signals(), quiet=False) as report:\n"
+        "    report('copy', 1, 2)\n"
+        "print('rich' in sys.modules)\n"
+    )
+    master, slave = pty.openpty()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=cli.environment(), stdout=subprocess.PIPE, stderr=slave, timeout=SECONDS
+        )
+    finally:
+        os.close(slave)
+        os.close(master)
+    assert (done.returncode, done.stdout) == (0, b"False\n")
