@@ -1,7 +1,5 @@
 """A hostile image is refused by its class of error, with no file of this host read and nothing left."""
 
-import hashlib
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -84,19 +82,6 @@ def test_glance_refuses(
 ) -> None:
     """Planted in Glance's store: Glance itself refuses some of them, and others only since lately."""
     hostile.make(images / hostile.file, secret)
-    image_id = _planted(glance, (images / hostile.file).read_bytes(), hostile.file.rpartition(".")[2])
+    image_id = glance.plant("planted", (images / hostile.file).read_bytes(), hostile.file.rpartition(".")[2])
     engine = make_engine(glance__auth_type="none", glance__endpoint_override=glance.url)
     _assert_refused(engine, f"glance:{image_id}", hostile.refused, instances)
-
-
-def _planted(glance: Glance, data: bytes, disk_format: str) -> str:
-    image_id = glance.add("planted", b"x", disk_format="raw")
-    glance.stored(image_id).write_bytes(data)
-    with sqlite3.connect(glance.folder / "glance.db", timeout=30) as database:
-        sums = hashlib.md5(data, usedforsecurity=False).hexdigest(), hashlib.sha512(data).hexdigest()
-        database.execute(
-            "update images set size = ?, checksum = ?, os_hash_value = ?, disk_format = ? where id = ?",
-            (len(data), *sums, disk_format, image_id),
-        )
-    database.close()
-    return image_id
