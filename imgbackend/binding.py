@@ -29,7 +29,7 @@ class Binding:
         :raises DiskError: if ``images_type`` names another backend than the one that keeps it.
         :raises ConfigError: if the backend that keeps it is not configured.
         """
-        kept = self._kept(disk_id)
+        kept = self._kept(disk_id, self._host.records.of(disk_id))
         if kept is None:
             return self._backend(images_type).disk(disk_id)
         disk, record = kept
@@ -54,7 +54,7 @@ class Binding:
             return record
         if record is None and not disk.backend.traits.files:
             return None
-        kept = self._kept(disk.id)
+        kept = self._kept(disk.id, record)
         if kept is None:
             return None
         found, record = kept
@@ -62,9 +62,8 @@ class Binding:
             raise _elsewhere(disk.id, record, found.backend.name, disk.backend.name)
         return record
 
-    def _kept(self, disk_id: DiskId) -> tuple[Disk[Any], Record] | None:
-        """The disk that is there and on record, with its record."""
-        record = self._host.records.of(disk_id)
+    def _kept(self, disk_id: DiskId, record: Record | None) -> tuple[Disk[Any], Record] | None:
+        """The disk that is there and on record (``record`` is disks.json's), with its record."""
         if record is not None:
             try:
                 disk = self._backend(record.backend).disk(disk_id)

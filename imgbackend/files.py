@@ -8,7 +8,7 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -73,18 +73,37 @@ def write_whole(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = T
     The caller holds a lock: the temporary name, ``.<name>.tmp``, is fixed.  The folder
     is not flushed: that is done once, by whoever publishes last.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    write_all({path: data}, mode=mode, durable=durable)
+
+
+def write_all(contents: Mapping[Path, bytes], *, mode: int = 0o644, durable: bool = True) -> None:
+    """:func:`write_whole` for several files: all are flushed before the first of them gets its name."""
+    temporary = {path: path.with_name(f".{path.name}.tmp") for path in contents}
     try:
-        with new_file(temporary, mode) as fd:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]  # an almost full file system takes only a part
+        with contextlib.ExitStack() as opened:
+            fds = []
+            for path, data in contents.items():
+                fds.append(opened.enter_context(new_file(temporary[path], mode)))
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(fds[-1], view) :]  # an almost full file system takes only a part
             if durable:
-                flush(fd)
-        os.rename(temporary, path)
+                _flush_all(fds)
+        for path in contents:
+            os.rename(temporary[path], path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        for path in temporary.values():
+            path.unlink(missing_ok=True)
         raise
+
+
+def _flush_all(fds: Sequence[int]) -> None:
+    """Flush several files; their writing begins together, so that one commit of a journal takes them all."""
+    if len(fds) > 1:
+        for fd in fds:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    for fd in fds:
+        flush(fd)
 
 
 def reflink(source: int, target: int) -> bool:

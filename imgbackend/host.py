@@ -60,24 +60,31 @@ class Host:
 
     def path(self, disk: DiskId) -> Path:
         """Where a disk that is a file is kept."""
-        return self.instances / disk.instance / disk.name
+        return self.instances.joinpath(disk.instance, disk.name)
 
     def unfinished(self, disk: DiskId) -> Path:
         """Where a disk that is a file is made; under the disk's lock there is one at most."""
-        return self.instances / disk.instance / f".{disk.name}.part"
+        return self.instances.joinpath(disk.instance, f".{disk.name}.part")
 
     def make_folder(self, path: Path) -> None:
         """Make a folder, and those above it, that others may pass through but not list."""
-        if path.is_dir():
-            return
-        missing = [path, *(parent for parent in path.parents if not parent.exists())]
+        self.flush_folders(self.new_folder(path))
+
+    def new_folder(self, path: Path) -> list[Path]:
+        """As :meth:`make_folder`; the folders that have new names in them are returned, to be flushed."""
+        changed = []
+        missing = [path] if not path.is_dir() else []
+        while missing and not missing[-1].parent.is_dir():
+            missing.append(missing[-1].parent)
         for folder in reversed(missing):
-            try:
-                folder.mkdir(mode=FOLDER_MODE)
-            except FileExistsError:
-                continue
-            if self.settings.durable:
-                files.flush_folder(folder.parent)
+            folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
+            changed.append(folder.parent)
+        return changed
+
+    def flush_folders(self, folders: Sequence[Path]) -> None:
+        """Put the names in these folders on stable storage, where disks are durable."""
+        for folder in folders if self.settings.durable else ():
+            files.flush_folder(folder)
 
     def group(self) -> int:
         """The group that the hypervisor reads disks by; -1: leave it as it is.

@@ -10,6 +10,7 @@ A base's lock is named as Nova's, ``nova-<name>``, so that both may use one fold
 """
 
 import contextlib
+import functools
 import os
 import threading
 import time
@@ -109,11 +110,16 @@ class Locks:
 
     def _semaphore(self, name: str) -> threading.Semaphore:
         with _guard:
-            return _semaphores.setdefault(os.path.realpath(self._folder), lockutils.Semaphores()).get(name)
+            return _semaphores.setdefault(self._real, lockutils.Semaphores()).get(name)
+
+    @functools.cached_property
+    def _real(self) -> str:
+        return os.path.realpath(self._folder)
 
     def _locked(self, path: Path, progress: Progress) -> Any:
         """An external lock of the file that is under ``path`` now."""
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o711)
+        if not self._folder.is_dir():
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o711)
         external = lockutils.external_lock(path.name, lock_path=str(self._folder))
         last, delay = time.monotonic(), _POLL[0]
         try:

@@ -83,15 +83,16 @@ class Records:
         with self._locks.record(disk.instance) as lock:
             if fields is not None:
                 folder.mkdir(mode=0o711, exist_ok=True)  # the removal of another disk may have taken it
-            ours = _read(folder / OURS)
-            disks = ours.get("disks", {})
+            changed: dict[Path, dict[str, Any]] = {}
+            disks = _read(folder / OURS).get("disks", {})
             if _changed(disks, disk.name, fields):
-                _write(folder / OURS, {"version": 1, "disks": disks}, durable=durable)
+                changed[folder / OURS] = {"version": 1, "disks": disks} if disks else {}
             formats = _read(folder / NOVAS)
             known = [key for key in formats if Path(key).parts[-2:] == (disk.instance, disk.name)]
             key = known[0] if known else str(folder / disk.name)
             if _changed(formats, key, nova):
-                _write(folder / NOVAS, formats, durable=durable)
+                changed[folder / NOVAS] = formats
+            _write(changed, durable=durable)
             if not disks:
                 if not keep_folder:
                     with contextlib.suppress(OSError):
@@ -120,8 +121,9 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def _write(path: Path, content: dict[str, Any], *, durable: bool) -> None:
-    if content.get("disks", content):
-        files.write_whole(path, json.dumps(content).encode(), durable=durable)
-    else:
+def _write(changed: dict[Path, dict[str, Any]], *, durable: bool) -> None:
+    """What is empty is removed."""
+    told = {path: json.dumps(content).encode() for path, content in changed.items() if content}
+    files.write_all(told, durable=durable)
+    for path in changed.keys() - told.keys():
         path.unlink(missing_ok=True)
