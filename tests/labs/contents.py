@@ -1,0 +1,51 @@
+"""What is in an ``instances_path``, and what a guest would read of a disk."""
+
+import subprocess
+from pathlib import Path
+
+from imgbackend.backend import Disk
+from imgbackend.types import FileSource
+from labs.images import qemu_img
+
+
+def guest_view(path: Path, format: str) -> bytes:
+    """All bytes that a guest reads, by qemu-img into a file."""
+    target = path.with_name(f"{path.name}.view")
+    try:
+        qemu_img("convert", "-U", "-f", format, "-O", "raw", str(path), str(target))
+        return target.read_bytes()
+    finally:
+        target.unlink(missing_ok=True)
+
+
+def bytes_of(disk: "Disk[object]") -> bytes:  # type: ignore[type-var]  # the backend's type does not matter here
+    """All bytes that a guest reads of a disk that is a file."""
+    source = disk.source()
+    assert isinstance(source, FileSource)
+    return guest_view(source.path, source.format)
+
+
+def write_as_guest(path: Path, format: str, at: int, data: bytes) -> None:
+    """What a guest writes: by qemu-io, through the disk's format."""
+    pattern = path.with_name(f"{path.name}.pattern")
+    pattern.write_bytes(data)
+    try:
+        command = f"write -q -s {pattern} {at} {len(data)}"
+        subprocess.run(["qemu-io", "-f", format, "-c", command, str(path)], check=True, timeout=60, capture_output=True)
+    finally:
+        pattern.unlink()
+
+
+def entries(instances: Path) -> set[str]:
+    """Every file but what stays for others: the locks of bases, and failures shared with who waits.
+
+    The folder of an instance stays too: its caller may have made it.
+    """
+    found = {str(path.relative_to(instances)) for path in instances.rglob("*") if not path.is_dir()}
+    kept = {name for name in found if name.startswith("locks/nova-") or name.endswith(".failed")}
+    return found - kept - {"locks/imgbackend-space"}
+
+
+def partial(instances: Path) -> set[str]:
+    """Files that only an unfinished, or a killed, call has."""
+    return {name for name in entries(instances) if name.endswith((".part", ".converted", ".tmp", ".reserved"))}
