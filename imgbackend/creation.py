@@ -40,8 +40,12 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 
+class _Passed(BaseException):
+    """On its way out instead of what the caller's progress raised, so that nothing takes that for its own."""
+
+
 class Watched:
-    """Progress that remembers what it raised, so that this alone passes unchanged."""
+    """Progress whose errors pass through everything unchanged, and once it raised it stays so."""
 
     def __init__(self, progress: Progress) -> None:
         """Keep the callback."""
@@ -50,11 +54,13 @@ class Watched:
 
     def __call__(self, phase: str, done: int, total: int | None, /) -> None:
         """Call it."""
-        try:
-            self._progress(phase, done, total)
-        except BaseException as exc:
-            self.raised = exc
-            raise
+        if self.raised is None:
+            try:
+                self._progress(phase, done, total)
+            except BaseException as exc:
+                self.raised = exc
+        if self.raised is not None:
+            raise _Passed
 
 
 @contextlib.contextmanager
@@ -63,9 +69,11 @@ def translated(host: Host, watched: Watched) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        if exc is watched.raised:
-            raise
         raise files.translated(exc, host.instances) from exc
+    except _Passed:
+        if watched.raised is None:
+            raise
+        raise watched.raised from watched.raised.__cause__
 
 
 def whole_size(disk: "AnyDisk", size: int | None) -> int | None:
@@ -169,8 +177,11 @@ def _bring_back(order: _Order, name: str, format: str, progress: Progress) -> bo
 
 def _made(order: _Order, progress: Progress, started: float) -> Cached:
     """The disk is absent: make it, or leave nothing."""
-    disk = order.disk
-    disk.backend.host.make_folder(disk.backend.host.folder(disk.id))
+    disk, host = order.disk, order.disk.backend.host
+    folder = host.folder(disk.id)
+    changed = host.new_folder(folder)
+    if not disk.backend.traits.files:
+        changed.append(folder)  # the record is in it, and no file of the disk
     disk.discard()
     with contextlib.ExitStack() as undo:
         undo.callback(_forget, disk)
@@ -187,6 +198,7 @@ def _made(order: _Order, progress: Progress, started: float) -> Cached:
             disk.resize_image(order.size)
             found = disk.found()
         making.compare_base()
+        host.flush_folders(changed)
         undo.pop_all()
     making.close()
     return Cached(

@@ -19,7 +19,7 @@ _SHARED: Final[dict[str, type[errors.Error]]] = {
     kind.__name__: kind for kind in (errors.SourceUnavailable, errors.TemplateUnsafe, errors.TemplateCorrupt)
 }
 
-_TOLD: Final = (errors.TemplateTooLarge, *_SHARED.values())
+_TOLD: Final[tuple[type[errors.Error], ...]] = (errors.TemplateTooLarge, *_SHARED.values())
 
 
 class Shared:

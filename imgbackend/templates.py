@@ -12,7 +12,7 @@ from imgbackend.bases import Bases
 from imgbackend.fetching import Order
 from imgbackend.host import Host
 from imgbackend.manifests import Manifest
-from imgbackend.types import FetchFunc, ImageInfo, Progress, Role
+from imgbackend.types import FetchFunc, ImageInfo, Progress, Role, ignore
 
 if TYPE_CHECKING:
     from imgbackend.abilities import HoldsBases
@@ -23,10 +23,12 @@ IN_PLACE: Final = frozenset({"generated", "private"})
 class Base:
     """The base that a disk is made from, as its driver sees it."""
 
-    def __init__(self, name: str, path: Path | None, role: Role) -> None:
+    def __init__(self, name: str, path: Path | None, role: Role, progress: Progress = ignore) -> None:
         """``path`` None: the backend's own store keeps it, under ``name``."""
         self.name = name
         self.path = path
+        self.progress = progress
+        """The caller's, for a driver that copies: phase ``copy``; what it raises ends the call."""
         self.generated = role in IN_PLACE
         """It may be made in place: ``prepare_template`` takes a path of the disk's own."""
         self.secret = role == "private"
@@ -69,7 +71,7 @@ class Preparer:
         self._host, self._bases, self._store = host, bases, store
         self._fetch, self._size, self._progress, self._remember = fetch, size, progress, remember
         role = fetching.role_of(fetch)
-        self.base = Base(name, None if store is not None else bases.path(name), role)
+        self.base = Base(name, None if store is not None else bases.path(name), role, progress)
         self.manifest: Manifest | None = None
         self.fetched = False
         self._called = False

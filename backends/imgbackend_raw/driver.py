@@ -40,15 +40,16 @@ class RawDisk(FileDisk["RawBackend"]):
             return way
         info = prepare_template(base)
         with files.new_file(self.unfinished) as target:
-            way = self._filled(base.open(), target)
+            way = self._filled(base, target)
             self._finish(target, base, info, size)
         return way
 
-    def _filled(self, source: int, target: int) -> Way:
+    def _filled(self, base: Base, target: int) -> Way:
+        source = base.open()
         if self.backend.reflinks and files.reflink(source, target):
             return "reflink"
         with self.backend.host.space.reserved(self.unfinished, os.fstat(source).st_blocks * 512):
-            files.copy(source, target)
+            files.copy(source, target, base.progress)
         return "copy"
 
     def _finish(self, target: int, base: Base, info: ImageInfo, size: int | None) -> None:
