@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from imgbackend.errors import Error, ImageNotFound, SourceDenied, SourceUnavailable
 from imgbackend.sources import Image, Source, keystone
 from imgbackend.sources.glance_record import Record
-from imgbackend.sources.retry import Interrupted, Retry
+from imgbackend.sources.retry import Interrupted, Retry, reason
 from imgbackend.sources.sink import CHUNK
 from imgbackend.sources.stream import Limits, Wanted, fetch
 from imgbackend.types import Declared, Delivered, Progress
@@ -46,7 +46,7 @@ class Service:
         """
 
         def ask() -> Record:
-            with _speaking(f"image {image_id}"):
+            with _speaking(f"image {image_id}", self):
                 return Record.of(self._client().images.get(image_id))
 
         return self.retry.run(ask)
@@ -56,7 +56,7 @@ class Service:
 
         def ask() -> list[Record]:
             filters = {} if name is None else {"name": name}
-            with _speaking(f"images named {name!r}" if name is not None else "the list of images"):
+            with _speaking(f"images named {name!r}" if name is not None else "the list of images", self):
                 return [Record.of(found) for found in self._client().images.list(filters=filters)]
 
         # Some names mean more to Glance than themselves ("in:a,b").
@@ -69,7 +69,7 @@ class Service:
         """
         what = f"image {record.id}"
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={offset}-"} if offset else {})
-        with _speaking(what):
+        with _speaking(what, self):
             access = self._access()
             response = access.adapter().get(
                 f"/v2/images/{record.id}/file",
@@ -87,6 +87,11 @@ class Service:
             body.close()
             raise error
         return body
+
+    @property
+    def where(self) -> str:
+        """For messages: ``Glance``, and its URL as soon as that is known."""
+        return f"Glance at {self._reached[1].endpoint}" if self._reached else "Glance"
 
     def close(self) -> None:
         """Let go of the operator's own connections; a caller's session is the caller's."""
@@ -115,7 +120,7 @@ class Service:
 
 
 @contextlib.contextmanager
-def _speaking(what: str) -> Iterator[None]:
+def _speaking(what: str, service: Service) -> Iterator[None]:
     """Turn what glanceclient, keystoneauth and requests raise into errors of ours."""
     import glanceclient.exc as theirs  # type: ignore[import-untyped]  # it has no types
 
@@ -127,9 +132,9 @@ def _speaking(what: str) -> Iterator[None]:
     except keystone.errors() as exc:
         raise keystone.meaning(exc) from exc
     except expected as exc:
-        raise _meaning(exc, what) from exc
+        raise _meaning(exc, what, service.where) from exc
     except OSError as exc:  # requests' errors are
-        raise Interrupted(f"{what}: Glance broke off: {_short(exc)}") from exc
+        raise Interrupted(f"{what}: Glance broke off: {reason(exc)}") from exc
     except (AttributeError, TypeError, KeyError, ValueError) as exc:
         # So ends glanceclient where what answers is no Glance: a proxy's login page, say.
         raise SourceUnavailable(f"{what}: what answers is no Glance; see [glance] endpoint_override") from exc
@@ -139,11 +144,11 @@ def _short(exc: BaseException) -> str:
     return " ".join(str(exc).split())[:300]
 
 
-def _meaning(exc: Exception, what: str) -> Error:
+def _meaning(exc: Exception, what: str, where: str) -> Error:
     import glanceclient.exc as theirs
 
     if isinstance(exc, theirs.CommunicationError | theirs.InvalidEndpoint):
-        return Interrupted(f"{what}: Glance does not answer: {_short(exc)}")
+        return Interrupted(f"{what}: {where} does not answer: {reason(exc)}")
     if isinstance(exc, theirs.HTTPException):
         code = exc.code if isinstance(exc.code, int) else _code_in(str(exc))
         # An unknown code is 429 or 504, most likely: what else glanceclient forgets is no answer to a GET.
@@ -204,7 +209,7 @@ class GlanceBody:
             try:
                 piece = next(pieces, None)
             except OSError as exc:  # requests' errors are
-                raise Interrupted(f"{self._what}: Glance broke off: {_short(exc)}") from exc
+                raise Interrupted(f"{self._what}: Glance broke off: {reason(exc)}") from exc
             if piece is None:
                 return
             yield piece

@@ -15,7 +15,7 @@ from oslo_config import cfg, types
 
 from imgbackend.errors import ConfigError, Error, SourceDenied, SourceUnavailable
 from imgbackend.sources import clouds
-from imgbackend.sources.retry import Interrupted
+from imgbackend.sources.retry import Interrupted, reason
 
 if TYPE_CHECKING:
     from keystoneauth1.adapter import Adapter
@@ -25,6 +25,7 @@ GROUP = "glance"
 TIMEOUT = 60.0
 """Seconds that Glance may be silent, where nothing else is configured."""
 
+_POOL = re.compile(r": HTTPS?ConnectionPool\(.*")
 _VERSION = re.compile(r"/v\d+(\.\d+)?/*\Z")
 
 
@@ -215,5 +216,5 @@ def meaning(exc: Exception) -> Error:
         return ConfigError(f"Keystone does not understand the request; see [glance] auth_url: {told}")
     passing = (ksa.ConnectionError, ksa.DiscoveryFailure, ksa.HttpServerError, ksa.RetriableConnectionFailure)
     if isinstance(exc, passing):
-        return Interrupted(f"Keystone or Glance does not answer; see [glance]: {told}")
+        return Interrupted(f"Keystone or Glance does not answer; see [glance]: {_POOL.sub('', told)}: {reason(exc)}")
     return SourceUnavailable(f"Keystone or Glance answers what is not understood: {told}")

@@ -65,3 +65,24 @@ class Retry:
             if left <= 0:
                 return
             time.sleep(min(left, _TICK))
+
+
+def reason(exc: BaseException) -> str:
+    """What is behind an error of a connection, in a few words.
+
+    The errors around it are long, and repeat the URL with all its secrets.
+    """
+    seen: list[BaseException] = []
+    pending: list[Any] = [exc]
+    while pending:
+        found = pending.pop(0)
+        if isinstance(found, BaseException) and found not in seen:
+            seen.append(found)
+            pending += [found.__cause__, found.__context__, getattr(found, "reason", None), *found.args]
+    for found in reversed(seen):
+        if isinstance(found, OSError) and found.strerror:
+            return found.strerror
+    names = [type(found).__name__ for found in seen]
+    if any("Timeout" in name for name in names):
+        return "timed out"
+    return "the connection was closed" if "RemoteDisconnected" in names or "IncompleteRead" in names else names[-1]

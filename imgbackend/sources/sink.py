@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Final
 
 from imgbackend.errors import ConfigError
-from imgbackend.types import Ki, Mi, Progress
+from imgbackend.types import Ki, Progress
 
 BLOCK: Final = 64 * Ki
 """Aligned blocks of so many zeroes become holes: the cluster size that qcow2 has by default."""
-CHUNK: Final = 1 * Mi
-"""Bytes that are moved at a time."""
+CHUNK: Final = 256 * Ki
+"""Bytes that are moved at a time.  Larger ones cost more: each is then a fresh mapping, page by page."""
 
 _ZEROES = bytes(BLOCK)
 _WAITING = 16

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from imgbackend.errors import ConfigError, Error, ImageNotFound, SourceDenied, SourceUnavailable
-from imgbackend.sources.retry import Interrupted
+from imgbackend.sources.retry import Interrupted, reason
 from imgbackend.sources.sink import CHUNK
 from imgbackend.sources.urls import Url
 
@@ -170,24 +170,6 @@ def _failure(url: Url, exc: Exception) -> Error:
     if isinstance(exc, requests.RequestException):
         return Interrupted(f"{url.shown}: {reason(exc)}")
     return ConfigError(f"{url.shown}: [sources] http_ca_file cannot be used: {reason(exc)}")
-
-
-def reason(exc: BaseException) -> str:
-    """What is behind an error, in a few words: those around it repeat the URL with all its secrets."""
-    seen: list[BaseException] = []
-    pending: list[Any] = [exc]
-    while pending:
-        found = pending.pop(0)
-        if isinstance(found, BaseException) and found not in seen:
-            seen.append(found)
-            pending += [found.__cause__, found.__context__, getattr(found, "reason", None), *found.args]
-    for found in reversed(seen):
-        if isinstance(found, OSError) and found.strerror:
-            return found.strerror
-    names = [type(found).__name__ for found in seen]
-    if any("Timeout" in name for name in names):
-        return "timed out"
-    return "the connection was closed" if "RemoteDisconnected" in names or "IncompleteRead" in names else names[-1]
 
 
 def refusal(answer: Answer) -> Error | None:
