@@ -18,7 +18,8 @@ class Held:
 
     children: frozenset[str]
     threads: frozenset[threading.Thread]
-    descriptors: frozenset[tuple[str, str]]
+    descriptors: frozenset[tuple[int, int, int]]
+    """Number, device and inode: what a path looks like changes with the mount namespace."""
 
     @classmethod
     def now(cls) -> "Held":
@@ -29,7 +30,7 @@ class Held:
         return [
             *(f"child process {pid} ({_command(pid)})" for pid in sorted(self.children - before.children)),
             *(f"thread {thread.name}" for thread in self.threads - before.threads),
-            *(f"descriptor {fd} of {what}" for fd, what in sorted(self.descriptors - before.descriptors)),
+            *(f"descriptor {fd} of {_target(fd)}" for fd, _, _ in sorted(self.descriptors - before.descriptors)),
         ]
 
 
@@ -63,11 +64,19 @@ def _command(pid: str) -> str:
         return "gone"
 
 
-def _descriptors() -> frozenset[tuple[str, str]]:
+def _descriptors() -> frozenset[tuple[int, int, int]]:
     found = set()
-    for fd in os.listdir("/proc/self/fd"):
+    for fd in map(int, os.listdir("/proc/self/fd")):
         try:
-            found.add((fd, os.readlink(f"/proc/self/fd/{fd}")))
+            status = os.fstat(fd)
         except OSError:
             continue  # the one that listed the folder
+        found.add((fd, status.st_dev, status.st_ino))
     return frozenset(found)
+
+
+def _target(fd: int) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return "what was closed just now"
