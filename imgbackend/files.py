@@ -17,6 +17,7 @@ from imgbackend.types import Progress, ignore
 
 FICLONE: Final = 0x40049409
 """``_IOW(0x94, 9, int)`` of linux/fs.h."""
+FOLDER_MODE: Final = 0o711
 STEP: Final = 32 << 20
 """Bytes that are copied between two looks at progress."""
 _NOT_HERE: Final = frozenset(
@@ -58,6 +59,21 @@ def flush_folder(path: Path) -> None:
     """Put a folder's names on stable storage."""
     with open_fd(path, os.O_RDONLY | os.O_DIRECTORY) as fd:
         os.fsync(fd)
+
+
+def make_folders(path: Path) -> list[Path]:
+    """Make a folder, and those above it, that others may pass through but not list.
+
+    The folders that have new names in them are returned, to be flushed.
+    """
+    changed = []
+    missing = [path] if not path.is_dir() else []
+    while missing and not missing[-1].parent.is_dir():
+        missing.append(missing[-1].parent)
+    for folder in reversed(missing):
+        folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
+        changed.append(folder.parent)
+    return changed
 
 
 def publish(temporary: Path, final: Path, *, durable: bool = True) -> None:

@@ -15,7 +15,6 @@ from imgbackend.runner import Limits
 from imgbackend.space import Space
 from imgbackend.types import DiskId
 
-FOLDER_MODE: Final = 0o711
 DISK_MODE: Final = 0o640
 BASE_MODE: Final = 0o440
 SECRET_MODE: Final = 0o600
@@ -72,14 +71,7 @@ class Host:
 
     def new_folder(self, path: Path) -> list[Path]:
         """As :meth:`make_folder`; the folders that have new names in them are returned, to be flushed."""
-        changed = []
-        missing = [path] if not path.is_dir() else []
-        while missing and not missing[-1].parent.is_dir():
-            missing.append(missing[-1].parent)
-        for folder in reversed(missing):
-            folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
-            changed.append(folder.parent)
-        return changed
+        return files.make_folders(path)
 
     def flush_folders(self, folders: Sequence[Path]) -> None:
         """Put the names in these folders on stable storage, where disks are durable."""

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from oslo_concurrency import lockutils
 
-from imgbackend import errors
+from imgbackend import errors, files
 from imgbackend.types import DiskId, Progress, ignore
 
 DISK: Final = 0
@@ -118,8 +118,7 @@ class Locks:
 
     def _locked(self, path: Path, progress: Progress) -> Any:
         """An external lock of the file that is under ``path`` now."""
-        if not self._folder.is_dir():
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o711)
+        files.make_folders(self._folder)
         external = lockutils.external_lock(path.name, lock_path=str(self._folder))
         last, delay = time.monotonic(), _POLL[0]
         try:

@@ -82,7 +82,7 @@ class Records:
         folder = self._instances / disk.instance
         with self._locks.record(disk.instance) as lock:
             if fields is not None:
-                folder.mkdir(mode=0o711, exist_ok=True)  # the removal of another disk may have taken it
+                files.make_folders(folder)  # the removal of another disk may have taken it
             changed: dict[Path, dict[str, Any]] = {}
             disks = _read(folder / OURS).get("disks", {})
             if _changed(disks, disk.name, fields):

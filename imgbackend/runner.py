@@ -21,7 +21,9 @@ from imgbackend import errors
 PACKAGES: Final = {"qemu-img": "qemu-utils", "qemu-io": "qemu-utils", "prlimit": "util-linux", "setpriv": "util-linux"}
 """The Debian package of each command that is run."""
 _LOOK: Final = 0.2
-_NO_MEMORY: Final = ("Cannot allocate memory", "failed to allocate", "out of memory", "qemu_thread_create")
+_MOST_PRINTED: Final = 16 << 20
+"""Bytes that a command may print: a broken image can have a complaint about each of its clusters."""
+_NO_MEMORY: Final = ("cannot allocate memory", "failed to allocate", "out of memory", "qemu_thread_create")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +79,7 @@ def run(
     """
     started = _start(wrapped(argv, limits, identity), argv, pass_fds)
     try:
-        out, err, stalled = _follow(started, limits.stall_seconds, watch)
+        out, err, ended = _follow(started, limits.stall_seconds, watch)
     finally:
         if started.poll() is None:
             started.kill()
@@ -85,8 +87,8 @@ def run(
         for pipe in (started.stdout, started.stderr):
             if pipe is not None:
                 pipe.close()
-    if stalled:
-        raise errors.CommandFailed(argv, started.returncode, err, reason=f"did nothing for {limits.stall_seconds} s")
+    if ended:
+        raise errors.CommandFailed(argv, started.returncode, err, reason=ended)
     if started.returncode:
         _missing(argv, started.returncode, err)
         reason = _limit(started.returncode, err, limits)
@@ -102,6 +104,7 @@ def _start(line: list[str], argv: Sequence[str], pass_fds: Sequence[int]) -> "su
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             pass_fds=tuple(pass_fds),
+            process_group=0,  # a Ctrl-C is for this process, which then ends the command in its own time
             env={**os.environ, "LC_ALL": "C"},
         )
     except FileNotFoundError as exc:
@@ -112,8 +115,8 @@ def _start(line: list[str], argv: Sequence[str], pass_fds: Sequence[int]) -> "su
 
 def _follow(
     started: "subprocess.Popen[bytes]", stall: float, watch: Callable[[str], None] | None
-) -> tuple[str, str, bool]:
-    """All output, and whether the command stood still for too long."""
+) -> tuple[str, str, str]:
+    """All output, and why the command has to be ended, if it has to."""
     assert started.stdout is not None  # noqa: S101 - Popen was given PIPE; this tells mypy so
     assert started.stderr is not None  # noqa: S101 - as above
     printed = {started.stdout.fileno(): bytearray(), started.stderr.fileno(): bytearray()}
@@ -129,6 +132,8 @@ def _follow(
                 printed[key.fd] += data
                 if not data:
                     selector.unregister(key.fd)
+            if sum(map(len, printed.values())) > _MOST_PRINTED:
+                return "", "", f"printed more than {_MOST_PRINTED} bytes"
             if watch is not None:
                 watch(out[-64:].decode(errors="replace"))
             if not ready:
@@ -136,11 +141,11 @@ def _follow(
                 if now != last:
                     last, since = now, time.monotonic()
                 elif time.monotonic() - since > stall:
-                    return "", "", True
+                    return "", "", f"did nothing for {stall} s"
     with contextlib.suppress(subprocess.TimeoutExpired):
         started.wait(stall)
     texts = [bytes(text).decode(errors="replace") for text in printed.values()]
-    return texts[0], texts[1], started.returncode is None
+    return texts[0], texts[1], f"did nothing for {stall} s" if started.returncode is None else ""
 
 
 def _work_done(pid: int) -> tuple[str, ...]:
@@ -165,6 +170,6 @@ def _limit(status: int, err: str, limits: Limits) -> str | None:
         return f"was ended by its limit of {limits.cpu_seconds} s of CPU time"
     if status == -signal.SIGXFSZ or "File too large" in err:
         return f"was ended by its limit of {limits.file_size} bytes in a file"
-    if any(words in err for words in _NO_MEMORY):
+    if any(words in err.lower() for words in _NO_MEMORY):
         return f"was ended by its limit of {limits.address_space} bytes of memory"
     return None
