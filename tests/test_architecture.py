@@ -20,11 +20,12 @@ _TREES = {"imgbackend": _ROOT / "imgbackend"} | {
 ORDER: tuple[tuple[str, ...], ...] = (
     ("types",),
     ("errors",),
-    ("abilities", "conf", "files", "locks", "qcow2", "runner"),
+    ("abilities", "conf", "files", "qcow2", "runner"),
+    ("locks", "manifests"),
     ("failures", "records", "space"),
     ("host",),
     ("containers", "overlays", "qemu_img"),
-    ("inspection", "manifests"),
+    ("chains", "inspection"),
     ("fetching",),
     ("bases",),
     ("templates",),
@@ -40,6 +41,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
 _FOR_DRIVERS = (
     "abilities",
     "backend",
+    "chains",
     "errors",
     "filedisk",
     "files",

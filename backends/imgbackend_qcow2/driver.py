@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from imgbackend import errors, files, manifests, qcow2, qemu_img
+from imgbackend import chains, errors, files, qcow2, qemu_img
 from imgbackend.abilities import Backed, Flattenable, Snapshottable
 from imgbackend.filedisk import FileBackend, FileDisk
 from imgbackend.templates import Base, PrepareTemplate
@@ -19,7 +19,7 @@ class Qcow2Disk(FileDisk["Qcow2Backend"], Backed, Snapshottable, Flattenable):
 
     def virtual_size(self, _length: int) -> int:
         """As the header says."""
-        return self._header().virtual_size
+        return chains.header_of(self.path).virtual_size
 
     def plan(self, template: Declared, base: ImageInfo | None, size: int | None) -> Plan:
         """An overlay, always."""
@@ -48,15 +48,7 @@ class Qcow2Disk(FileDisk["Qcow2Backend"], Backed, Snapshottable, Flattenable):
 
     def backing(self) -> tuple[Path, str] | None:
         """Only what is directly in the base folder is ever a backing file."""
-        header = self._header()
-        if header.backing_file is None:
-            return None
-        path = Path(header.backing_file)
-        if not path.is_absolute() or os.path.realpath(path.parent) != os.path.realpath(self.backend.host.bases):
-            raise errors.DiskError(f"{self.path} refers to {path}, which is no base of this host; it is refused")
-        if header.backing_format is None:
-            raise errors.DiskError(f"{self.path} does not state the format of its base; it is refused")
-        return path, header.backing_format
+        return chains.backing_of(self.backend.host, self.path)
 
     def resize_image(self, size: int) -> None:
         """By qemu-img; the base is not opened."""
@@ -80,6 +72,8 @@ class Qcow2Disk(FileDisk["Qcow2Backend"], Backed, Snapshottable, Flattenable):
         """qemu-img copies into the overlay what it lacks, then changes its header."""
         if self.backing() is None:
             return
+        if any(self.image_snaps()):  # what they take from the base is not copied
+            raise errors.DiskError(f"{self.id} has snapshots, which need its base; delete them first")
         with self._layers(os.O_RDWR) as layers:
             qemu_img.rebase_to_nothing(self.backend.host, layers, self.found().size, progress)
             files.flush(layers[0][0])
@@ -106,33 +100,8 @@ class Qcow2Disk(FileDisk["Qcow2Backend"], Backed, Snapshottable, Flattenable):
             qemu_img.snapshot(self.backend.host, layers, action, name)
             files.flush(layers[0][0])
 
-    def _header(self) -> qcow2.Header:
-        header = qcow2.read(self.path)
-        qcow2.refuse_foreign(header, str(self.path))
-        return header
-
-    @contextlib.contextmanager
-    def _layers(self, flags: int) -> Iterator[list[qemu_img.Layer]]:
-        """The overlay, opened with ``flags``, and its base, whose format must be the one on record."""
-        with contextlib.ExitStack() as opened:
-            layers: list[qemu_img.Layer] = [(opened.enter_context(files.open_fd(self.path, flags)), "qcow2")]
-            backing = self.backing()
-            if backing is not None:
-                path, name = backing
-                manifest = manifests.read(path)
-                if manifest is not None and manifest.format != name:
-                    raise errors.DiskError(
-                        f"{self.path} takes its base for {name}, and it is {manifest.format}; refused"
-                    )
-                if manifest is None and name != "raw" and not self.recorded:
-                    raise errors.DiskError(f"{self.path} and its base have no record; it is refused")
-                try:
-                    layers.append((opened.enter_context(files.open_fd(path, os.O_RDONLY)), name))
-                except FileNotFoundError as exc:
-                    raise errors.BaseMissing(
-                        f"the base {path.name} of {self.id} is gone; create the disk again"
-                    ) from exc
-            yield layers
+    def _layers(self, flags: int) -> contextlib.AbstractContextManager[list[qemu_img.Layer]]:
+        return chains.opened(self.backend.host, self.path, flags, recorded=self.recorded is not None)
 
 
 class Qcow2Backend(FileBackend):
