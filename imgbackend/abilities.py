@@ -148,6 +148,7 @@ class Flattenable(Changing):
 
         Killed at any point, the disk has the same bytes.
 
+        :raises DiskError: if it has snapshots that need the base.
         :raises DiskBusy: if a guest runs on the disk.
         """
         with self.changing(progress) as watched:

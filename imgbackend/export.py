@@ -20,7 +20,7 @@ def extract(disk: "Disk[Any]", target: Path, format: str, *, compress: bool, pro
     if compress and format != "qcow2":
         raise errors.DiskError("only qcow2 can be compressed")
     if os.path.lexists(target):
-        raise errors.DiskError(f"{target} is there already; remove it, or name another file")
+        raise _there(target)
     if not target.parent.is_dir():
         raise errors.DiskError(f"{target.parent} is no folder; make it first")
     disk.found()
@@ -29,6 +29,12 @@ def extract(disk: "Disk[Any]", target: Path, format: str, *, compress: bool, pro
         with files.new_file(unfinished, 0o640) as fd:
             disk.extract_image(unfinished, format, compress=compress, progress=progress)
             files.flush(fd)
-        files.publish(unfinished, target)
+        files.publish_new(unfinished, target)
+    except FileExistsError as exc:
+        raise _there(target) from exc
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _there(target: Path) -> errors.DiskError:
+    return errors.DiskError(f"{target} is there already; remove it, or name another file")

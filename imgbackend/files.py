@@ -83,6 +83,23 @@ def publish(temporary: Path, final: Path, *, durable: bool = True) -> None:
         flush_folder(final.parent)
 
 
+def publish_new(temporary: Path, final: Path) -> None:
+    """Give a whole, flushed file a name that nothing else has; the folder is flushed.
+
+    :raises FileExistsError: if something has it; both stay as they are.
+    """
+    try:
+        os.link(temporary, final)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if os.path.lexists(final):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final)) from None
+        os.rename(temporary, final)
+    temporary.unlink(missing_ok=True)
+    flush_folder(final.parent)
+
+
 def write_whole(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = True) -> None:
     """Put ``data`` at ``path`` so that a reader sees the old file or the new one.
 

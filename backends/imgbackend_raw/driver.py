@@ -79,6 +79,7 @@ class RawDisk(FileDisk["RawBackend"]):
         """The same format is copied, another converted."""
         with files.open_fd(self.path, os.O_RDONLY) as source, files.open_fd(target, os.O_RDWR) as out:
             if format == self.format == "raw":
+                qemu_img.refuse_open(source)
                 if not files.reflink(source, out):
                     files.copy(source, out, progress, phase="extract")
                 return

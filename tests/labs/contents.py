@@ -2,6 +2,7 @@
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from imgbackend.backend import Disk
 from imgbackend.types import FileSource
@@ -18,7 +19,7 @@ def guest_view(path: Path, format: str) -> bytes:
         target.unlink(missing_ok=True)
 
 
-def bytes_of(disk: "Disk[object]") -> bytes:  # type: ignore[type-var]  # the backend's type does not matter here
+def bytes_of(disk: Disk[Any]) -> bytes:
     """All bytes that a guest reads of a disk that is a file."""
     source = disk.source()
     assert isinstance(source, FileSource)

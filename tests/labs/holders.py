@@ -18,8 +18,12 @@ def guest_on(path: Path, format: str) -> Iterator[None]:
     argv += ["-blockdev", f"driver={format},node-name=disk,file=file", "-device", "virtio-blk,drive=disk"]
     qemu = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
+        assert qemu.stdin is not None
         assert qemu.stdout is not None
-        assert b"QMP" in qemu.stdout.readline()  # said when the machine is made, its disks open
+        assert b"QMP" in qemu.stdout.readline()
+        qemu.stdin.write(b'{"execute": "qmp_capabilities"}')
+        qemu.stdin.flush()
+        assert b"return" in qemu.stdout.readline()  # answered when the machine is made, its disks open
         yield
     finally:
         qemu.kill()
