@@ -17,8 +17,10 @@ from imgbackend.errors import (
     ConfigError,
     ImageNotFound,
     SourceDenied,
+    SourceError,
     SourceUnavailable,
     TemplateCorrupt,
+    TemplateError,
     TemplateTooLarge,
 )
 from imgbackend.sources import Image, Source
@@ -275,7 +277,7 @@ class FolderSource(Source):
             ) from exc
 
     def images(self) -> Iterator[FileImage]:
-        """The regular files of the folder, by name; not hidden ones, nor SHA256SUMS."""
+        """The image files of the folder, by name: not hidden ones, archives, SHA256SUMS, nor what may not be read."""
         try:
             names = sorted(os.listdir(self.folder))
         except FileNotFoundError:
@@ -284,7 +286,7 @@ class FolderSource(Source):
             raise ConfigError(f"[sources] folder_path {str(self.folder)!r} cannot be read: {exc.strerror}") from exc
         for name in names:
             if not name.startswith(".") and name != SUMS and (self.folder / name).is_file():
-                with contextlib.suppress(ImageNotFound):
+                with contextlib.suppress(SourceError, TemplateError):
                     yield FileImage(self.folder / name, self.conf)
 
 

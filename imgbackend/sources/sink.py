@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from imgbackend.errors import ConfigError
-from imgbackend.types import Ki, Progress
+from imgbackend.types import Ki, Mi, Progress
 
 BLOCK: Final = 64 * Ki
 """Aligned blocks of so many zeroes become holes: the cluster size that qcow2 has by default."""
@@ -20,6 +20,8 @@ CHUNK: Final = 256 * Ki
 """Bytes that are moved at a time.  Larger ones cost more: each is then a fresh mapping, page by page."""
 
 _ZEROES = bytes(BLOCK)
+_AHEAD = 8 * Mi
+"""Bytes that are handed to the disk at a time."""
 _WAITING = 16
 _INTERVAL = 0.05
 
@@ -31,8 +33,11 @@ class SparseFile:
     that length, so that another call can go on from its end.
     """
 
-    def __init__(self, path: Path, *, resume: bool = False) -> None:
+    def __init__(self, path: Path, *, resume: bool = False, kept: bool = False) -> None:
         """Make the file, with mode 0600, or open what is there with ``resume``.
+
+        ``kept``: it will stay as it is, so what arrives is written to the disk meanwhile,
+        and there is little left to flush at the end.
 
         :raises OSError: if it is there (without ``resume``), a symlink, or cannot be written.
         """
@@ -43,6 +48,7 @@ class SparseFile:
             os.close(self.fd)
             raise FileExistsError(f"not a regular file: {path}")
         self.size = status.st_size
+        self._kept, self._sent = kept, self.size
 
     def read(self) -> Iterator[bytes]:
         """What is there, from the beginning, in chunks."""
@@ -77,6 +83,9 @@ class SparseFile:
         while view:
             done = os.pwrite(self.fd, view, at)
             view, at = view[done:], at + done
+        if self._kept and at - self._sent >= _AHEAD:
+            os.posix_fadvise(self.fd, self._sent, at - self._sent, os.POSIX_FADV_DONTNEED)  # begins to write it out
+            self._sent = at
 
     def settle(self) -> None:
         """Give the file the length of what was taken."""

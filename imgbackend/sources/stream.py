@@ -115,6 +115,7 @@ class _Fetch:
         self._target, self._open_body, self._wanted = target, open_body, wanted
         self._progress = Paced(progress)
         self._allowed = wanted.limits.of(wanted.format)
+        self._kept = wanted.format in _FLAT  # others are converted, and not flushed themselves
         self._file: SparseFile | None = None
         self._digester = self._new_digester()
         self._unpacker: Unpacker | None = None
@@ -131,7 +132,7 @@ class _Fetch:
             discard(self._target)
             return
         with contextlib.suppress(FileNotFoundError):
-            self._file = SparseFile(self._target, resume=True)
+            self._file = SparseFile(self._target, resume=True, kept=self._kept)
         if self._file is None:
             return
         size = self._wanted.size
@@ -184,7 +185,7 @@ class _Fetch:
         if wanted.size is not None and self.received + len(chunk) > wanted.size:
             raise TemplateCorrupt(f"{wanted.name}: the source sent more than the {wanted.size} bytes that it told")
         if self._file is None:
-            self._file = SparseFile(self._target)
+            self._file = SparseFile(self._target, kept=self._kept)
         self._digester.update(chunk)
         self.received += len(chunk)
         for piece in self._unpacked(chunk):

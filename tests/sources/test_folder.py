@@ -287,7 +287,7 @@ def test_copy_can_be_cancelled(source: FolderSource, images: Path, target: Path)
 
 
 def test_list_has_files_only(source: FolderSource, images: Path) -> None:
-    for name in ("b.qcow2", "a.raw", ".hidden", "SHA256SUMS"):
+    for name in ("b.qcow2", "a.raw", ".hidden", "SHA256SUMS", "c.tar.gz"):
         (images / name).write_bytes(b"x")
     (images / "folder").mkdir()
     assert [image.name for image in source.images()] == ["a.raw", "b.qcow2"]
