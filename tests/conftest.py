@@ -12,7 +12,10 @@ from imgbackend.types import Mi
 from labs import leaks, mounts
 from labs.require import require
 
+_HERE: Final = Path(__file__).parent
 _LAB_FIXTURES: Final = ("glance", "xfs", "btrfs")
+_SLOW_FOLDERS: Final = ("cli", "crash", "takeover", "trust")
+"""Their tests start the command or real services, again and again."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -21,7 +24,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if any(name.startswith(_LAB_FIXTURES) for name in getattr(item, "fixturenames", ())):
+        lab = any(name.startswith(_LAB_FIXTURES) for name in getattr(item, "fixturenames", ()))
+        if lab or item.path.relative_to(_HERE).parts[0] in _SLOW_FOLDERS:
             item.add_marker("slow")
 
 
