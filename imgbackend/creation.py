@@ -16,7 +16,7 @@ from imgbackend import errors, fetching, files, inspection, manifests
 from imgbackend.abilities import Backed, Cloneable, HoldsBases
 from imgbackend.host import Host
 from imgbackend.manifests import Manifest
-from imgbackend.templates import IN_PLACE, Preparer
+from imgbackend.templates import Preparer
 from imgbackend.types import (
     Cached,
     Declared,
@@ -92,7 +92,7 @@ def cache(disk: "AnyDisk", fetch: FetchFunc, filename: str, size: int | None, pr
     """See :meth:`imgbackend.backend.Disk.cache`."""
     started = time.monotonic()
     role = fetching.role_of(fetch)
-    _check(role, filename, size)
+    _check(disk, role, filename, size)
     order = _Order(disk=disk, fetch=fetch, name=filename, role=role, size=whole_size(disk, size))
     with disk.changing(progress) as watched:
         found = disk.find()
@@ -110,7 +110,7 @@ def cache(disk: "AnyDisk", fetch: FetchFunc, filename: str, size: int | None, pr
 def explain(disk: "AnyDisk", fetch: FetchFunc, filename: str, size: int | None) -> Plan | None:
     """See :meth:`imgbackend.backend.Disk.explain`."""
     role = fetching.role_of(fetch)
-    _check(role, filename, size)
+    _check(disk, role, filename, size)
     wanted = whole_size(disk, size)
     with disk.looking():
         if disk.find() is not None:
@@ -132,11 +132,13 @@ class _Order:
     size: int | None
 
 
-def _check(role: Role, filename: str, size: int | None) -> None:
+def _check(disk: "AnyDisk", role: Role, filename: str, size: int | None) -> None:
     if role != "private" and not is_base_name(filename):
         raise errors.DiskError(f"not a name for a base: {filename!r}; it is the sha1 of the image's id, in hex")
     if role == "boot-file" and size is not None:
         raise errors.DiskError("a kernel or ramdisk is kept byte for byte and has no size of its own; give none")
+    if role == "boot-file" and disk.backend.traits.formats[0] != "raw":
+        raise errors.ConfigError(f"{disk.backend.name} does not keep a file byte for byte; keep this disk on raw")
 
 
 def _bare(role: Role) -> Declared:
@@ -226,7 +228,10 @@ class _Making:
         self._preparer: Preparer | None = None
         self._planned: Plan | None = None
         self._refused = ""
-        self.in_place = order.role in IN_PLACE
+
+    @property
+    def in_place(self) -> bool:
+        return self._preparer is not None and self._preparer.in_place
 
     @property
     def fetched(self) -> bool:
@@ -289,7 +294,6 @@ class _Making:
 
     def _prepared(self, info: ImageInfo, manifest: Manifest | None) -> None:
         """The template's facts are known: write the record, before anything is published."""
-        self.in_place = manifest is None and self._order.role in IN_PLACE
         known = None if self.in_place else info
         self._planned = self._disk.plan(_bare(self._order.role), known, self._order.size)
         self._remember(info, manifest, self._planned.way)
@@ -297,13 +301,14 @@ class _Making:
     def _remember(self, info: ImageInfo, manifest: Manifest | None, way: Way) -> None:
         disk = self._disk
         kept = disk.backend.traits.formats
+        tags = self._preparer.tags if self._preparer else {}
         disk.recorded = Record(
             backend=disk.backend.name,
             driver=disk.backend.driver,
             format=info.format if info.format in kept else kept[0],
-            image_id=manifest.image_id if manifest else None,
+            image_id=manifest.image_id if manifest else tags.get("image_id") or None,
             base=None if self.in_place else self._order.name,
-            digest=manifest.digest if manifest else None,
+            digest=manifest.digest if manifest else tags.get("digest") or None,
             way=way,
             time=time.time(),
         )

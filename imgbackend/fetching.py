@@ -164,7 +164,7 @@ class Fetching:
         role = role_of(self._order.fetch)
         info, whole, came_as = self._ready(role, declared)
         with files.open_fd(whole, os.O_RDWR) as fd:
-            if role == "image" and info.format == "raw":
+            if role in {"image", "generated"} and info.format == "raw":
                 os.ftruncate(fd, info.virtual_size)
             digest = self._settled(fd, info)
             if self._order.digest not in (None, digest) and digest is not None:
@@ -196,7 +196,8 @@ class Fetching:
         """What the base is, where it is, and what it was delivered as."""
         length = os.stat(self._part).st_size
         if role != "image":
-            return ImageInfo(format="raw", virtual_size=length), self._part, "raw"
+            whole = inspection.rounded(length) if role == "generated" else length
+            return ImageInfo(format="raw", virtual_size=whole), self._part, "raw"
         info, data = inspection.inspect(self._host, self._part, declared.format if declared else None)
         limit = self._host.settings.max_virtual_size
         if info.virtual_size > limit:

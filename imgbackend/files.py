@@ -62,7 +62,7 @@ def flush_folder(path: Path) -> None:
 
 
 def make_folders(path: Path) -> list[Path]:
-    """Make a folder, and those above it, that others may pass through but not list.
+    """Make a folder, and those above it, that others may pass through but not list, whatever the umask.
 
     The folders that have new names in them are returned, to be flushed.
     """
@@ -71,7 +71,9 @@ def make_folders(path: Path) -> list[Path]:
     while missing and not missing[-1].parent.is_dir():
         missing.append(missing[-1].parent)
     for folder in reversed(missing):
-        folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=FOLDER_MODE)
+            folder.chmod(FOLDER_MODE)
         changed.append(folder.parent)
     return changed
 

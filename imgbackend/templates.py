@@ -3,14 +3,14 @@
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from imgbackend import errors, fetching, manifests
+from imgbackend import errors, fetching, files, inspection, manifests
 from imgbackend.bases import Bases
 from imgbackend.fetching import Order
-from imgbackend.host import Host
+from imgbackend.host import SECRET_MODE, Host
 from imgbackend.manifests import Manifest
 from imgbackend.types import FetchFunc, ImageInfo, Progress, Role, ignore
 
@@ -74,6 +74,10 @@ class Preparer:
         self.base = Base(name, None if store is not None else bases.path(name), role, progress)
         self.manifest: Manifest | None = None
         self.fetched = False
+        self.in_place = False
+        """The bytes were put at a path of the disk's own; there is no base."""
+        self.tags: Mapping[str, str] = {}
+        """Of a base that the backend's store had already."""
         self._called = False
 
     def __call__(self, target: Base | Path, /) -> ImageInfo:
@@ -94,10 +98,18 @@ class Preparer:
     def _in_place(self, target: Path) -> ImageInfo:
         if not self.base.generated:
             raise errors.StorageError("a driver asked to have an image put in place; only what is generated may be")
+        self.in_place = True
         self._remember(ImageInfo(format="raw", virtual_size=0), None)
+        if self.base.secret:
+            with files.new_file(target, SECRET_MODE):
+                pass  # it is nobody else's from the first byte, whoever writes it
         self._fetch(target, self._progress)
         self.fetched = True
-        return ImageInfo(format="raw", virtual_size=os.stat(target).st_size)
+        size = inspection.rounded(os.stat(target).st_size)
+        if self._size is not None and size > self._size:
+            raise errors.TemplateTooLarge(size, self._size)
+        os.truncate(target, size)
+        return ImageInfo(format="raw", virtual_size=size)
 
     def _based(self) -> ImageInfo:
         if self.base.secret:
@@ -129,6 +141,7 @@ class Preparer:
                 info = local.manifest.info
             else:
                 store.touch_base(name)
+                self.tags = found.tags
                 info = ImageInfo(format="raw", virtual_size=found.size)
         if self._size is not None and info.virtual_size > self._size:
             raise errors.TemplateTooLarge(info.virtual_size, self._size)

@@ -140,7 +140,8 @@ class FetchFunc(Protocol):
     """Puts a whole template at ``target``; any callable of this form will do.
 
     ``target`` does not exist, or (only where the callable has a true attribute
-    ``resumable``) holds the beginning of the same bytes, from a fetch that broke.
+    ``resumable``) holds the beginning of the same bytes, from a fetch that broke; of a
+    private template it is there, empty, and readable by its owner alone.
     What is known beforehand is read from an attribute ``declared``, where present;
     an attribute ``role`` is read before it, so that a lazy ``declared`` asks nobody
     while the base is cached.
