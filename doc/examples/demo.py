@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from imgbackend import Engine, Gi, Mi
+from imgbackend import Gi, Mi
 from labs import bootsector
 
 _IMAGE_SIZE = 64 * Mi
@@ -116,6 +116,8 @@ def _boot(disk: Disk) -> None:
 
 def _clear(configuration: Path) -> None:
     """The library's side: what is there, and away with it."""
+    from imgbackend import Engine
+
     print("\n--- the library ---")
     with Engine.from_config([configuration]) as engine:
         for disk in list(engine.disks()):
