@@ -5,6 +5,7 @@ happens under the base's lock; copying from a base does not: it reads a descript
 opened under it.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import logging
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from imgbackend import errors, failures, fetching, files, inspection, manifests, overlays
+from imgbackend import errors, failures, fetching, files, inspection, manifests, overlays, qemu_img
 from imgbackend.fetching import Fetching, Order
 from imgbackend.host import BASE_MODE, Host
 from imgbackend.manifests import Identity, Manifest
@@ -152,13 +153,6 @@ class Bases:
         except FileNotFoundError:
             return False
 
-    def remove(self, name: str) -> None:
-        """Take a base away, its manifest last.  The caller holds no lock, and knows it unused."""
-        with self._host.locks.base(name) as lock:
-            self.path(name).unlink(missing_ok=True)
-            manifests.path_of(self.path(name)).unlink(missing_ok=True)
-            lock.forget()
-
     def ready_held(self, order: Order, asked: float, progress: Progress) -> Ready:
         """As :meth:`ready`, for a caller that holds the base's lock since it asked, at ``asked``."""
         shared = failures.Shared(self._host.instances / "locks", order.base.name)
@@ -267,21 +261,19 @@ class Bases:
 
     def _enlarge(self, root: Path, legacy: Path, manifest: Manifest, size: int, progress: Progress) -> None:
         """Make Nova's old enlarged base: the bytes of ``root``, then zeroes."""
-        if manifest.format != "raw":
-            raise errors.BaseMissing(f"the base {legacy.name} is gone, and can be made again of a raw image only")
-        whole = legacy.with_name(f"{legacy.name}.part")
-        with self._host.locks.base(legacy.name, progress):
+        whole, size = legacy.with_name(f"{legacy.name}.part"), max(size, manifest.virtual_size)
+        with self._host.locks.base(legacy.name, progress), contextlib.ExitStack() as undo:
             if legacy.exists():
                 return
+            undo.callback(whole.unlink, missing_ok=True)
             with files.open_fd(root, os.O_RDONLY) as source, files.new_file(whole) as target:
                 if not files.reflink(source, target):
                     files.copy(source, target, progress)
-                os.ftruncate(target, max(size, manifest.virtual_size))
+                if manifest.format == "raw":
+                    os.ftruncate(target, size)
+                else:
+                    qemu_img.resize(self._host, [(target, manifest.format)], size)
                 self._host.finish(target, mode=BASE_MODE, durable=True)
-                made = dataclasses.replace(
-                    manifest,
-                    virtual_size=max(size, manifest.virtual_size),
-                    digest=manifests.content_digest(target, progress),
-                    identity=Identity.of(target),
-                )
+                digest = manifests.content_digest(target, progress) if manifest.format == "raw" else None
+                made = dataclasses.replace(manifest, virtual_size=size, digest=digest, identity=Identity.of(target))
             fetching.replace(legacy, whole, made)

@@ -1,14 +1,15 @@
 """Whose a disk is: the record decides, not today's configuration.
 
 A record binds nobody without the disk.  disks.json wins; where only Nova's disk.info
-speaks, the backend that ``images_type`` names is used if it keeps that format in files,
-else raw for raw and qcow2 for qcow2.  Without any record: the driver's own format.
+speaks, the backend that ``images_type`` names is used if it keeps that format in files (an
+overlay: with its base), else raw for raw and qcow2 for qcow2.  Without any record: the driver's own format.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-from imgbackend import errors
+from imgbackend import errors, qcow2
+from imgbackend.abilities import Backed
 from imgbackend.backend import Backend, Disk
 from imgbackend.host import Host
 from imgbackend.types import DiskId, Record
@@ -34,7 +35,7 @@ class Binding:
             return self._backend(images_type).disk(disk_id)
         disk, record = kept
         if images_type is not None and self._resolved(images_type) != disk.backend.name:
-            if record.way or not _keeps(self._backend(images_type), record.format):
+            if record.way or not self._keeps(self._backend(images_type), disk_id, record.format):
                 raise _elsewhere(disk_id, record, disk.backend.name, self._resolved(images_type))
             disk = self._backend(images_type).disk(disk_id)
         disk.recorded = record
@@ -58,7 +59,7 @@ class Binding:
         if kept is None:
             return None
         found, record = kept
-        if record.way or not _keeps(disk.backend, record.format):
+        if record.way or not self._keeps(disk.backend, disk.id, record.format):
             raise _elsewhere(disk.id, record, found.backend.name, disk.backend.name)
         return record
 
@@ -84,15 +85,19 @@ class Binding:
 
     def _novas(self, disk_id: DiskId, format: str) -> Backend:
         default = self._backend(None)
-        if _keeps(default, format):
+        if self._keeps(default, disk_id, format):
             return default
         if format not in {"raw", "qcow2"}:
             raise errors.DiskError(f"disk.info says that {disk_id} is {format}, which no backend here keeps")
         return self._backend(format)
 
-
-def _keeps(backend: Backend, format: str) -> bool:
-    return backend.traits.files and format in backend.traits.formats
+    def _keeps(self, backend: Backend, disk_id: DiskId, format: str) -> bool:
+        """Whether a backend can keep a file of Nova's: an overlay only where disks may have a base."""
+        if not backend.traits.files or format not in backend.traits.formats:
+            return False
+        if format != "qcow2" or issubclass(backend.disk_type, Backed):
+            return True
+        return qcow2.read(self._host.path(disk_id)).backing_file is None
 
 
 def _elsewhere(disk_id: DiskId, record: Record, kept_by: str, asked: str) -> errors.DiskError:

@@ -13,7 +13,7 @@ from labs import leaks, mounts
 from labs.require import require
 
 _HERE: Final = Path(__file__).parent
-_LAB_FIXTURES: Final = ("glance", "xfs", "btrfs")
+_LAB_FIXTURES: Final = ("glance", "nova", "xfs", "btrfs")
 _SLOW_FOLDERS: Final = ("cli", "crash", "takeover", "trust")
 """Their tests start the command or real services, again and again."""
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import ClassVar
 
-from imgbackend import files, qcow2, qemu_img
+from imgbackend import errors, files, qcow2, qemu_img
 from imgbackend.filedisk import FileBackend, FileDisk
 from imgbackend.templates import Base, PrepareTemplate
 from imgbackend.types import Declared, ImageInfo, Plan, Progress, Traits, Way
@@ -18,7 +18,13 @@ class RawDisk(FileDisk["RawBackend"]):
 
     def virtual_size(self, _length: int) -> int:
         """Of a flat qcow2 its header tells."""
-        return _length if self.format == "raw" else qcow2.read(self.path).virtual_size
+        if self.format == "raw":
+            return _length
+        header = qcow2.read(self.path)
+        qcow2.refuse_foreign(header, str(self.path))
+        if header.backing_file is not None:
+            raise errors.DiskError(f"{self.path} refers to {header.backing_file}, and is to be a disk without a base")
+        return header.virtual_size
 
     def plan(self, template: Declared, base: ImageInfo | None, size: int | None) -> Plan:
         """A reflink where the file system can, else a copy."""
