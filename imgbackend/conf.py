@@ -72,10 +72,6 @@ DEFAULT_OPTS: Sequence[cfg.Opt] = (
         choices=["none", "space"],
         help="space: reserve the whole of a disk's file with fallocate.",
     ),
-    cfg.StrOpt("default_ephemeral_format", help="The file system of ephemeral disks, where none is asked for."),
-    cfg.MultiStrOpt(
-        "virt_mkfs", default=[], help="<os_type>=<command> that makes a file system; may be given repeatedly."
-    ),
     cfg.Opt(
         "max_image_virtual_size",
         type=Bytes,
@@ -144,12 +140,6 @@ IMAGE_CACHE_OPTS: Sequence[cfg.Opt] = (
         default="_base",
         deprecated_opts=_was("image_cache_subdirectory_name", "DEFAULT"),
         help="The folder of the bases, in instances_path.",
-    ),
-    cfg.Opt(
-        "lease_seconds",
-        type=types.Integer(min=1),
-        default=3600,
-        help="Nothing removes a base within so long of its last use.",
     ),
 )
 

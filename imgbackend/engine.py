@@ -236,5 +236,4 @@ def _settings(conf: cfg.ConfigOpts) -> Settings:
         address_space=conf.qemu_img_address_space * Gi,
         convert_address_space=conf.qemu_img_convert_address_space * Gi,
         stall_seconds=conf.qemu_img_stall_seconds,
-        lease_seconds=conf.image_cache.lease_seconds,
     )

@@ -37,7 +37,6 @@ class Settings:
     address_space: int = 2 << 30
     convert_address_space: int = 4 << 30
     stall_seconds: int = 60
-    lease_seconds: int = 3600
 
 
 class Host:

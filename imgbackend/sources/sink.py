@@ -24,6 +24,7 @@ _AHEAD = 8 * Mi
 """Bytes that are handed to the disk at a time."""
 _WAITING = 16
 _INTERVAL = 0.05
+_AGAIN = 0.1
 
 
 class SparseFile:
@@ -137,11 +138,15 @@ class Digester:
         return tuple((name, each.hexdigest()) for name, each in self._hashes.items())
 
     def close(self) -> None:
-        """End the thread.  Twice is no error."""
-        if self._thread is not None:
-            self._queue.put(None)
-            self._thread.join()
-            self._thread = None
+        """End the thread.  Twice is no error.
+
+        It is told again and again: a KeyboardInterrupt inside ``put`` may have lost a wake-up.
+        """
+        while self._thread is not None and self._thread.is_alive():
+            with contextlib.suppress(queue.Full):
+                self._queue.put(None, timeout=_AGAIN)
+            self._thread.join(_AGAIN)
+        self._thread = None
 
 
 class Paced:
