@@ -193,6 +193,21 @@ def load(files: Sequence[str | Path] | None = None) -> cfg.ConfigOpts:
     return conf
 
 
+def check(conf: cfg.ConfigOpts, group: str, opts: Sequence[cfg.Opt]) -> None:
+    """Read every one of ``opts``, for a bad value shows when it is read.
+
+    :raises ConfigError: naming the option, and what its value refers to.
+    """
+    for opt in opts:
+        try:
+            getattr(conf if group == "DEFAULT" else conf[group], opt.dest)
+        except (cfg.Error, ValueError) as exc:
+            told, inner = str(exc).replace("\n", " "), exc.__context__
+            if isinstance(exc, cfg.NoSuchOptError) and isinstance(inner, cfg.NoSuchOptError | cfg.NoSuchGroupError):
+                told = f"its value refers to another option, and there is {inner}"
+            raise errors.ConfigError(f"[{group}] {opt.name}: {told}") from exc
+
+
 def driver_opt(name: str) -> cfg.Opt:
     """The option of a backend's section that says which driver it has."""
     return cfg.StrOpt("driver", default=name, help="The driver of this backend; left out, it has the section's name.")

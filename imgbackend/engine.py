@@ -40,6 +40,8 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         for key in self._pending:
             if "." not in key or key.split(".")[0] == "image_cache":
                 raise errors.ConfigError(f"there is no option {key}")
+        for group, opts in options.GROUPS.items():
+            options.check(conf, group, opts)
         self.host = Host(_settings(conf))
         self._bases = Bases(self.host)
         self._backends: dict[str, Backend] = {}
@@ -109,6 +111,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
                 kind = loader.load_source(name)
                 options.register(self.conf, kind.group, kind.opts)
                 self._apply(kind.group, {opt.dest for opt in kind.opts})
+                options.check(self.conf, kind.group, kind.opts)
                 self._sources[name] = kind(self.conf)
             return self._sources[name]
 
@@ -155,6 +158,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         opts = options.backend_opts(name, driver, kind.opts)
         options.register(self.conf, name, opts)
         self._apply(name, {opt.dest for opt in opts})
+        options.check(self.conf, name, opts)
         made = kind(name, self.conf[name], self.host)
         made.attach(driver, Attached(bases=self._bases, bind=self._binding.record_of))
         try:
