@@ -1,0 +1,32 @@
+"""The class that a driver's author subclasses: all topics together."""
+
+from typing import Any
+
+from imgbackend.testing._create import CreateTests
+from imgbackend.testing._size import SizeTests
+
+
+class BackendConformance(CreateTests, SizeTests):
+    """What every backend promises.  Subclass it, and give a fixture ``backend``.
+
+    Own tests may be added; those of the kit may not be replaced.  What the driver is known not
+    to do is declared in ``known_deviations``, by the name of the test, with the reason and a
+    link.  Abilities, declared by the classes that are mixed in, decide which tests apply.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse what would make a pass mean nothing.
+
+        :raises TypeError: if a test of the kit is replaced, or a deviation names none.
+        """
+        super().__init_subclass__(**kwargs)
+        tests = {name for name in dir(BackendConformance) if name.startswith("test_")}
+        replaced = sorted(name for name in tests if getattr(cls, name) is not getattr(BackendConformance, name))
+        if replaced:
+            raise TypeError(f"{cls.__name__} overrides {', '.join(replaced)}; say why in known_deviations instead")
+        unknown = sorted(set(cls.known_deviations) - tests)
+        if unknown:
+            raise TypeError(f"{cls.__name__}.known_deviations names no test of the kit: {', '.join(unknown)}")
+        silent = sorted(name for name, reason in cls.known_deviations.items() if not reason.strip())
+        if silent:
+            raise TypeError(f"{cls.__name__}.known_deviations gives no reason for {', '.join(silent)}")

@@ -1,0 +1,114 @@
+"""The reference: the smallest backend that conforms, and the start of one's own."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from oslo_config import cfg
+
+from imgbackend import files, overlays, qemu_img
+from imgbackend.backend import Backend, Disk
+from imgbackend.host import DISK_MODE, SECRET_MODE
+from imgbackend.templates import Base, PrepareTemplate
+from imgbackend.types import Capacity, Declared, DiskId, DiskInfo, FileSource, ImageInfo, Plan, Progress, Way
+
+
+class MemoryDisk(Disk["MemoryBackend"]):
+    """A raw file of a file system that is kept in memory."""
+
+    @property
+    def path(self) -> Path:
+        """Where it is: no name of an instance has ``_`` in it."""
+        return self.backend.folder / f"{self.id.instance}_{self.id.name}"
+
+    @property
+    def unfinished(self) -> Path:
+        """Where it is made."""
+        return self.path.with_name(f".{self.path.name}.part")
+
+    def find(self) -> DiskInfo | None:
+        """It is whole if it has its name."""
+        try:
+            status = os.stat(self.path)
+        except FileNotFoundError:
+            return None
+        return DiskInfo(format="raw", size=status.st_size, allocated=status.st_blocks * 512)
+
+    def plan(self, template: Declared, base: ImageInfo | None, size: int | None) -> Plan:
+        """Always a copy."""
+        whole = size or (base.virtual_size if base else template.virtual_size) or 0
+        return Plan(way="copy", reason="memory has no snapshots", writes=whole, needs=whole)
+
+    def create_image(self, prepare_template: PrepareTemplate, base: Base, size: int | None) -> Way:  # noqa: ARG002 - growing costs the engine nothing
+        """Copied under another name, and renamed."""
+        if base.generated:
+            prepare_template(self.unfinished)
+        else:
+            prepare_template(base)
+            with files.new_file(self.unfinished) as target:
+                files.copy(base.open(), target, base.progress)
+        with files.open_fd(self.unfinished, os.O_RDWR) as target:
+            self.backend.host.finish(target, mode=SECRET_MODE if base.secret else DISK_MODE)
+        files.publish(self.unfinished, self.path, durable=self.backend.host.settings.durable)
+        return "copy"
+
+    def discard(self) -> None:
+        """Unlinked, not truncated."""
+        self.unfinished.unlink(missing_ok=True)
+
+    def resize_image(self, size: int) -> None:
+        """What is new is a hole, and reads as zeroes."""
+        with files.open_fd(self.path, os.O_RDWR) as fd:
+            os.ftruncate(fd, size)
+            files.flush(fd)
+
+    def remove_image(self) -> None:
+        """Unlink it."""
+        self.path.unlink(missing_ok=True)
+
+    def extract_image(self, target: Path, format: str, *, compress: bool, progress: Progress) -> None:
+        """By qemu-img."""
+        size = self.found().size
+        with files.open_fd(self.path, os.O_RDONLY) as source, files.open_fd(target, os.O_RDWR) as out:
+            layers = [(source, "raw")]
+            qemu_img.convert(
+                self.backend.host, layers, out, format, size=size, compress=compress, progress=progress, phase="extract"
+            )
+
+    def source(self) -> FileSource:
+        """The file."""
+        return FileSource(path=self.path, format="raw")
+
+
+class MemoryBackend(Backend):
+    """Disks that are gone after the next start of the host."""
+
+    disk_type = MemoryDisk
+    opts: ClassVar[Sequence[cfg.Opt]] = (
+        cfg.StrOpt("folder", default="/dev/shm/imgbackend", help="A folder of a tmpfs; it is made."),  # noqa: S108 - it is for memory
+    )
+
+    @property
+    def folder(self) -> Path:
+        """The store."""
+        return Path(self.conf.folder)
+
+    def open(self) -> None:
+        """Make the folder."""
+        files.make_folders(self.folder)
+
+    def list_disks(self) -> Iterator[DiskId]:
+        """By their records."""
+        for instance in overlays.instances(self.host):
+            for name, record in self.host.records.all(instance).items():
+                if record.backend == self.name:
+                    with contextlib.suppress(ValueError):
+                        yield DiskId(instance=instance, name=name)
+
+    def capacity(self) -> Capacity:
+        """Of the file system."""
+        status = shutil.disk_usage(self.folder)
+        return Capacity(total=status.total, free=status.free)

@@ -1,0 +1,102 @@
+"""What every topic of the kit has: the fixtures, and how tests say when they apply."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import ClassVar, Final, TypeVar
+
+import pytest
+
+from imgbackend.backend import Backend
+from imgbackend.testing.trial import Trial
+
+F = TypeVar("F", bound=Callable[..., None])
+
+_NEEDS: Final = "__imgbackend_needs__"
+_ADVISORY: Final = "__imgbackend_advisory__"
+_DESTRUCTIVE: Final = "__imgbackend_destructive__"
+
+
+def needs(*abilities: type) -> Callable[[F], F]:
+    """The test applies where the driver's disks or backend have all these abilities."""
+
+    def mark(test: F) -> F:
+        setattr(test, _NEEDS, abilities)
+        return test
+
+    return mark
+
+
+def advisory(since: str) -> Callable[[F], F]:
+    """The test's demand is new in that version of the suite; until the next a failure is told, and no more."""
+
+    def mark(test: F) -> F:
+        setattr(test, _ADVISORY, since)
+        return test
+
+    return mark
+
+
+def destructive(test: F) -> F:
+    """The test fills or damages the store; on a host's own backend it runs only if asked for."""
+    setattr(test, _DESTRUCTIVE, True)
+    return test
+
+
+def is_destructive(test: object) -> bool:
+    """Whether a test function was so marked."""
+    return bool(getattr(test, _DESTRUCTIVE, False))
+
+
+def is_advisory(test: object) -> bool:
+    """Whether a test function was so marked."""
+    return hasattr(test, _ADVISORY)
+
+
+def missing(test: object, backend: Backend) -> list[str]:
+    """The abilities that a test needs and the driver does not declare."""
+    wanted: tuple[type, ...] = getattr(test, _NEEDS, ())
+    return [
+        kind.__name__
+        for kind in wanted
+        if not issubclass(type(backend), kind) and not issubclass(backend.disk_type, kind)
+    ]
+
+
+class Topic:
+    """Fixtures for all topics; ``backend`` is the subclass's own."""
+
+    known_deviations: ClassVar[dict[str, str]] = {}
+    """``{"test_name": "reason and link"}``: what the driver does not do, and why.  Each has to
+    fail: one that passes is stale, and fails as such."""
+    smallest: ClassVar[int] = 512
+    """Bytes of the smallest disk that the store can keep, where that is more than a sector."""
+    libraries: ClassVar[tuple[str, ...]] = ()
+    """Modules written in C through which the driver changes its store: their calls are steps
+    at which the crash tests kill."""
+
+    @pytest.fixture(autouse=True)
+    def _judged(self, request: pytest.FixtureRequest, backend: Backend) -> None:
+        """Skip what does not apply, and expect what is known to deviate."""
+        test, name = request.function, request.function.__name__
+        lacking, reason = missing(test, backend), self.known_deviations.get(name)
+        if lacking and reason is not None:
+            pytest.fail(f"known_deviations names {name}, which does not apply: not {', '.join(lacking)}")
+        if lacking:
+            pytest.skip(f"not applicable: not {', '.join(lacking)}")
+        if reason is not None:
+            request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+        elif is_advisory(test):
+            since = getattr(test, _ADVISORY)
+            request.applymarker(pytest.mark.xfail(strict=False, reason=f"advisory, new in suite {since}"))
+
+    @pytest.fixture
+    def trial(
+        self, backend: Backend, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, _judged: None
+    ) -> Iterator[Trial]:
+        """The backend, with names, images and a scratch folder of this test's own."""
+        scratch = tmp_path_factory.mktemp("scratch")
+        made = Trial(backend=backend, scratch=scratch, watched=[tmp_path], smallest=self.smallest)
+        yield made
+        made.clear()
+        shutil.rmtree(scratch, ignore_errors=True)

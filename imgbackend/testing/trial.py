@@ -1,0 +1,175 @@
+"""One trial of a backend: its disks under names of their own, images, and what is in the store."""
+
+import contextlib
+import dataclasses
+import secrets
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from imgbackend import errors
+from imgbackend.abilities import HoldsBases
+from imgbackend.backend import Backend, Disk
+from imgbackend.host import Host
+from imgbackend.inspection import rounded
+from imgbackend.templates import Preparer
+from imgbackend.testing import oracle
+from imgbackend.testing.content import Image, Shape, write_raw
+from imgbackend.testing.place import again
+from imgbackend.types import DiskId, Ki, Mi, Progress, base_name, ignore
+
+PREFIX = "conformance-"
+"""Every instance that the kit makes has a name that begins so."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Trial:
+    """What a test does with a backend."""
+
+    backend: Backend
+    scratch: Path
+    """A folder of the kit's own: images, and what is exported."""
+    watched: Sequence[Path]
+    """Folders that are searched for what a driver left."""
+    smallest: int
+    token: str = dataclasses.field(default_factory=lambda: secrets.token_hex(3))
+
+    @contextlib.contextmanager
+    def again(self, host: Host | None = None) -> Iterator["Trial"]:
+        """The same trial on another backend of the same configuration; see :func:`place.again`."""
+        with again(self.backend, host) as other:
+            yield dataclasses.replace(self, backend=other)
+
+    # Geometry
+
+    def rounded(self, size: int) -> int:
+        """As the engine rounds a size for this backend."""
+        return rounded(size, self.backend.traits.granularity)
+
+    @property
+    def large(self) -> int:
+        """The virtual size of a usual image."""
+        return self.rounded(max(8 * Mi, self.smallest))
+
+    @property
+    def small(self) -> int:
+        """The virtual size of an image where many disks are made."""
+        return self.rounded(max(Mi, self.smallest))
+
+    # Images and disks
+
+    def image(self, shape: Shape = "scattered", *, size: int | None = None, seed: int = 0) -> Image:
+        """A raw image, :attr:`large` unless a size is given."""
+        size = size or self.large
+        path = self.scratch / f"{shape}-{size}-{seed}.raw"
+        if not path.exists():
+            write_raw(path, size, shape, seed)
+        return Image(content=path, image_id=f"{PREFIX}{self.token}-{path.name}")
+
+    def as_qcow2(self, image: Image) -> Image:
+        """The same image, delivered as a qcow2."""
+        path = image.content.with_suffix(".qcow2")
+        if not path.exists():
+            oracle.make_qcow2(image.content, path)
+        return dataclasses.replace(image, content=path, image_id=f"{image.image_id}-qcow2", format="qcow2")
+
+    def instance(self, label: str) -> str:
+        """The name of an instance of this trial."""
+        return f"{PREFIX}{self.token}-{label}"
+
+    def disk(self, label: str = "a", name: str = "disk") -> Disk[Any]:
+        """A disk of this trial, whether or not it exists."""
+        return self.backend.disk(DiskId(instance=self.instance(label), name=name))
+
+    def made(
+        self,
+        image: Image,
+        label: str = "a",
+        size: int | None = None,
+        *,
+        name: str = "disk",
+        progress: Progress = ignore,
+    ) -> Disk[Any]:
+        """A disk that was made of an image."""
+        disk = self.disk(label, name)
+        disk.cache(image, image.name, size, progress=progress)
+        return disk
+
+    @contextlib.contextmanager
+    def preparer(self, disk: Disk[Any], image: Image, size: int | None) -> Iterator[Preparer]:
+        """What the engine hands to ``create_image``, to call that alone."""
+        backend = disk.backend
+        backend.host.make_folder(backend.host.folder(disk.id))
+        store = backend if isinstance(backend, HoldsBases) else None
+        made = Preparer(
+            backend.host,
+            backend.attached.bases,
+            store,
+            image,
+            image.name,
+            size,
+            ignore,
+            lambda _info, _manifest: None,
+        )
+        with contextlib.closing(made):
+            yield made
+
+    # What is there
+
+    def read(self, disk: Disk[Any]) -> bytes:
+        """All bytes that a guest reads."""
+        return oracle.read(disk.source(), self.scratch)
+
+    def expect(self, disk: Disk[Any], wanted: bytes, when: str = "") -> None:
+        """Assert that a guest reads these bytes; the message tells the first that differs."""
+        oracle.expect(self.read(disk), wanted, f"{disk.id}{when}")
+
+    def write(self, disk: Disk[Any], at: int, count: int, byte: int) -> None:
+        """Have a guest write."""
+        oracle.write(disk.source(), at, count, byte)
+
+    def listed(self) -> set[DiskId]:
+        """The disks of this trial that the store lists."""
+        mine = self.instance("")
+        return {disk for disk in self.backend.list_disks() if disk.instance.startswith(mine)}
+
+    def entries(self, *, bases: bool = True) -> set[str]:
+        """All files below the watched folders but locks, and what the store lists."""
+        host = self.backend.host
+        skipped = [host.instances / "locks", *([] if bases else [host.bases])]
+        roots = {host.instances, *self.watched}
+        found = {path for root in roots for path in root.rglob("*") if not path.is_dir() or path.is_symlink()}
+        kept = {str(path) for path in found if not any(path.is_relative_to(folder) for folder in skipped)}
+        store = self.backend
+        stored = {base.name for base in store.list_bases()} if bases and isinstance(store, HoldsBases) else set()
+        return kept | {f"listed {disk}" for disk in self.listed()} | {f"stored {name}" for name in stored}
+
+    def clear(self) -> None:
+        """Take away every disk and stored base of this trial, as far as the driver can."""
+        for disk_id in self._known():
+            with contextlib.suppress(errors.Error):
+                self.backend.disk(disk_id).remove()
+        store = self.backend
+        if isinstance(store, HoldsBases):
+            images = {base_name(f"{PREFIX}{self.token}-{path.name}") for path in self.scratch.glob("*.raw")}
+            for base in list(store.list_bases()):
+                if base.name in images or base.tags.get("image_id", "").startswith(f"{PREFIX}{self.token}"):
+                    with contextlib.suppress(errors.Error):
+                        store.remove_base(base.name)
+
+    def _known(self) -> set[DiskId]:
+        found: set[DiskId] = set()
+        with contextlib.suppress(errors.Error, OSError):
+            found |= self.listed()
+        folders = self.backend.host.instances.glob(f"{self.instance('')}*")
+        for folder in folders:
+            with contextlib.suppress(errors.Error):
+                found |= {
+                    DiskId(instance=folder.name, name=name) for name in self.backend.host.records.all(folder.name)
+                }
+        return found
+
+
+def slack(backend: Backend) -> int:
+    """Bytes of metadata that a store may spend on a disk."""
+    return max(512 * Ki, 2 * backend.traits.granularity)
