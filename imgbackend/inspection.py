@@ -6,7 +6,12 @@ refused: references to other files (backing file, data file, VMDK extents), feat
 nobody knows, two formats at once, and content that is not what was declared.
 """
 
+import contextlib
+import importlib
 import os
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +28,23 @@ _CHECKED: Final = frozenset({"qcow2", "vmdk", "vdi"})
 UNTYPED: Final = frozenset({"ami", "aki", "ari"})
 """Declared formats that say nothing of the content: it is taken as raw."""
 SECTOR: Final = 512
+_INSPECTORS: Final = "oslo_utils.imageutils.format_inspector"
+_FIRST_STEP: Final = 1 << 12
+_LAST_STEP: Final = 1 << 20
+
+
+@contextlib.contextmanager
+def loaded_meanwhile() -> Iterator[None]:
+    """Import the inspectors, 60 ms, on a thread of their own while an image arrives."""
+    if _INSPECTORS in sys.modules:
+        yield
+        return
+    loading = threading.Thread(target=importlib.import_module, args=(_INSPECTORS,), name="imgbackend-import")
+    loading.start()
+    try:
+        yield
+    finally:
+        loading.join()
 
 
 def rounded(size: int, granularity: int = SECTOR) -> int:
@@ -65,8 +87,9 @@ def _detected(path: Path) -> tuple[str, int]:
     try:
         with path.open("rb") as file:
             wrapper = format_inspector.InspectWrapper(file)
-            while not wrapper.formats and wrapper.read(1 << 12):
-                pass
+            step = _FIRST_STEP
+            while not wrapper.formats and wrapper.read(step):
+                step = min(step * 2, _LAST_STEP)  # some are known by their end alone: all of it is read
             wrapper.close()
         matches = {str(match): match for match in wrapper.formats or ()}
         if set(matches) == {"iso", "gpt"}:  # a bootable ISO has a partition table too
