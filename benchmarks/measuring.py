@@ -1,7 +1,6 @@
 """Times calls that take turns, so that what else the machine does meets all of them alike."""
 
 import contextlib
-import gc
 import resource
 import statistics
 import sys
@@ -104,7 +103,6 @@ def take_turns(competitors: Sequence[tuple[str, Call]], repeats: int, *, warm_up
     turns = list(zip(series, (call for _, call in competitors), strict=True))
     for number in range(warm_ups + repeats):
         for each, call in turns if number % 2 else reversed(turns):
-            gc.collect()
             taken = call()
             if number >= warm_ups:
                 each.taken.append(taken)

@@ -49,23 +49,21 @@ class Workshop:
         self.folder, self.size = folder, size
         self.timer = Timer(processes)
         self._numbers = itertools.count()
-        self._sources: dict[tuple[Path, int], Path] = {}
 
-    def source(self, folder: Path | None = None, size: int | None = None, share: float = 0.25) -> Path:
-        """A raw image with data in a share of its MiB, holes elsewhere; flushed, and in memory."""
-        where, length = folder or self.folder, size or self.size.image
-        found = self._sources.get((where, length))
-        if found is None:
-            path = where / f"image-{length // Mi}.raw"
+    def source(
+        self, folder: Path | None = None, size: int | None = None, share: float = 0.25, extent: int = Mi
+    ) -> Path:
+        """A raw image with data in a share of it, in extents at random places; flushed, and in memory."""
+        path = (folder or self.folder) / f"image-{(size or self.size.image) // Mi}-{extent // Mi}.raw"
+        if not path.exists():
             with path.open("wb") as file:
-                file.truncate(length)
-                for offset, content in images.scattered(length, share).items():
+                file.truncate(size or self.size.image)
+                for offset, content in images.scattered(size or self.size.image, share, extent=extent).items():
                     file.seek(offset)
                     file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            found = self._sources[where, length] = path
-        return found
+        return path
 
     @contextlib.contextmanager
     def engine(self, overrides: Mapping[str, Any] | None = None, *, folder: Path | None = None) -> Iterator[Engine]:

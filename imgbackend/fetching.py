@@ -119,7 +119,7 @@ class Fetching:
 
     def _fetched(self, declared: Declared | None) -> Delivered:
         size = None if declared is None else declared.size
-        with self._host.space.reserved(self._part, size):
+        with self._host.space.reserved(self._part, size), inspection.loaded_meanwhile():
             told = self._order.fetch(self._part, self._progress)
         length = self._own_file()
         if size is not None and length != size:
