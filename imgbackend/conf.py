@@ -32,6 +32,16 @@ def _state_path() -> str:
     return os.path.join(home, "imgbackend")
 
 
+def _address() -> str:
+    """The address that this host would send from, as Nova has it: a folder may be named by it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.0", 80))  # of no host (RFC 5737); connecting a datagram socket sends nothing
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
+
+
 Bytes = types.Integer(min=0)
 
 DEFAULT_OPTS: Sequence[cfg.Opt] = (
@@ -41,7 +51,12 @@ DEFAULT_OPTS: Sequence[cfg.Opt] = (
         sample_default="/var/lib/imgbackend",
         help="The folder that defaults of other paths are in.",
     ),
-    cfg.StrOpt("my_ip", default="127.0.0.1", help="An address of this host; used in the values of other options only."),
+    cfg.StrOpt(
+        "my_ip",
+        default=_address(),
+        sample_default="<an address of this host>",
+        help="An address of this host; used in the values of other options only.",
+    ),
     cfg.StrOpt(
         "host",
         default=socket.gethostname(),
