@@ -69,6 +69,12 @@ def _stream_with_footer(raw: Path, image: Path) -> None:
         file.write(struct.pack("<QII", 1, 0, 3).ljust(512, b"\0") + header + bytes(512))
 
 
+def _not_closed(raw: Path, image: Path) -> None:
+    """With lazy refcounts, and the bit of who has it open for writing: its guest was killed."""
+    _converted("qcow2", "-olazy_refcounts=on")(raw, image)
+    patch(image, 79, b"\x01")
+
+
 def _packed(suffix: str, inner: Make) -> Make:
     def make(raw: Path, image: Path) -> None:
         inner(raw, image)
@@ -97,6 +103,7 @@ ALL = [
     Sane("qcow2-2m", "a.qcow2", _converted("qcow2", "-ocluster_size=2M")),
     Sane("qcow2-refcount-1", "a.qcow2", _converted("qcow2", "-orefcount_bits=1")),
     Sane("qcow2-lazy-refcounts", "a.qcow2", _converted("qcow2", "-olazy_refcounts=on")),
+    Sane("qcow2-not-closed", "a.qcow2", _not_closed),
     Sane("qcow2-preallocated", "a.qcow2", _converted("qcow2", "-opreallocation=metadata")),
     Sane("vmdk", "a.vmdk", _converted("vmdk")),
     Sane("vmdk-stream", "a.vmdk", _converted("vmdk", "-osubformat=streamOptimized")),
