@@ -3,10 +3,25 @@
 from typing import Any
 
 from imgbackend.testing._create import CreateTests
+from imgbackend.testing._extract import ExtractTests
+from imgbackend.testing._fetch_once import FetchOnceTests
+from imgbackend.testing._info import InfoTests
+from imgbackend.testing._refusals import RefusalTests
+from imgbackend.testing._remove import RemoveTests
 from imgbackend.testing._size import SizeTests
+from imgbackend.testing._source import SourceTests
 
 
-class BackendConformance(CreateTests, SizeTests):
+class BackendConformance(
+    CreateTests,
+    FetchOnceTests,
+    SizeTests,
+    RefusalTests,
+    RemoveTests,
+    InfoTests,
+    SourceTests,
+    ExtractTests,
+):
     """What every backend promises.  Subclass it, and give a fixture ``backend``.
 
     Own tests may be added; those of the kit may not be replaced.  What the driver is known not

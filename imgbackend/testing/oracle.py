@@ -92,6 +92,11 @@ def make_qcow2(raw: Path, target: Path) -> None:
     _run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(target))
 
 
+def make_overlay(raw: Path, target: Path) -> None:
+    """A qcow2 on top of a raw image."""
+    _run("qemu-img", "create", "-q", "-f", "qcow2", "-b", str(raw), "-F", "raw", str(target))
+
+
 def _run(*argv: str) -> str:
     done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=_SECONDS)
     if done.returncode != 0 or "failed" in done.stdout:

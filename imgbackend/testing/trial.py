@@ -73,6 +73,13 @@ class Trial:
             oracle.make_qcow2(image.content, path)
         return dataclasses.replace(image, content=path, image_id=f"{image.image_id}-qcow2", format="qcow2")
 
+    def unsafe(self) -> Image:
+        """A qcow2 that refers to a file of the host."""
+        path = self.scratch / "unsafe.qcow2"
+        if not path.exists():
+            oracle.make_overlay(self.image().content, path)
+        return Image(content=path, image_id=f"{PREFIX}{self.token}-unsafe", format="qcow2")
+
     def instance(self, label: str) -> str:
         """The name of an instance of this trial."""
         return f"{PREFIX}{self.token}-{label}"
@@ -113,6 +120,11 @@ class Trial:
         )
         with contextlib.closing(made):
             yield made
+
+    @property
+    def ignored(self) -> Path:
+        """Where the engine keeps its locks: no step of a driver's."""
+        return self.backend.host.instances / "locks"
 
     # What is there
 

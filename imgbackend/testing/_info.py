@@ -1,0 +1,91 @@
+"""What is told of a disk and of a store, measured against QEMU's view."""
+
+import os
+
+from imgbackend.testing import oracle
+from imgbackend.testing.topic import Topic
+from imgbackend.testing.trial import Trial, slack
+from imgbackend.types import DiskId, FileSource, Mi
+
+
+class InfoTests(Topic):
+    """``info``, ``list_disks`` and ``capacity`` tell what is so."""
+
+    def test_size_is_what_a_guest_sees(self, trial: Trial) -> None:
+        """After it was made, and after it was grown."""
+        disk = trial.made(trial.image())
+        assert disk.info().size == oracle.size(disk.source()) == trial.large
+        disk.resize(trial.rounded(trial.large + Mi))
+        assert disk.info().size == oracle.size(disk.source()) == trial.rounded(trial.large + Mi)
+
+    def test_format_is_one_that_the_driver_keeps(self, trial: Trial) -> None:
+        """The same in ``info``, in the record and in ``source``, and QEMU can open it so."""
+        disk = trial.made(trial.image())
+        record = trial.backend.host.records.of(disk.id)
+        assert record is not None
+        assert disk.info().format == disk.source().format == record.format
+        assert record.format in trial.backend.traits.formats
+
+    def test_allocated_is_what_the_storage_spends(self, trial: Trial) -> None:
+        """No less than what a guest wrote, and no more than the disk."""
+        disk = trial.made(trial.image("sparse"))
+        trial.write(disk, 0, 2 * Mi, 0x33)
+        allocated = disk.info().allocated
+        assert 2 * Mi <= allocated <= trial.large + slack(trial.backend)
+        source = disk.source()
+        if isinstance(source, FileSource):
+            assert allocated == os.stat(source.path).st_blocks * 512
+
+    def test_holes_are_kept(self, trial: Trial) -> None:
+        """Where disks are files: an image of zeroes costs no blocks."""
+        disk = trial.made(trial.image("sparse"), size=trial.rounded(2 * trial.large))
+        source = disk.source()
+        if isinstance(source, FileSource):
+            assert os.stat(source.path).st_blocks * 512 <= slack(trial.backend)
+
+    def test_list_tells_every_disk_and_no_other(self, trial: Trial) -> None:
+        """Names that begin alike are told apart."""
+        image = trial.image(size=trial.small)
+        labels = (("vm", "disk"), ("vm1", "disk"), ("vm1", "disk.local"), ("vm1", "disk.rescue"), ("vm10", "disk"))
+        made = {trial.made(image, label, name=name).id for label, name in labels}
+        assert trial.listed() == made
+        with trial.again() as other:
+            assert other.listed() == made
+
+    def test_list_does_not_repeat(self, trial: Trial) -> None:
+        """Each disk once."""
+        image = trial.image(size=trial.small)
+        trial.made(image, "a", size=trial.rounded(2 * trial.small))
+        trial.made(image, "b")
+        found = [disk for disk in trial.backend.list_disks() if disk.instance.startswith(trial.instance(""))]
+        assert len(found) == len(set(found)) == 2
+
+    def test_list_takes_nothing_else_for_a_disk(self, trial: Trial) -> None:
+        """Files that somebody left in an instance's folder, and instances without a disk."""
+        disk = trial.made(trial.image(size=trial.small))
+        folder = trial.backend.host.folder(disk.id)
+        stray = [folder / "console.log", folder / "disk.local"]
+        for path in stray:
+            path.write_bytes(b"not made by this backend")
+        empty = trial.backend.host.folder(trial.disk("empty").id)
+        empty.mkdir()
+        try:
+            assert trial.listed() == {disk.id}
+        finally:
+            for path in stray:
+                path.unlink()
+            empty.rmdir()
+
+    def test_capacity_is_plausible(self, trial: Trial) -> None:
+        """There is a store, and no more of it is free than there is."""
+        capacity = trial.backend.capacity()
+        assert 0 <= capacity.free <= capacity.total
+        assert capacity.total > 0
+
+    def test_disk_keeps_its_name(self, trial: Trial) -> None:
+        """``disk`` gives the disk that was asked for, of the driver's class."""
+        wanted = DiskId(instance=trial.instance("a"), name="disk.local.rescue")
+        disk = trial.backend.disk(wanted)
+        assert disk.id == wanted
+        assert type(disk) is trial.backend.disk_type
+        assert disk.backend is trial.backend
