@@ -13,9 +13,9 @@ from labs import leaks, mounts
 from labs.require import require
 
 _HERE: Final = Path(__file__).parent
-_LAB_FIXTURES: Final = ("glance", "nova", "xfs", "btrfs")
-_SLOW_FOLDERS: Final = ("cli", "crash", "takeover", "trust")
-"""Their tests start the command or real services, again and again."""
+_LABS: Final = ("btrfs", "glance", "nova", "xfs")
+_SLOW: Final = ("cli", "engine/test_crash.py", "takeover", "trust")
+"""Their tests start the command or real services, or kill processes, again and again."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -24,8 +24,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        lab = any(name.startswith(_LAB_FIXTURES) for name in getattr(item, "fixturenames", ()))
-        if lab or item.path.relative_to(_HERE).parts[0] in _SLOW_FOLDERS:
+        lab = any(name.startswith(_LABS) for name in getattr(item, "fixturenames", ()))
+        if lab or any(item.path.is_relative_to(_HERE / slow) for slow in _SLOW):
             item.add_marker("slow")
 
 
