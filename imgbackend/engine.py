@@ -195,19 +195,35 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         return self._binding.disk(disk_id, images_type)
 
     def disks(self, instance: str | None = None) -> Iterator[Disk[Any]]:
-        """All disks on record that exist, by instance and name; of one instance, if given."""
+        """All disks on record that exist, by instance and name; of one instance, if given.
+
+        One that cannot be looked at is left out, with a warning.
+
+        :raises DiskError: if the records of the instance that is given are broken.
+        """
         for folder in [instance] if instance else overlays.instances(self.host):
-            names = {*self.host.records.all(folder), *self.host.records.nova_formats(folder)}
+            try:
+                names = {*self.host.records.all(folder), *self.host.records.nova_formats(folder)}
+            except errors.DiskError as exc:
+                if instance:
+                    raise
+                LOG.warning("Cannot look at the disks of %s: %s", folder, exc)
+                continue
             for name in sorted(names):
-                try:
-                    found = self._binding.disk(DiskId(instance=folder, name=name), None)
-                except ValueError:
-                    continue  # a folder or a file that is none of ours
-                except errors.ConfigError as exc:
-                    LOG.warning("Cannot look at %s/%s: %s", folder, name, exc)
-                    continue
-                if found.exists():
+                found = self._seen(folder, name)
+                if found is not None:
                     yield found
+
+    def _seen(self, instance: str, name: str) -> Disk[Any] | None:
+        """A disk on record, if it is there and can be looked at."""
+        try:
+            found = self._binding.disk(DiskId(instance=instance, name=name), None)
+            return found if found.exists() else None
+        except ValueError:
+            return None  # a folder or a file that is none of ours
+        except (errors.ConfigError, errors.DiskError) as exc:
+            LOG.warning("Cannot look at %s/%s: %s", instance, name, exc)
+            return None
 
     def bases(self) -> Iterator[BaseEntry]:
         """All bases in the base folder, by name."""

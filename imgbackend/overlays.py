@@ -34,9 +34,8 @@ def overlays(host: Host) -> Iterator[Overlay]:
     """
     bases = os.path.realpath(host.bases)
     for instance in instances(host):
-        recorded = {name: record.format for name, record in host.records.all(instance).items()}
-        formats = {**host.records.nova_formats(instance), **recorded}
-        for entry in os.scandir(host.instances / instance):
+        formats = _recorded(host, instance)
+        for entry in _files(host.instances / instance):
             if formats.get(entry.name, "qcow2") != "qcow2" or not entry.is_file(follow_symlinks=False):
                 continue
             header = _header(Path(entry.path))
@@ -53,14 +52,28 @@ def overlays(host: Host) -> Iterator[Overlay]:
                 )
 
 
+def _recorded(host: Host, instance: str) -> dict[str, str]:
+    """The formats on record; of broken records nothing is believed, and their disks count all the same."""
+    try:
+        recorded = {name: record.format for name, record in host.records.all(instance).items()}
+        return {**host.records.nova_formats(instance), **recorded}
+    except errors.DiskError:
+        return {}
+
+
+def _files(folder: Path) -> "list[os.DirEntry[str]]":
+    """What is in a folder, by name; nothing if it has just gone."""
+    try:
+        return sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return []
+
+
 def instances(host: Host) -> list[str]:
     """The folders of instances, by name."""
     skipped = {host.settings.bases, "locks", "snapshots"}
-    try:
-        found = list(os.scandir(host.instances))
-    except FileNotFoundError:
-        return []
-    return sorted(entry.name for entry in found if entry.is_dir(follow_symlinks=False) and entry.name not in skipped)
+    found = _files(host.instances)
+    return [entry.name for entry in found if entry.is_dir(follow_symlinks=False) and entry.name not in skipped]
 
 
 def stated_formats(host: Host, base: Path) -> set[str]:

@@ -21,6 +21,8 @@ from labs.images import qcow2, qemu_img, scattered, sparse_raw
 from labs.require import FULL
 from labs.templates import Template
 
+pytestmark = pytest.mark.slow
+
 _CONTENT = 2 * Mi
 
 
@@ -31,21 +33,17 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def image(tmp_path: Path) -> Template:
-    """2 MiB as a qcow2, so that it is converted on its way in."""
+def image(tmp_path: Path, images_type: str) -> Template:
+    """2 MiB, a quarter of it data; for overlays it is delivered as a qcow2, and converted on its way in."""
     raw = sparse_raw(tmp_path / "content.raw", _CONTENT, data=scattered(_CONTENT, 0.25, extent=64 << 10))
-    return Template(
-        content=qcow2(tmp_path / "content", _CONTENT, content=raw),
-        image_id="image",
-        format="qcow2",
-        size=(tmp_path / "content").stat().st_size,
-    )
+    path = raw if images_type == "raw" else qcow2(tmp_path / "content.qcow2", _CONTENT, content=raw)
+    return Template(content=path, image_id="image", format=images_type, size=path.stat().st_size)
 
 
 @pytest.fixture
 def content(image: Template) -> bytes:
     """What a disk made of it holds."""
-    return guest_view(image.content, "qcow2") + bytes(operations.SIZE - _CONTENT)
+    return guest_view(image.content, str(image.format)) + bytes(operations.SIZE - _CONTENT)
 
 
 class Host:

@@ -1,6 +1,7 @@
 """What is in an ``instances_path``, and what a guest would read of a disk."""
 
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,10 @@ from labs.images import qemu_img
 
 def guest_view(path: Path, format: str) -> bytes:
     """All bytes that a guest reads, by qemu-img into a file."""
-    target = path.with_name(f"{path.name}.view")
-    try:
+    with tempfile.TemporaryDirectory() as folder:  # the disk's own may be full
+        target = Path(folder) / "view"
         qemu_img("convert", "-U", "-f", format, "-O", "raw", str(path), str(target))
         return target.read_bytes()
-    finally:
-        target.unlink(missing_ok=True)
 
 
 def bytes_of(disk: Disk[Any]) -> bytes:
