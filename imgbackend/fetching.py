@@ -166,7 +166,8 @@ class Fetching:
         with files.open_fd(whole, os.O_RDWR) as fd:
             if role in {"image", "generated"} and info.format == "raw":
                 os.ftruncate(fd, info.virtual_size)
-            digest = self._settled(fd, info)
+            unchanged = whole == self._part and os.fstat(fd).st_size == delivered.size
+            digest = self._settled(fd, info, delivered.content if unchanged else None)
             if self._order.digest not in (None, digest) and digest is not None:
                 former = manifests.path_of(self._order.base)
                 raise errors.TemplateCorrupt(
@@ -226,11 +227,11 @@ class Fetching:
             raise qemu_img.blamed(exc, info.format) from exc
         self._part.unlink()
 
-    def _settled(self, fd: int, info: ImageInfo) -> str | None:
-        """Flush the base, and compute its content digest meanwhile."""
-        if info.format != "raw":
+    def _settled(self, fd: int, info: ImageInfo, known: str | None) -> str | None:
+        """Flush the base, and compute its content digest meanwhile, unless it is known."""
+        if info.format != "raw" or known is not None:
             self._host.finish(fd, mode=BASE_MODE, durable=True)
-            return None
+            return known if info.format == "raw" else None
         failed: list[BaseException] = []
 
         def finish() -> None:

@@ -46,6 +46,35 @@ def content_digest(fd: int, progress: Progress = ignore) -> str:
     return whole.hexdigest()
 
 
+class ContentDigester:
+    """The :func:`content_digest` of bytes that come one after the other."""
+
+    def __init__(self) -> None:
+        """Of no bytes yet."""
+        self.size = 0
+        """The bytes taken so far."""
+        self._blocks, self._block = bytearray(), blake3()
+
+    def update(self, data: bytes) -> None:
+        """Take ``data`` after all that was taken."""
+        view = memoryview(data)
+        while view:
+            part = view[: BLOCK - self.size % BLOCK]
+            self._block.update(part)
+            self.size += len(part)
+            view = view[len(part) :]
+            if self.size % BLOCK == 0:
+                self._blocks += self._block.digest()
+                self._block = blake3()
+
+    def finish(self) -> str:
+        """The digest of all; nothing can be taken after it."""
+        whole = blake3(self.size.to_bytes(8, "big")).update(self._blocks)
+        if self.size % BLOCK:
+            whole.update(self._block.update(_ZEROES[self.size % BLOCK :]).digest())
+        return whole.hexdigest()
+
+
 def has_content(fd: int, manifest: "Manifest", progress: Progress = ignore) -> bool:
     """Whether an open file has a base's content, by its digest, or by one that it was delivered with."""
     if manifest.digest is not None:

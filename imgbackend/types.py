@@ -8,7 +8,7 @@ a :class:`DiskId` holds a name that is safe in a path, a volume name and an opti
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, Protocol, TypeAlias
 
@@ -134,6 +134,8 @@ class Delivered:
     size: int
     digests: tuple[tuple[str, str], ...] = ()
     """Computed on the way, over all bytes as delivered, also after a resume."""
+    content: str | None = field(default=None, compare=False)
+    """The content digest of a base of exactly these bytes, where it was computed on the way."""
 
 
 class FetchFunc(Protocol):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from imgbackend.errors import ConfigError
+from imgbackend.manifests import ContentDigester
 from imgbackend.types import Ki, Mi, Progress
 
 BLOCK: Final = 64 * Ki
@@ -37,8 +38,8 @@ class SparseFile:
     def __init__(self, path: Path, *, resume: bool = False, kept: bool = False) -> None:
         """Make the file, with mode 0600, or open what is there with ``resume``.
 
-        ``kept``: it will stay as it is, so what arrives is written to the disk meanwhile,
-        and there is little left to flush at the end.
+        ``kept``: it will stay as it is, so what arrives is written to the disk and digested
+        meanwhile, and there is little left to flush at the end.
 
         :raises OSError: if it is there (without ``resume``), a symlink, or cannot be written.
         """
@@ -50,19 +51,29 @@ class SparseFile:
             raise FileExistsError(f"not a regular file: {path}")
         self.size = status.st_size
         self._kept, self._sent = kept, self.size
+        self._content = ContentDigester()
+
+    @property
+    def content(self) -> str | None:
+        """The content digest of all bytes, where the file is kept as it is; asked for once, at the end."""
+        return self._content.finish() if self._kept and self._content.size == self.size else None
 
     def read(self) -> Iterator[bytes]:
-        """What is there, from the beginning, in chunks."""
+        """What is there, from the beginning, in chunks; once, before anything is written."""
         at = 0
         while at < self.size:
             chunk = os.pread(self.fd, min(CHUNK, self.size - at), at)
             if not chunk:
                 raise OSError(f"became shorter while it was read: {at} of {self.size} bytes")
             at += len(chunk)
+            if self._kept:
+                self._content.update(chunk)
             yield chunk
 
     def write(self, data: bytes) -> None:
         """Take ``data`` after all that was taken; blocks of zeroes are not written."""
+        if self._kept:
+            self._content.update(data)
         pending: int | None = None
         at, end = 0, len(data)
         while at < end:

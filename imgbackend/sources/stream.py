@@ -219,7 +219,7 @@ class _Fetch:
             self._unpacker.finish()
         if self._file is None or not self._file.size:
             raise TemplateCorrupt(f"{wanted.name} is empty")
-        return Delivered(size=self._file.size, digests=digests), ""
+        return Delivered(size=self._file.size, digests=digests, content=self._file.content), ""
 
     def close(self) -> None:
         """End the thread, settle and close the file, which stays."""

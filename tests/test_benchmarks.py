@@ -1,0 +1,62 @@
+"""The benchmarks run, and tell what was measured in the form that the documentation shows."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+def test_quick_benchmarks_tell_of_every_case_as_json_and_as_a_page(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "benchmarks.run", "--quick", "--folder", str(tmp_path / "at"), "--output"]
+    done = subprocess.run(
+        [*line, str(tmp_path / "out")],
+        cwd=_ROOT,
+        env={"PYTHONPATH": str(_ROOT / "tests"), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode in (0, 1), done.stderr  # 1: slower than wanted, which is no matter for a test
+    assert done.stderr == ""
+    assert list((tmp_path / "at").iterdir()) == []
+    told = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert {"processor", "kernel", "file system", "Python", "qemu-img", "Nova", "date", "command"} <= set(
+        told["machine"]
+    )
+    assert len(told["cases"]) == 6
+    page = (tmp_path / "out" / "benchmarks.inc").read_text()
+    for case in told["cases"]:
+        assert case["skipped"] is None
+        assert case["title"] in page
+        assert case["targets"]
+        for series in case["series"]:
+            assert series["label"] in page
+            assert 0 < series["min_seconds"] <= series["median_seconds"]
+            assert len(series["seconds"]) == series["repeats"] > 1
+
+
+def test_a_further_disk_starts_no_process(tmp_path: Path) -> None:
+    program = "import sys; from benchmarks.run import main; sys.exit(main(sys.argv[1:]))"
+    line = [sys.executable, "-c", program, "--quick", "--cases", "qcow2", "raw", "--folder", str(tmp_path / "at")]
+    done = subprocess.run(
+        [*line, "--output", str(tmp_path)],
+        cwd=_ROOT,
+        env={"PYTHONPATH": f"{_ROOT / 'tests'}:{_ROOT}", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode in (0, 1), done.stderr
+    cases = json.loads((tmp_path / "results.json").read_text())["cases"]
+    for case in cases:
+        counted = [target for target in case["targets"] if target["wanted"] == "no process is started"]
+        assert [target["value"] for target in counted] == [0]
+        assert counted[0]["met"]
+        assert any(series["processes"] for series in case["series"]) == ("raw" in case["title"])  # cp is one
