@@ -3,16 +3,19 @@
 import contextlib
 import hashlib
 import mmap
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from benchmarks.measuring import Call, Taken, difference, ratio, take_turns
 from benchmarks.results import Case, Skipped, at_most
 from benchmarks.workshop import Workshop
 from imgbackend.types import Mi
 from labs.glance import Glance, GlanceError
+
+_LAB: Final = Path(__file__).parents[1] / "tests" / "labs" / "glance-lab.sh"
 
 
 def from_glance(shop: Workshop, size: int) -> Case:
@@ -82,9 +85,10 @@ def _glance(folder: Path) -> Iterator[Glance]:
     with tempfile.TemporaryDirectory(dir=folder, prefix="glance-") as place:
         glance = Glance(Path(place))
         try:
+            subprocess.run([_LAB, "install"], check=True, timeout=1800)
             glance.start()
-        except GlanceError as exc:
-            raise Skipped(f"no Glance could be started ({exc}); tests/labs/glance-lab.sh install") from exc
+        except (GlanceError, OSError, subprocess.SubprocessError) as exc:
+            raise Skipped(f"no Glance could be started: {exc}") from exc
         try:
             yield glance
         finally:

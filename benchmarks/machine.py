@@ -16,7 +16,7 @@ def facts(folder: Path) -> dict[str, str]:
         "memory": f"{memory:.0f} GiB",
         "load when it began": f"{load[0]:.2f} (1 minute), {load[1]:.2f} (5 minutes)",
         "kernel": platform.release(),
-        "file system": _first_line("stat", "-f", "-c", "%T", str(folder)),
+        "file system": _last_line("df", "--output=fstype", str(folder)),
         "Python": platform.python_version(),
         "qemu-img": _first_line("qemu-img", "--version").removeprefix("qemu-img version "),
         "coreutils": _first_line("cp", "--version").rpartition(" ")[2],
@@ -32,4 +32,12 @@ def _processor() -> str:
 
 
 def _first_line(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.splitlines()[0]
+    return _lines(*command)[0]
+
+
+def _last_line(*command: str) -> str:
+    return _lines(*command)[-1]
+
+
+def _lines(*command: str) -> list[str]:
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.splitlines()
