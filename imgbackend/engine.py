@@ -120,7 +120,8 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
     def backend_names(self) -> list[str]:
         """The backends that are configured, and the installed drivers, each usable as one."""
         installed = {found.name for found in loader.drivers()}
-        sections = {*self.conf.list_all_sections(), *(key.split(".")[0] for key in self._pending)} - options.RESERVED
+        overridden = {key.split(".")[0] for key in self._pending}
+        sections = {*self.conf.list_all_sections(), *overridden, *self._backends} - options.RESERVED
         configured = {name for name in sections if self.driver_of(name) in installed}
         return sorted(installed | configured | {self._resolved(None)})
 
