@@ -1,5 +1,6 @@
 """Writing a whole disk to a file of the caller's."""
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -19,12 +20,15 @@ def extract(disk: "Disk[Any]", target: Path, format: str, *, compress: bool, pro
         raise errors.DiskError(f"{format!r} is no format to export to; use {' or '.join(FORMATS)}")
     if compress and format != "qcow2":
         raise errors.DiskError("only qcow2 can be compressed")
+    unfinished = target.with_name(f".{target.name}.part")
     if os.path.lexists(target):
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.lstat(unfinished), os.lstat(target)):
+                unfinished.unlink()  # of an export that was killed between its last two steps
         raise _there(target)
     if not target.parent.is_dir():
         raise errors.DiskError(f"{target.parent} is no folder; make it first")
     disk.found()
-    unfinished = target.with_name(f".{target.name}.part")
     try:
         with files.new_file(unfinished, 0o640) as fd:
             disk.extract_image(unfinished, format, compress=compress, progress=progress)

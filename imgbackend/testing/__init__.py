@@ -26,7 +26,7 @@ SUITE: Final = "1.0"
 
 _HOMES: Final = {"BackendConformance": "conformance", "MemoryBackend": "memory", "conforming": "place"}
 
-TOPICS: Final = ("create", "fetch_once", "size", "refusals", "remove", "info", "source", "extract")
+TOPICS: Final = ("create", "fetch_once", "size", "refusals", "remove", "info", "source", "extract", "crash")
 """What is demanded, a module each."""
 
 __all__ = ["SUITE", "BackendConformance", "MemoryBackend", "conforming"]

@@ -59,7 +59,7 @@ def run(
     act: Act = kill,
     *,
     reads: bool = False,
-    ignored: Path | None = None,
+    ignored: Sequence[Path] = (),
     libraries: Sequence[str] = (),
 ) -> Outcome:
     """Do it in a child, acting before step number ``at``; see :func:`steps.listen`."""
@@ -78,7 +78,7 @@ class Child:
         *,
         watched: bool = True,
         reads: bool = False,
-        ignored: Path | None = None,
+        ignored: Sequence[Path] = (),
         libraries: Sequence[str] = (),
     ) -> None:
         """``watched`` False: its steps are its own."""
@@ -92,8 +92,7 @@ class Child:
             status = 1
             try:
                 if watched:
-                    where = str(ignored or "")
-                    steps.listen(self._told, at, act, reads=reads, ignored=where, libraries=libraries)
+                    steps.listen(self._told, at, act, reads=reads, ignored=ignored, libraries=libraries)
                 operation()
                 status = 0
             except BaseException as exc:

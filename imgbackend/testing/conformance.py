@@ -2,8 +2,11 @@
 
 from typing import Any
 
+from imgbackend.testing._commands import CommandTests
+from imgbackend.testing._crash import CrashTests
 from imgbackend.testing._create import CreateTests
 from imgbackend.testing._extract import ExtractTests
+from imgbackend.testing._faults import FaultTests
 from imgbackend.testing._fetch_once import FetchOnceTests
 from imgbackend.testing._info import InfoTests
 from imgbackend.testing._refusals import RefusalTests
@@ -21,6 +24,9 @@ class BackendConformance(
     InfoTests,
     SourceTests,
     ExtractTests,
+    CrashTests,
+    FaultTests,
+    CommandTests,
 ):
     """What every backend promises.  Subclass it, and give a fixture ``backend``.
 

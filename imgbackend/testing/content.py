@@ -11,6 +11,8 @@ from imgbackend.types import Declared, Delivered, Ki, Location, Mi, Progress, Ro
 
 Shape: TypeAlias = Literal["scattered", "random", "compressible", "sparse"]
 
+FETCHES: Final = "fetches"
+"""The folder, beside the images, where their fetches are counted."""
 _EXTENT: Final = 64 * Ki
 
 
@@ -82,7 +84,7 @@ class Image:
 
     @property
     def _log(self) -> Path:
-        return self.content.with_name(f"{self.name}.fetches")
+        return self.content.parent / FETCHES / self.name
 
     def but(
         self,
@@ -96,6 +98,7 @@ class Image:
 
     def __call__(self, target: Path, progress: Progress, /) -> Delivered | None:
         """Put the image at ``target``."""
+        self._log.parent.mkdir(exist_ok=True)
         with self._log.open("ab", buffering=0) as log:
             log.write(b".")
         if self.instead is not None:

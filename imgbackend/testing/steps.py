@@ -43,6 +43,7 @@ _CHANGES: Final = frozenset(
         "socket.connect",
     }
 )
+_COMMANDS: Final = frozenset({"subprocess.Popen", "os.posix_spawn", "os.exec", "os.system"})
 _LOOKS: Final = frozenset({"os.listdir", "os.scandir", "os.listxattr", "os.getxattr", "socket.getaddrinfo"})
 _CALLS: Final = (
     "fsync",
@@ -96,10 +97,12 @@ Act: TypeAlias = Callable[[Step], None]
 """What is done before a step: it may kill the process, stop it, or raise instead of the step."""
 
 
-def listen(told: int, at: int | None, act: Act, *, reads: bool, ignored: str, libraries: Sequence[str]) -> None:
+def listen(
+    told: int, at: int | None, act: Act, *, reads: bool, ignored: Sequence[Path], libraries: Sequence[str]
+) -> None:
     """For a child: from now on write down each step to the descriptor ``told``, and act before number ``at``.
 
-    ``reads``: looking at a file is a step too.  Nothing below the folder ``ignored`` is one.
+    ``reads``: looking at a file is a step too.  Nothing below the folders ``ignored`` is one.
     """
     watch = _Watch(told, at, act, ignored)
     real_open = io.open
@@ -129,14 +132,14 @@ def listen(told: int, at: int | None, act: Act, *, reads: bool, ignored: str, li
 class _Watch:
     """Counts the steps."""
 
-    def __init__(self, told: int, at: int | None, act: Act, ignored: str) -> None:
+    def __init__(self, told: int, at: int | None, act: Act, ignored: Sequence[Path]) -> None:
         self._told, self._at, self._act = told, at, act
-        self._ignored = ignored.rstrip("/") + "/" if ignored else ""
+        self._ignored = tuple(f"{path}/" for path in ignored)
         self._write, self._lock, self._count = os.write, threading.RLock(), 0
 
     def step(self, name: str, what: object, new: object = "") -> None:
-        path = _shown(what)
-        if path == os.devnull or path.startswith("/memfd:") or (self._ignored and path.startswith(self._ignored)):
+        path = str(what) if name in _COMMANDS else _shown(what)
+        if path == os.devnull or path.startswith(("/memfd:", *self._ignored)):
             return
         if name == "os.mkdir" and os.path.isdir(path):
             return  # lock libraries make their folder again and again
@@ -205,7 +208,7 @@ def _opened(
 
 
 def seen(
-    operation: Callable[[], object], *, reads: bool = False, ignored: Path | None = None, libraries: Sequence[str] = ()
+    operation: Callable[[], object], *, reads: bool = False, ignored: Sequence[Path] = (), libraries: Sequence[str] = ()
 ) -> list[Step]:
     """The steps of a whole run of an operation.
 

@@ -14,7 +14,7 @@ from imgbackend.host import Host
 from imgbackend.inspection import rounded
 from imgbackend.templates import Preparer
 from imgbackend.testing import oracle
-from imgbackend.testing.content import Image, Shape, write_raw
+from imgbackend.testing.content import FETCHES, Image, Shape, write_raw
 from imgbackend.testing.place import again
 from imgbackend.types import DiskId, Ki, Mi, Progress, base_name, ignore
 
@@ -122,9 +122,9 @@ class Trial:
             yield made
 
     @property
-    def ignored(self) -> Path:
-        """Where the engine keeps its locks: no step of a driver's."""
-        return self.backend.host.instances / "locks"
+    def ignored(self) -> tuple[Path, ...]:
+        """The engine's locks, and where the kit counts fetches: no steps of a driver's."""
+        return (self.backend.host.instances / "locks", self.scratch / FETCHES)
 
     # What is there
 

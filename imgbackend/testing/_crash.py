@@ -1,0 +1,247 @@
+"""Killed before each of its steps, an operation leaves what it found, or what it was to make.
+
+Each point: a child is killed there; the disk is absent or whole, no other disk is changed;
+the same call succeeds, and leaves what it leaves where nothing was killed.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from imgbackend import errors
+from imgbackend.abilities import Flattenable, Snapshottable
+from imgbackend.testing import steps
+from imgbackend.testing.children import run
+from imgbackend.testing.content import Image
+from imgbackend.testing.steps import Step
+from imgbackend.testing.topic import Topic, needs
+from imgbackend.testing.trial import Trial
+
+Work = Callable[[Trial, str], object]
+"""What is done to the disk of a label."""
+
+
+class CrashTests(Topic):
+    """SIGKILL, and what is there afterwards."""
+
+    def test_killed_creation_of_the_first_disk(self, trial: Trial) -> None:
+        """While the image is fetched, its base made, and the disk."""
+        size = trial.rounded(2 * trial.small)
+
+        def image(label: str) -> Image:
+            return trial.image("sparse", size=trial.small).but(image_id=f"{trial.instance('image')}-{label}")
+
+        def create(on: Trial, label: str) -> None:
+            on.made(image(label), label, size)
+
+        self._at_every_step(trial, create, self._absent_or_whole(image("any"), size), names=image)
+
+    def test_killed_creation_of_a_further_disk(self, trial: Trial) -> None:
+        """With the base there already."""
+        size, image = trial.rounded(2 * trial.small), trial.image(size=trial.small)
+        trial.made(image, "first")
+        look = self._absent_or_whole(image, size)
+        self._at_every_step(trial, lambda on, label: on.made(image, label, size), look)
+
+    def test_killed_growth_keeps_the_bytes(self, trial: Trial) -> None:
+        """Of the old size or of the new one."""
+        size = trial.rounded(2 * trial.small)
+
+        def look(on: Trial, label: str, when: str, *, done: bool) -> None:
+            disk, wanted = on.disk(label), self._written(trial)
+            told = disk.info().size
+            assert told == size if done else told in (trial.small, size), when
+            on.expect(disk, wanted + bytes(told - len(wanted)), when)
+
+        self._at_every_step(trial, lambda on, label: on.disk(label).resize(size), look, self._make_written)
+
+    def test_killed_removal_can_be_repeated(self, trial: Trial) -> None:
+        """The disk is whole until it is gone."""
+
+        def look(on: Trial, label: str, when: str, *, done: bool) -> None:
+            disk = on.disk(label)
+            if done:
+                assert not disk.exists(), when
+            elif disk.exists():
+                on.expect(disk, self._written(trial), when)
+
+        self._at_every_step(trial, lambda on, label: on.disk(label).remove(), look, self._make_written)
+
+    def test_killed_extract_changes_nothing(self, trial: Trial) -> None:
+        """There is no export, or a whole one."""
+
+        def extract(on: Trial, label: str) -> None:
+            target = self._target(trial, label)
+            with contextlib.suppress(errors.DiskError) if target.exists() else contextlib.nullcontext():
+                on.disk(label).extract(target, "raw")
+
+        def look(on: Trial, label: str, when: str, *, done: bool) -> None:
+            target, wanted = self._target(trial, label), self._written(trial)
+            on.expect(on.disk(label), wanted, when)
+            assert target.exists() or not done, when
+            assert not target.exists() or target.read_bytes() == wanted, when
+            assert not done or sorted(target.parent.iterdir()) == [target], when
+
+        self._at_every_step(trial, extract, look, self._make_written)
+
+    @needs(Snapshottable)
+    def test_killed_snapshot_keeps_the_bytes(self, trial: Trial) -> None:
+        """It is there, or it is not, and the disk is the same."""
+
+        def snapshot(on: Trial, label: str) -> None:
+            disk: Any = on.disk(label)
+            if not disk.snaps():
+                disk.create_snap("kept")
+
+        def look(on: Trial, label: str, when: str, *, done: bool) -> None:
+            disk: Any = on.disk(label)
+            on.expect(disk, self._written(trial), when)
+            assert [snap.name for snap in disk.snaps()] in ([["kept"]] if done else [[], ["kept"]]), when
+
+        self._at_every_step(trial, snapshot, look, self._make_written)
+
+    @needs(Snapshottable)
+    def test_killed_rollback_can_be_repeated(self, trial: Trial) -> None:
+        """And gives the bytes of the snapshot."""
+
+        def make(on: Trial, label: str) -> None:
+            self._make_written(on, label)
+            disk: Any = on.disk(label)
+            disk.create_snap("kept")
+            on.write(disk, 0, trial.small, 0x99)
+
+        def rollback(on: Trial, label: str) -> None:
+            disk: Any = on.disk(label)
+            disk.rollback_to_snap("kept")
+
+        def look(on: Trial, label: str, when: str, *, done: bool) -> None:
+            disk: Any = on.disk(label)
+            assert [snap.name for snap in disk.snaps()] == ["kept"], when
+            if done or on.read(disk) != b"\x99" * trial.small:
+                on.expect(disk, self._written(trial), when)
+
+        self._at_every_step(trial, rollback, look, make)
+
+    @needs(Flattenable)
+    def test_killed_flatten_keeps_the_bytes(self, trial: Trial) -> None:
+        """At any point the disk reads the same."""
+
+        def flatten(on: Trial, label: str) -> None:
+            disk: Any = on.disk(label)
+            disk.flatten()
+
+        def look(on: Trial, label: str, when: str, *, done: bool) -> None:  # noqa: ARG001 - the same before and after
+            on.expect(on.disk(label), self._written(trial), when)
+
+        self._at_every_step(trial, flatten, look, self._make_written)
+
+    def test_flush_comes_before_each_rename(self, trial: Trial) -> None:
+        """A power cut after a rename finds the bytes: the order of the steps shows that it will."""
+        image = trial.image(size=trial.small)
+        for label in ("a", "b"):
+            self._assert_flushed(steps.seen(lambda label=label: self._anew(trial, label, image), ignored=trial.ignored))  # type: ignore[misc]  # a default argument of a lambda
+
+    @staticmethod
+    def _anew(trial: Trial, label: str, image: Image) -> None:
+        with trial.again() as on:
+            on.made(image, label, trial.rounded(2 * trial.small))
+
+    @staticmethod
+    def _assert_flushed(seen: list[Step]) -> None:
+        for number, step in enumerate(seen):
+            if step.name not in steps.RENAMES or os.path.isdir(step.to):
+                continue
+            before = seen[:number]
+            flushed = [at for at, each in enumerate(before) if each.name in steps.FLUSHES and each.path == step.path]
+            written = [at for at, each in enumerate(before) if each.name in steps.WRITES and each.path == step.path]
+            assert flushed, f"{step.path} is not flushed before it is renamed to {step.to}"
+            assert flushed[-1] > max(written, default=-1), f"{step.path} is written to after it was flushed"
+            folder = os.path.dirname(step.to)
+            after = [each for each in seen[number:] if each.name in steps.FLUSHES and each.path == folder]
+            assert after, f"the new name {step.to} is not flushed: its folder is not"
+
+    # How each point is tried
+
+    def _at_every_step(
+        self,
+        trial: Trial,
+        work: Work,
+        look: Callable[..., None],
+        make: Work = lambda _on, _label: None,
+        *,
+        names: Callable[[str], Image] | None = None,
+    ) -> None:
+        neighbour = trial.made(trial.image(size=trial.small, seed=7), "neighbour")
+        trial.write(neighbour, 0, 4096, 0x77)
+        whole = trial.read(neighbour)
+        trial.backend.close()  # a child makes its own connections, and inherits none
+
+        def do(label: str) -> None:
+            with trial.again() as on:
+                work(on, label)
+
+        def new(label: str, done: Callable[[], None]) -> list[str]:
+            """What is there more, when it is done."""
+            with trial.again() as on:
+                make(on, label)
+                before = on.entries()
+                done()
+                tags = {trial.instance(label): "LABEL", **({names(label).name: "BASE"} if names else {})}
+                return sorted(_renamed(each, tags) for each in on.entries() ^ before)
+
+        seen: list[Step] = []
+        clean = new(
+            "clean",
+            lambda: seen.extend(run(lambda: do("clean"), ignored=trial.ignored, libraries=self.libraries).steps),
+        )
+        assert seen, "the operation takes no steps"
+        with trial.again() as on:
+            look(on, "clean", " when nothing was killed", done=True)
+        for number, step in enumerate(seen):
+            label, when = f"k{number}", f" killed before {step}"
+
+            def killed(label: str = label, number: int = number, when: str = when) -> None:
+                outcome = run(lambda: do(label), number, ignored=trial.ignored, libraries=self.libraries)
+                assert outcome.killed or outcome.error is None, f"{outcome.error}{when}"
+                with trial.again() as on:
+                    look(on, label, when, done=False)
+                    on.expect(on.disk("neighbour"), whole, f" is another disk, changed by one{when}")
+                    work(on, label)
+                    look(on, label, f" done again,{when}", done=True)
+
+            assert new(label, killed) == clean, f"something else is there, done again{when}"
+
+    @staticmethod
+    def _absent_or_whole(image: Image, size: int) -> Callable[..., None]:
+        whole = image.content.read_bytes()
+
+        def look(on: Trial, label: str, when: str, *, done: bool) -> None:
+            disk = on.disk(label)
+            if done or disk.exists():
+                told = disk.info().size
+                assert told == size if done else told in (len(whole), size), when
+                on.expect(disk, whole + bytes(told - len(whole)), when)
+
+        return look
+
+    @staticmethod
+    def _make_written(on: Trial, label: str) -> None:
+        on.write(on.made(on.image(size=on.small), label), 0, on.small // 4, 0x55)
+
+    @staticmethod
+    def _written(trial: Trial) -> bytes:
+        return b"\x55" * (trial.small // 4) + trial.image(size=trial.small).content.read_bytes()[trial.small // 4 :]
+
+    @staticmethod
+    def _target(trial: Trial, label: str) -> Path:
+        folder = trial.scratch / f"export-{label}"
+        folder.mkdir(exist_ok=True)
+        return folder / "out"
+
+
+def _renamed(text: str, tags: dict[str, str]) -> str:
+    for old, new in tags.items():
+        text = text.replace(old, new)
+    return text
