@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from imgbackend import errors
+from imgbackend import errors, files
 from imgbackend.host import Host
 from imgbackend.runner import Identity, Limits
 from imgbackend.types import Gi, Progress, ignore
@@ -209,7 +209,8 @@ def _run(
             if "Failed to get" in exc.output and "lock" in exc.output:
                 raise errors.DiskBusy(_OPEN_ELSEWHERE) from exc
             if "No space left on device" in exc.output or "Disk quota exceeded" in exc.output:
-                raise errors.StorageFull(_name_of((*write, *read)[0]), None, None) from exc
+                folder = Path(_name_of((*write, *read)[0]))
+                raise errors.StorageFull(str(folder), None, files.free_bytes(folder)) from exc
             raise
 
 

@@ -85,10 +85,16 @@ class Host:
             return bytes_of(disk) if disk.exists() else None
 
     def check(self) -> None:
-        """No overlay is damaged, and no base is other than its manifest says."""
-        for path in self.instances.glob("web*/disk"):
+        """No overlay is damaged, and what was lent to qemu-img has its owner and mode again."""
+        for path in self.instances.glob("web*/disk*"):
+            if path.suffix in {".json", ".info"}:
+                continue
+            assert (path.stat().st_uid, oct(path.stat().st_mode & 0o777)) == (os.geteuid(), "0o640"), path
             if self.images_type == "qcow2":
                 qemu_img("check", "-q", "-f", "qcow2", str(path))
+        for path in self.instances.glob("_base/*"):
+            if path.suffix != ".json":
+                assert (path.stat().st_uid, oct(path.stat().st_mode & 0o777)) == (os.geteuid(), "0o440"), path
 
     def settled(self) -> None:
         """What was killed has taken its commands with it."""

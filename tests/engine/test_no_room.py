@@ -164,6 +164,7 @@ def test_export_that_does_not_fit_leaves_nothing(
     with pytest.raises(errors.StorageFull) as caught:
         disk.extract(place / "target", format)
     assert str(place) in caught.value.where
+    assert caught.value.have is not None
     assert list(place.iterdir()) == []
     disk.extract(tmp_path / "target", format)
 
@@ -184,8 +185,10 @@ def test_flatten_that_does_not_fit_keeps_the_bytes(make_engine: MakeEngine, tmp_
     disk.cache(wanted, wanted.name)
     filler = full(room, but=Mi)
     assert isinstance(disk, Qcow2Disk)
-    with pytest.raises(errors.StorageFull):
+    with pytest.raises(errors.StorageFull) as caught:
         disk.flatten()
+    assert caught.value.where == str(room / "web1")
+    assert caught.value.have is not None
     filler.unlink()
     assert bytes_of(disk) == wanted.content.read_bytes()
     disk.flatten()
