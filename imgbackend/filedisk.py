@@ -1,20 +1,40 @@
-"""Disks that are files of the instance's folder, as Nova keeps them: what their drivers share."""
+"""Disks that are files: what their drivers share.
+
+By itself this keeps a disk as Nova does, as the file ``<instance>/<name>`` of
+``instances_path``.  A driver that keeps it elsewhere says where: :attr:`FileBackend.folder`,
+:attr:`FileDisk.path` and :attr:`FileDisk.unfinished`.  The disk is raw, or, where the
+driver's traits say that it keeps it so, a flat container of its base's format.
+"""
 
 import contextlib
+import functools
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from imgbackend import files, overlays
+from imgbackend import files, overlays, qemu_img
 from imgbackend.backend import Backend, Disk
 from imgbackend.host import DISK_MODE, SECRET_MODE
-from imgbackend.templates import Base
-from imgbackend.types import Capacity, DiskId, DiskInfo, FileSource
+from imgbackend.templates import Base, PrepareTemplate
+from imgbackend.types import Capacity, Declared, DiskId, DiskInfo, FileSource, ImageInfo, Plan, Progress, Way
+
+_NO_REFLINK = "the file system of {} cannot share blocks (reflink) with the bases"
 
 
 class FileBackend(Backend):
-    """A store that is the folders of the instances."""
+    """A store that is a folder; the folders of the instances, unless a driver says otherwise."""
+
+    @property
+    def folder(self) -> Path:
+        """Below it are the disks."""
+        return self.host.instances
+
+    @functools.cached_property
+    def reflinks(self) -> bool:
+        """Whether disks can share blocks with their bases; tried once."""
+        return files.can_reflink(self.host.bases, into=self.folder)
 
     def list_disks(self) -> Iterator[DiskId]:
         """By their records; Nova's are whoever's backend the engine finds for them."""
@@ -25,19 +45,16 @@ class FileBackend(Backend):
                         yield DiskId(instance=instance, name=name)
 
     def capacity(self) -> Capacity:
-        """Of the file system of ``instances_path``, as an unprivileged writer may use it."""
-        folder = self.host.instances
-        while not folder.exists():
-            folder = folder.parent
-        status = os.statvfs(folder)
-        return Capacity(total=status.f_blocks * status.f_frsize, free=status.f_bavail * status.f_frsize)
+        """Of the folder's file system, as an unprivileged writer may use it."""
+        usage = shutil.disk_usage(files.nearest(self.folder))
+        return Capacity(total=usage.total, free=usage.free)
 
 
 FileBackendT = TypeVar("FileBackendT", bound=FileBackend)
 
 
 class FileDisk(Disk[FileBackendT], Generic[FileBackendT]):
-    """A disk that is a file."""
+    """A disk that is a file: every hook but what a driver does better."""
 
     @property
     def path(self) -> Path:
@@ -46,7 +63,7 @@ class FileDisk(Disk[FileBackendT], Generic[FileBackendT]):
 
     @property
     def unfinished(self) -> Path:
-        """Where it is made."""
+        """Where it is made: on the same file system, and no disk's name."""
         return self.backend.host.unfinished(self.id)
 
     @property
@@ -66,14 +83,78 @@ class FileDisk(Disk[FileBackendT], Generic[FileBackendT]):
         """What a guest sees of a file of that length."""
         return _length
 
+    def plan(self, template: Declared, base: ImageInfo | None, size: int | None) -> Plan:
+        """A reflink where the file system can, else a copy; another format is converted."""
+        if template.role in {"generated", "private"}:
+            return Plan(way="generate", writes=template.size or 0, needs=template.size or 0)
+        whole = base.virtual_size if base else template.virtual_size or template.size or 0
+        needs = size or whole if self.backend.host.settings.preallocate else 0
+        if base is not None and base.format not in self.backend.traits.formats:
+            reason = f"the base is {base.format}, which {self.backend.driver} does not keep"
+            return Plan(way="convert", reason=reason, writes=whole, needs=max(needs, whole))
+        if self.backend.reflinks:
+            return Plan(way="reflink", needs=needs)
+        reason = _NO_REFLINK.format(self.backend.folder)
+        return Plan(way="copy", reason=reason, writes=whole, needs=max(needs, whole))
+
+    def create_image(self, prepare_template: PrepareTemplate, base: Base, size: int | None) -> Way:
+        """Filled under another name, grown, flushed, renamed."""
+        way: Way = "generate"
+        if base.generated:
+            self.begin()
+            info = prepare_template(self.unfinished)
+        else:
+            info = prepare_template(base)
+            self.begin()
+            with files.new_file(self.unfinished) as target:
+                way = self._filled(base, info, target)
+        with files.open_fd(self.unfinished, os.O_RDWR) as target:
+            kept = info.format if info.format in self.backend.traits.formats else self.backend.traits.formats[0]
+            self._grown(target, kept, max(size or 0, info.virtual_size), info.virtual_size)
+            self.publish(target, base)
+        return way
+
+    def begin(self) -> None:
+        """The file at :attr:`unfinished` is about to be made; a driver may make what it is kept in."""
+
+    def _filled(self, base: Base, info: ImageInfo, target: int) -> Way:
+        source, host, kept = base.open(), self.backend.host, self.backend.traits.formats
+        if info.format not in kept:
+            layers = [(source, info.format)]
+            qemu_img.convert(host, layers, target, kept[0], size=info.virtual_size, progress=base.progress)
+            return "convert"
+        if self.backend.reflinks and files.reflink(source, target):
+            return "reflink"
+        with host.space.reserved(self.unfinished, os.fstat(source).st_blocks * 512):
+            files.copy(source, target, base.progress)
+        return "copy"
+
+    def _grown(self, target: int, format: str, size: int, now: int) -> None:
+        host = self.backend.host
+        if format != "raw":
+            if size > now:
+                qemu_img.resize(host, [(target, format)], size)
+            return
+        if size > now:
+            os.ftruncate(target, size)
+        host.preallocate(target, size)
+
     def publish(self, fd: int, base: Base) -> None:
         """The file at :attr:`unfinished` is whole: give it its mode, flush it, and its name."""
-        self.backend.host.finish(fd, mode=SECRET_MODE if base.secret else DISK_MODE)
-        self.backend.host.publish(self.id)
+        host = self.backend.host
+        host.finish(fd, mode=SECRET_MODE if base.secret else DISK_MODE)
+        files.publish(self.unfinished, self.path, durable=host.settings.durable)
 
     def discard(self) -> None:
         """The unfinished file is unlinked, never truncated: somebody may still write to it."""
         self.unfinished.unlink(missing_ok=True)
+
+    def resize_image(self, size: int) -> None:
+        """Raw: the file is made longer, its new part a hole; a container: by qemu-img."""
+        with files.open_fd(self.path, os.O_RDWR) as fd:
+            self._grown(fd, self.format, size, 0)
+            if self.backend.host.settings.durable:
+                files.flush(fd)
 
     def remove_image(self) -> None:
         """Unlink it."""
@@ -83,6 +164,20 @@ class FileDisk(Disk[FileBackendT], Generic[FileBackendT]):
             return
         if self.backend.host.settings.durable:
             files.flush_folder(self.path.parent)
+
+    def extract_image(self, target: Path, format: str, *, compress: bool, progress: Progress) -> None:
+        """The same format is copied, another converted."""
+        host = self.backend.host
+        with files.open_fd(self.path, os.O_RDONLY) as source, files.open_fd(target, os.O_RDWR) as out:
+            if format == self.format == "raw":
+                qemu_img.refuse_open(source)
+                if not files.reflink(source, out):
+                    files.copy(source, out, progress, phase="extract")
+                return
+            size, layers = self.found().size, [(source, self.format)]
+            qemu_img.convert(
+                host, layers, out, format, size=size, compress=compress, progress=progress, phase="extract"
+            )
 
     def source(self) -> FileSource:
         """The file, in the recorded format."""

@@ -5,6 +5,7 @@ to its own; ``rename`` within a folder is what makes it appear whole.
 """
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
@@ -18,6 +19,8 @@ from imgbackend.types import Progress, ignore
 FICLONE: Final = 0x40049409
 """``_IOW(0x94, 9, int)`` of linux/fs.h."""
 FOLDER_MODE: Final = 0o711
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+"""Of linux/fcntl.h and linux/fs.h; Python has no function for renameat2(2)."""
 STEP: Final = 32 << 20
 """Bytes that are copied between two looks at progress."""
 _NOT_HERE: Final = frozenset(
@@ -83,6 +86,21 @@ def publish(temporary: Path, final: Path, *, durable: bool = True) -> None:
     os.rename(temporary, final)
     if durable:
         flush_folder(final.parent)
+
+
+def exchange(one: Path, other: Path, *, durable: bool = True) -> None:
+    """Let two names of a file system trade places, in one step; on return that survives a power cut.
+
+    Both may be folders, with whatever is in them.
+
+    :raises OSError: if one is missing, or the file system cannot; both stay as they are.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(one), None, str(other))
+    for folder in {one.parent, other.parent} if durable else ():
+        flush_folder(folder)
 
 
 def publish_new(temporary: Path, final: Path) -> None:
@@ -155,12 +173,23 @@ def reflink(source: int, target: int) -> bool:
     return True
 
 
-def can_reflink(folder: Path) -> bool:
-    """Whether files below ``folder`` can share blocks; tried on two files that never have a name."""
-    while not folder.exists():
-        folder = folder.parent
+def nearest(path: Path) -> Path:
+    """``path``, or the first above it that is there."""
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def can_reflink(folder: Path, *, into: Path | None = None) -> bool:
+    """Whether files below ``into`` (None: below the same folder) can share blocks with files below ``folder``.
+
+    It is tried, on two files that never have a name.
+    """
     try:
-        with open_fd(folder, os.O_RDWR | os.O_TMPFILE) as source, open_fd(folder, os.O_RDWR | os.O_TMPFILE) as target:
+        with (
+            open_fd(nearest(folder), os.O_RDWR | os.O_TMPFILE) as source,
+            open_fd(nearest(into or folder), os.O_RDWR | os.O_TMPFILE) as target,
+        ):
             os.write(source, bytes(4096))
             return reflink(source, target)
     except OSError:
