@@ -47,6 +47,18 @@ class FetchOnceTests(Topic):
         assert self._base(trial, image.name) == before
         trial.expect(trial.made(image, "b"), image.content.read_bytes())
 
+    def test_base_stays_as_it_was_made(self, trial: Trial) -> None:
+        """Its bytes, its length and its mode: it is what further disks are made from, and read-only."""
+        image = trial.image()
+        if isinstance(trial.backend, HoldsBases):
+            trial.made(image, "first")
+        else:
+            os.close(trial.backend.attached.bases.ready(image.name, image, None).fd)
+        before = self._base(trial, image.name)
+        for label, size in (("a", None), ("b", trial.rounded(2 * trial.large))):
+            trial.made(image, label, size)
+            assert self._base(trial, image.name) == before, "the base was changed where a disk was made"
+
     def test_disk_is_no_link_to_its_base(self, trial: Trial) -> None:
         """Where both are files: neither a hard link nor a symbolic one."""
         image = trial.image()

@@ -40,7 +40,10 @@ def spec(source: DiskSource) -> str:
 def read(source: DiskSource, scratch: Path) -> bytes:
     """All bytes of the disk; ``scratch`` is a folder for a moment."""
     if isinstance(source, FileSource | BlockSource) and source.format == "raw":
-        return source.path.read_bytes()  # what QEMU's raw driver reads, byte for byte
+        try:
+            return source.path.read_bytes()  # what QEMU's raw driver reads, byte for byte
+        except OSError as exc:
+            raise OracleError(f"a guest cannot read {source.path}: {exc.strerror}") from exc
     target = scratch / "read.raw"
     try:
         _run("qemu-img", "convert", "-U", "-O", "raw", spec(source), str(target))
