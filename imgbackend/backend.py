@@ -31,7 +31,7 @@ from typing import Any, ClassVar, Generic, TypeVar, cast, final
 
 from oslo_config import cfg
 
-from imgbackend import creation, errors, export
+from imgbackend import creation, errors, export, qemu_img
 from imgbackend.abilities import Changing
 from imgbackend.bases import Bases
 from imgbackend.creation import Watched
@@ -297,6 +297,8 @@ class Disk(Changing, Generic[BackendT]):
         watched = Watched(progress)
         host = self.backend.host
         with creation.translated(host, watched), host.locks.disk(self.id, watched):
+            if self.backend.traits.files:
+                qemu_img.take_back(host, host.path(self.id))
             self.recorded = self.backend.attached.bind(cast("Disk[Any]", self))
             yield watched
 

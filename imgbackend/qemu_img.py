@@ -236,13 +236,21 @@ def _access(host: Host, read: Sequence[int], write: Sequence[int]) -> Iterator[I
 
 
 def _lend(lent: contextlib.ExitStack, fd: int, status: os.stat_result, uid: int) -> None:
-    """Give a file to ``uid``; who was killed meanwhile is put right by the next one."""
+    """Give a file to ``uid``; who was killed meanwhile is put right by :func:`take_back`."""
     owner = os.geteuid() if status.st_uid == uid else status.st_uid
     mode = stat.S_IMODE(status.st_mode)
     lent.callback(os.fchmod, fd, mode)
     lent.callback(os.fchown, fd, owner, -1)
     os.fchown(fd, uid, -1)
     os.fchmod(fd, mode | 0o600)
+
+
+def take_back(host: Host, path: Path) -> None:
+    """Give a file its owner again that a killed process had lent; under the lock of what it is."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, errors.ConfigError):
+        user = host.unprivileged()
+        if user is not None and os.lstat(path).st_uid == user[0]:
+            os.chown(path, os.geteuid(), -1, follow_symlinks=False)
 
 
 def _name_of(fd: int) -> str:
