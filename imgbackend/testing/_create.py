@@ -1,7 +1,9 @@
 """Making a disk: what is in it, what is told of it, and that it stays."""
 
+import dataclasses
 import os
 
+from imgbackend.host import Host
 from imgbackend.testing.topic import Topic
 from imgbackend.testing.trial import Trial
 from imgbackend.types import BlockSource, FileSource, Mi
@@ -75,6 +77,16 @@ class CreateTests(Topic):
         disk = trial.made(trial.as_qcow2(image), size=trial.rounded(trial.large + Mi))
         whole = image.content.read_bytes()
         trial.expect(disk, whole + bytes(trial.rounded(trial.large + Mi) - len(whole)))
+
+    def test_base_that_stays_qcow2_gives_the_same_bytes(self, trial: Trial) -> None:
+        """``prepare_template`` tells the base's format, which may be one that the driver does not keep."""
+        image = trial.image()
+        host = trial.backend.host
+        with trial.again(Host(dataclasses.replace(host.settings, force_raw=False))) as on:
+            disk = on.made(trial.as_qcow2(image), size=trial.rounded(trial.large + Mi))
+            whole = image.content.read_bytes()
+            on.expect(disk, whole + bytes(trial.rounded(trial.large + Mi) - len(whole)))
+            assert disk.info().size == trial.rounded(trial.large + Mi)
 
     def test_disk_is_nobody_elses_to_read(self, trial: Trial) -> None:
         """Where it is a file or a device of this host: nothing for others."""

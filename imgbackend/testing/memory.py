@@ -47,13 +47,21 @@ class MemoryDisk(Disk["MemoryBackend"]):
         if base.generated:
             prepare_template(self.unfinished)
         else:
-            prepare_template(base)
+            info = prepare_template(base)
             with files.new_file(self.unfinished) as target:
-                files.copy(base.open(), target, base.progress)
+                self._fill(base, info, target)
         with files.open_fd(self.unfinished, os.O_RDWR) as target:
             self.backend.host.finish(target, mode=SECRET_MODE if base.secret else DISK_MODE)
         files.publish(self.unfinished, self.path, durable=self.backend.host.settings.durable)
         return "copy"
+
+    def _fill(self, base: Base, info: ImageInfo, target: int) -> None:
+        """A base need not be raw: it may be another driver's too, or ``force_raw_images`` be off."""
+        if info.format == "raw":
+            files.copy(base.open(), target, base.progress)
+        else:
+            layers, size = [(base.open(), info.format)], info.virtual_size
+            qemu_img.convert(self.backend.host, layers, target, "raw", size=size, progress=base.progress)
 
     def discard(self) -> None:
         """Unlinked, not truncated."""

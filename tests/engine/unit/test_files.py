@@ -133,6 +133,30 @@ def test_reflink_across_file_systems_is_no_error(tmp_path: Path, small_tmpfs: Ma
         assert files.reflink(one, other) is False
 
 
+def test_reflinks_are_told_beforehand(tmp_path: Path, btrfs: Path, small_tmpfs: MakeTmpfs) -> None:
+    """Between the two folders that are asked about, or those above them that are there."""
+    elsewhere = small_tmpfs(Mi)
+    assert files.can_reflink(btrfs / "to be made")
+    assert files.can_reflink(btrfs, into=btrfs / "to be made")
+    assert not files.can_reflink(btrfs, into=elsewhere)
+    assert not files.can_reflink(elsewhere)
+
+
+def test_exchange_lets_two_folders_trade_places(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    files.exchange(tmp_path / "one", tmp_path / "other")
+    assert [(tmp_path / name / "file").read_text() for name in ("one", "other")] == ["other", "one"]
+
+
+def test_exchange_with_nothing_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "one").write_text("one")
+    with pytest.raises(FileNotFoundError, match="other"):
+        files.exchange(tmp_path / "one", tmp_path / "other")
+    assert (tmp_path / "one").read_text() == "one"
+
+
 def test_new_file_is_another_one_than_what_had_its_name(tmp_path: Path) -> None:
     """A process of a killed run may still write to the old one."""
     path = tmp_path / "disk.part"

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-_SIZE = 1 << 30
+_SIZE = 320 << 20
+"""Small enough to be filled by a test."""
 
 
 @pytest.fixture(scope="session")
