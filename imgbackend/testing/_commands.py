@@ -70,11 +70,12 @@ class CommandTests(Topic):
 
         def snapshot(on: Trial, label: str) -> None:
             disk: Any = on.disk(label)
-            disk.create_snap("kept")
+            if not disk.snaps():
+                disk.create_snap("kept")
 
         def look(on: Trial, label: str, when: str, *, done: bool) -> None:
             disk: Any = on.disk(label)
-            assert [snap.name for snap in disk.snaps()] == (["kept"] if done else []), when
+            assert [snap.name for snap in disk.snaps()] in ([["kept"]] if done else [[], ["kept"]]), when
             on.expect(disk, image.content.read_bytes(), when)
 
         self._with_broken_commands(trial, snapshot, look, lambda on, label: on.made(image, label))
@@ -114,14 +115,14 @@ class CommandTests(Topic):
             label, when = f"{fault.replace(' ', '-')}{number}", f" where command {number} {fault}"
             make(trial, label)
             before = trial.entries()
-            with trial.again(BrokenHost(trial.backend.host.settings, number, fault)) as on:
-                try:
+            try:  # opening a backend may run some too
+                with trial.again(BrokenHost(trial.backend.host.settings, number, fault)) as on:
                     work(on, label)
-                except errors.Error:
-                    look(trial, label, when, done=False)
-                    assert not leaves_nothing or trial.entries() == before, when
-                    work(trial, label)
-                look(trial, label, when, done=True)
+            except errors.Error:
+                look(trial, label, when, done=False)
+                assert not leaves_nothing or trial.entries() == before, when
+                work(trial, label)
+            look(trial, label, when, done=True)
 
 
 def _all(faults: Sequence[Fault], count: int) -> list[tuple[Fault, int]]:

@@ -59,11 +59,12 @@ def run(
     act: Act = kill,
     *,
     reads: bool = False,
+    locks: bool = False,
     ignored: Sequence[Path] = (),
     libraries: Sequence[str] = (),
 ) -> Outcome:
     """Do it in a child, acting before step number ``at``; see :func:`steps.listen`."""
-    child = Child(operation, at, act, reads=reads, ignored=ignored, libraries=libraries)
+    child = Child(operation, at, act, reads=reads, locks=locks, ignored=ignored, libraries=libraries)
     return child.outcome()
 
 
@@ -78,6 +79,7 @@ class Child:
         *,
         watched: bool = True,
         reads: bool = False,
+        locks: bool = False,
         ignored: Sequence[Path] = (),
         libraries: Sequence[str] = (),
     ) -> None:
@@ -92,7 +94,7 @@ class Child:
             status = 1
             try:
                 if watched:
-                    steps.listen(self._told, at, act, reads=reads, ignored=ignored, libraries=libraries)
+                    steps.listen(self._told, at, act, reads=reads, locks=locks, ignored=ignored, libraries=libraries)
                 operation()
                 status = 0
             except BaseException as exc:

@@ -12,6 +12,8 @@ Fault: TypeAlias = Literal["fails", "fails at its end", "hangs", "ends half-way"
 
 FAULTS: Final[tuple[Fault, ...]] = ("fails", "fails at its end", "hangs", "ends half-way", "prints rubbish")
 
+RUBBISH: Final = "\x00\x7f rubbish }{"
+
 _HALF: Final = 70000
 """Bytes that a command may write before it is ended half-way."""
 
@@ -39,8 +41,6 @@ class BrokenHost(Host):
         if number == self._at:
             if self._fault == "ends half-way":
                 limits = dataclasses.replace(limits, file_size=_HALF)
-            elif self._fault == "prints rubbish":
-                return "\x00\x7f rubbish }{"
             elif self._fault == "hangs":  # what the runner makes of that
                 stalled = f"did nothing for {limits.stall_seconds} s"
                 raise errors.CommandFailed(argv, -9, "", reason=stalled)
@@ -49,4 +49,4 @@ class BrokenHost(Host):
         done = super().run(argv, limits=limits, pass_fds=pass_fds, identity=identity, watch=watch)
         if number == self._at and self._fault == "fails at its end":
             raise errors.CommandFailed(argv, 1, f"{argv[0]}: it fails, as the conformance kit wants it to")
-        return done
+        return RUBBISH if number == self._at and self._fault == "prints rubbish" else done

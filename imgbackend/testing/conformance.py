@@ -2,16 +2,27 @@
 
 from typing import Any
 
+from imgbackend.testing._bytes import BytesTests
+from imgbackend.testing._clone import CloneTests
 from imgbackend.testing._commands import CommandTests
+from imgbackend.testing._concurrency import ConcurrencyTests
 from imgbackend.testing._crash import CrashTests
 from imgbackend.testing._create import CreateTests
+from imgbackend.testing._errors import ErrorTests
 from imgbackend.testing._extract import ExtractTests
 from imgbackend.testing._faults import FaultTests
 from imgbackend.testing._fetch_once import FetchOnceTests
+from imgbackend.testing._flatten import FlattenTests
+from imgbackend.testing._held import HeldTests
+from imgbackend.testing._idempotence import IdempotenceTests
 from imgbackend.testing._info import InfoTests
+from imgbackend.testing._manners import MannerTests
+from imgbackend.testing._naming import NamingTests
+from imgbackend.testing._progress import ProgressTests
 from imgbackend.testing._refusals import RefusalTests
 from imgbackend.testing._remove import RemoveTests
 from imgbackend.testing._size import SizeTests
+from imgbackend.testing._snapshot import SnapshotTests
 from imgbackend.testing._source import SourceTests
 
 
@@ -27,6 +38,17 @@ class BackendConformance(
     CrashTests,
     FaultTests,
     CommandTests,
+    ConcurrencyTests,
+    ProgressTests,
+    IdempotenceTests,
+    HeldTests,
+    BytesTests,
+    NamingTests,
+    ErrorTests,
+    MannerTests,
+    SnapshotTests,
+    FlattenTests,
+    CloneTests,
 ):
     """What every backend promises.  Subclass it, and give a fixture ``backend``.
 

@@ -75,6 +75,8 @@ WRITES: Final = frozenset(
     }
 )
 """Steps that change the bytes or the size of a file."""
+LOCKS: Final = frozenset({"fcntl.lockf", "fcntl.flock"})
+"""Steps that only who asks for ``locks`` is told of."""
 FLUSHES: Final = frozenset({"os.fsync", "os.fdatasync"})
 RENAMES: Final = frozenset({"os.rename", "os.link"})
 
@@ -93,16 +95,33 @@ class Step:
         return " ".join(filter(None, [self.name, self.path, self.to]))
 
 
+_RECORDS: Final = ("disks.json", "disk.info")
+
+
+def is_engines(step: Step) -> bool:
+    """Whether it is the engine's own: an instance's folder and records, and no driver's."""
+    name = os.path.basename(step.path)
+    return name.startswith("conformance-") or name.removeprefix(".").removesuffix(".tmp") in _RECORDS
+
+
 Act: TypeAlias = Callable[[Step], None]
 """What is done before a step: it may kill the process, stop it, or raise instead of the step."""
 
 
 def listen(
-    told: int, at: int | None, act: Act, *, reads: bool, ignored: Sequence[Path], libraries: Sequence[str]
+    told: int,
+    at: int | None,
+    act: Act,
+    *,
+    reads: bool,
+    locks: bool = False,
+    ignored: Sequence[Path],
+    libraries: Sequence[str],
 ) -> None:
     """For a child: from now on write down each step to the descriptor ``told``, and act before number ``at``.
 
-    ``reads``: looking at a file is a step too.  Nothing below the folders ``ignored`` is one.
+    ``reads``: looking at a file is a step too; ``locks``: so is locking one.  Nothing below the
+    folders ``ignored`` is one.
     """
     watch = _Watch(told, at, act, ignored)
     real_open = io.open
@@ -111,7 +130,7 @@ def listen(
         if event == "open":
             if reads or _is_for_writing(arguments[2]):
                 watch.step("open", arguments[0])
-        elif event in _CHANGES or (reads and event in _LOOKS):
+        elif event in _CHANGES or (reads and event in _LOOKS) or (locks and event in LOCKS):
             new = arguments[1] if event in ("os.rename", "os.link", "os.symlink") else ""
             watch.step(event, arguments[0], new)
 
@@ -208,7 +227,12 @@ def _opened(
 
 
 def seen(
-    operation: Callable[[], object], *, reads: bool = False, ignored: Sequence[Path] = (), libraries: Sequence[str] = ()
+    operation: Callable[[], object],
+    *,
+    reads: bool = False,
+    locks: bool = False,
+    ignored: Sequence[Path] = (),
+    libraries: Sequence[str] = (),
 ) -> list[Step]:
     """The steps of a whole run of an operation.
 
@@ -216,6 +240,6 @@ def seen(
     """
     from imgbackend.testing.children import run
 
-    outcome = run(operation, reads=reads, ignored=ignored, libraries=libraries)
+    outcome = run(operation, reads=reads, locks=locks, ignored=ignored, libraries=libraries)
     assert outcome.error is None, outcome.error
     return outcome.steps

@@ -9,6 +9,7 @@ import pytest
 
 from imgbackend.backend import Backend
 from imgbackend.testing.trial import Trial
+from imgbackend.types import Location
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -100,3 +101,12 @@ class Topic:
         yield made
         made.clear()
         shutil.rmtree(scratch, ignore_errors=True)
+
+    @pytest.fixture
+    def location(self, trial: Trial) -> Location:
+        """Of a driver whose disks are Cloneable: where a source keeps :meth:`Trial.image`.
+
+        To be given beside ``backend``: put the file ``trial.image().content`` where sources
+        keep images in the storage, and return that place.
+        """
+        pytest.fail(f"{type(trial.backend).__name__} clones: give a fixture `location` too (see its docstring)")

@@ -16,7 +16,7 @@ from imgbackend.templates import Preparer
 from imgbackend.testing import oracle
 from imgbackend.testing.content import FETCHES, Image, Shape, write_raw
 from imgbackend.testing.place import again
-from imgbackend.types import DiskId, Ki, Mi, Progress, base_name, ignore
+from imgbackend.types import DiskId, DiskSource, Ki, Location, Mi, Progress, base_name, ignore
 
 PREFIX = "conformance-"
 """Every instance that the kit makes has a name that begins so."""
@@ -72,6 +72,26 @@ class Trial:
         if not path.exists():
             oracle.make_qcow2(image.content, path)
         return dataclasses.replace(image, content=path, image_id=f"{image.image_id}-qcow2", format="qcow2")
+
+    def zeroes(self) -> Image:
+        """An image that is one hole."""
+        path = self.scratch / "zeroes.raw"
+        with path.open("wb") as file:
+            file.truncate(self.large)
+        return Image(content=path, image_id=f"{PREFIX}{self.token}-zeroes")
+
+    def cloneable(self, location: Location) -> Image:
+        """The usual image, which its source keeps at a location too."""
+        return dataclasses.replace(self.image(), locations=(location,))
+
+    def secret(self) -> Image:
+        """What no other instance may see."""
+        return dataclasses.replace(self.image(size=self.small, seed=5), role="private")
+
+    def generated(self) -> Image:
+        """What this host makes: it has no id."""
+        image = self.image("sparse", size=self.small, seed=6)
+        return dataclasses.replace(image, role="generated")
 
     def unsafe(self) -> Image:
         """A qcow2 that refers to a file of the host."""
@@ -130,7 +150,7 @@ class Trial:
 
     def read(self, disk: Disk[Any]) -> bytes:
         """All bytes that a guest reads."""
-        return oracle.read(disk.source(), self.scratch)
+        return oracle.read(self.source(disk), self.scratch)
 
     def expect(self, disk: Disk[Any], wanted: bytes, when: str = "") -> None:
         """Assert that a guest reads these bytes; the message tells the first that differs."""
@@ -138,7 +158,13 @@ class Trial:
 
     def write(self, disk: Disk[Any], at: int, count: int, byte: int) -> None:
         """Have a guest write."""
-        oracle.write(disk.source(), at, count, byte)
+        oracle.write(self.source(disk), at, count, byte)
+
+    @staticmethod
+    def source(disk: Disk[Any]) -> DiskSource:
+        """How it is opened, in the format that is on record."""
+        with disk.looking():
+            return disk.source()
 
     def listed(self) -> set[DiskId]:
         """The disks of this trial that the store lists."""
