@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -13,8 +12,8 @@ from benchmarks.measuring import Call, Taken
 from benchmarks.results import Skipped
 from benchmarks.workshop import flush
 
-REQUIREMENT: Final = "nova==34.*"
 _PROGRAM: Final = Path(__file__).with_name("nova_peer.py")
+_LAB: Final = Path(__file__).parents[1] / "tests" / "labs" / "nova.sh"
 
 
 class Peer:
@@ -50,23 +49,16 @@ class Peer:
         return answer
 
 
-def prepared(venv: Path) -> Path:
+def prepared() -> Path:
     """The Python of a virtual environment that has Nova, made once.
 
     :raises Skipped: if it cannot be installed.
     """
-    python, done = venv / "bin" / "python", venv / "complete"
-    if not done.exists() or done.read_text() != REQUIREMENT:
-        print(f"installing {REQUIREMENT} into {venv.name} (some minutes, once)", file=sys.stderr)
-        try:
-            subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], check=True, timeout=300)
-            pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "-q", REQUIREMENT]
-            subprocess.run(pip, check=True, timeout=1800, capture_output=True, text=True)
-        except subprocess.CalledProcessError as exc:
-            last = (exc.stderr or "").strip().rpartition("\n")[2]
-            raise Skipped(f"{REQUIREMENT} cannot be installed: {last}") from exc
-        done.write_text(REQUIREMENT)
-    return python
+    try:
+        done = subprocess.run([_LAB, "install"], check=True, stdout=subprocess.PIPE, text=True, timeout=1800)
+    except (OSError, subprocess.SubprocessError) as exc:
+        raise Skipped(f"Nova cannot be installed: {exc}") from exc
+    return Path(done.stdout.strip()) / "bin" / "python"
 
 
 @contextlib.contextmanager

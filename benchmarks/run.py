@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _peer(stack: contextlib.ExitStack, folder: Path) -> Peer | None:
     try:
-        return stack.enter_context(running(prepared(_ROOT / ".dev" / "nova-venv"), folder))
+        return stack.enter_context(running(prepared(), folder))
     except Skipped as exc:
         print(f"without the peer: {exc}", file=sys.stderr)
         return None
