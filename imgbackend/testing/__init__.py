@@ -26,7 +26,24 @@ SUITE: Final = "1.0"
 
 _HOMES: Final = {"BackendConformance": "conformance", "MemoryBackend": "memory", "conforming": "place"}
 
-TOPICS: Final = ("create", "fetch_once", "size", "refusals", "remove", "info", "source", "extract", "crash")
+TOPICS: Final = (
+    "create",
+    "fetch_once",
+    "size",
+    "refusals",
+    "remove",
+    "info",
+    "source",
+    "extract",
+    "crash",
+    "faults",
+    "commands",
+    "concurrency",
+    "progress",
+    "idempotence",
+    "bytes",
+    "held",
+)
 """What is demanded, a module each."""
 
 __all__ = ["SUITE", "BackendConformance", "MemoryBackend", "conforming"]
