@@ -42,7 +42,12 @@ TOPICS: Final = (
     "progress",
     "idempotence",
     "bytes",
-    "held",
+    "naming",
+    "errors",
+    "manners",
+    "snapshot",
+    "flatten",
+    "clone",
 )
 """What is demanded, a module each."""
 

@@ -118,7 +118,9 @@ class ConcurrencyTests(Topic):
                 on.made(images[number], label, trial.rounded(2 * trial.small))
 
         seen = run(lambda: make(0, "clean"), ignored=trial.ignored, libraries=self.libraries).steps
-        for number in [number for number, step in enumerate(seen) if not is_engines(step)]:
+        for number in [
+            number for number, step in enumerate(seen) if not is_engines(step, trial.backend.host.instances)
+        ]:
             self._with_one_stopped(trial, make, number)
             with trial.again() as on:
                 for which, label in enumerate((f"stopped{number}", f"passing{number}")):

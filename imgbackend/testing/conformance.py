@@ -13,7 +13,6 @@ from imgbackend.testing._extract import ExtractTests
 from imgbackend.testing._faults import FaultTests
 from imgbackend.testing._fetch_once import FetchOnceTests
 from imgbackend.testing._flatten import FlattenTests
-from imgbackend.testing._held import HeldTests
 from imgbackend.testing._idempotence import IdempotenceTests
 from imgbackend.testing._info import InfoTests
 from imgbackend.testing._manners import MannerTests
@@ -41,7 +40,6 @@ class BackendConformance(
     ConcurrencyTests,
     ProgressTests,
     IdempotenceTests,
-    HeldTests,
     BytesTests,
     NamingTests,
     ErrorTests,

@@ -98,10 +98,12 @@ class Step:
 _RECORDS: Final = ("disks.json", "disk.info")
 
 
-def is_engines(step: Step) -> bool:
-    """Whether it is the engine's own: an instance's folder and records, and no driver's."""
-    name = os.path.basename(step.path)
-    return name.startswith("conformance-") or name.removeprefix(".").removesuffix(".tmp") in _RECORDS
+def is_engines(step: Step, instances: Path) -> bool:
+    """Whether it is the engine's own: an instance's folder below ``instances``, and the records in it."""
+    folder, name = os.path.split(step.path)
+    if folder == str(instances):
+        return name.startswith("conformance-")
+    return os.path.dirname(folder) == str(instances) and name.removeprefix(".").removesuffix(".tmp") in _RECORDS
 
 
 Act: TypeAlias = Callable[[Step], None]
