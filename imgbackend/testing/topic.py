@@ -1,5 +1,6 @@
 """What every topic of the kit has: the fixtures, and how tests say when they apply."""
 
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -92,12 +93,23 @@ class Topic:
             request.applymarker(pytest.mark.xfail(strict=False, reason=f"advisory, new in suite {since}"))
 
     @pytest.fixture
+    def run_token(self) -> str:
+        """What the names of all disks of a run have in common; the command gives one."""
+        return ""
+
+    @pytest.fixture
     def trial(
-        self, backend: Backend, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, _judged: None
+        self, backend: Backend, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, run_token: str, _judged: None
     ) -> Iterator[Trial]:
         """The backend, with names, images and a scratch folder of this test's own."""
         scratch = tmp_path_factory.mktemp("scratch")
-        made = Trial(backend=backend, scratch=scratch, watched=[tmp_path], smallest=self.smallest)
+        made = Trial(
+            backend=backend,
+            scratch=scratch,
+            watched=[tmp_path],
+            smallest=self.smallest,
+            token=run_token + secrets.token_hex(3),
+        )
         yield made
         made.clear()
         shutil.rmtree(scratch, ignore_errors=True)
