@@ -159,10 +159,16 @@ def _work_done(pid: int) -> tuple[str, ...]:
 
 
 def _missing(argv: Sequence[str], status: int, err: str) -> None:
-    """prlimit and setpriv report a command that is not there by their own words."""
+    """prlimit, setpriv and the dynamic linker report by their own words what cannot be started."""
     for name in ("setpriv", argv[0]):
         if status in (127, 1, 69) and f"{name}: No such file or directory" in err:
             raise errors.ConfigError(f"{name} is not installed; install {PACKAGES.get(name, name)}")
+        if status in (126, 127) and (f"{name}: Permission denied" in err or "error while loading shared lib" in err):
+            told = err.strip().splitlines()[-1]
+            raise errors.ConfigError(
+                f"{argv[0]} cannot be started as the user that it is to run as: {told}; see unprivileged_user, "
+                "and that this user may pass through / and the folders of commands and libraries"
+            )
 
 
 def _limit(status: int, err: str, limits: Limits) -> str | None:
