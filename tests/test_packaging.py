@@ -3,20 +3,17 @@
 import configparser
 import json
 import os
-import shutil
 import subprocess
-import sys
-import sysconfig
 import tarfile
-import venv
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-_ROOT = Path(__file__).parents[1]
-_BUILT = ("build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".git", ".venv", ".dev")
+from labs import wheels
+
+_ROOT = wheels.ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -27,29 +24,16 @@ class Archives:
     wheel: Path
 
 
-def _build(tree: Path, kind: str) -> Path:
-    """Have setuptools build ``kind`` as pip would, from what is in ``tree`` alone."""
-    target = tree / "dist"
-    target.mkdir(exist_ok=True)
-    program = f"from setuptools import build_meta; print(build_meta.build_{kind}({str(target)!r}))"
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tree, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return target / done.stdout.splitlines()[-1]
-
-
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory: pytest.TempPathFactory) -> Archives:
     """A source archive of this tree without its .git, and a wheel built from that archive alone."""
     folder = tmp_path_factory.mktemp("packaging")
-    shutil.copytree(_ROOT, folder / "tree", ignore=shutil.ignore_patterns(*_BUILT), symlinks=True)
-    sdist = _build(folder / "tree", "sdist")
+    sdist = wheels.build(wheels.copied(_ROOT, folder / "tree"), "sdist")
     (folder / "unpacked").mkdir()
     # tar(1): the first releases of Python 3.11 lack the filter that later ones ask extractall for
     subprocess.run(["tar", "-xf", str(sdist), "-C", str(folder / "unpacked")], check=True, timeout=60)
     (unpacked,) = (folder / "unpacked").iterdir()
-    return Archives(sdist, _build(unpacked, "wheel"))
+    return Archives(sdist, wheels.build(unpacked, "wheel"))
 
 
 def _to_be_shipped() -> set[str]:
@@ -120,49 +104,23 @@ def test_wheel_names_every_entry_point_and_each_has_its_module(archives: Archive
 
 @pytest.fixture(scope="module")
 def installed(archives: Archives, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The ``bin`` of a new virtual environment with the wheel in it.
-
-    The dependencies are those of the environment that runs the tests, on a path of
-    their own behind it: what an editable installation hooks in there does not apply,
-    so that imgbackend itself can only come from the wheel.
-    """
-    home = tmp_path_factory.mktemp("installed") / "venv"
-    venv.create(home, with_pip=False, symlinks=True)
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(home / "bin/python")]
-    done = subprocess.run(
-        [*pip, "install", "-q", "--no-index", "--no-deps", str(archives.wheel)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    (site,) = (home / "lib").glob("python3*/site-packages")
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    return home / "bin"
-
-
-def _run(installed: Path, folder: Path, *command: str) -> str:
-    argv = [str(installed / command[0]), *command[1:]]
-    clean = {"PATH": os.defpath, "HOME": str(folder)}
-    done = subprocess.run(argv, cwd=folder, env=clean, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    """The ``bin`` of a virtual environment with the wheel in it."""
+    return wheels.installed(tmp_path_factory.mktemp("installed") / "venv", archives.wheel)
 
 
 def test_installed_wheel_is_what_is_imported(installed: Path, tmp_path: Path) -> None:
     program = "import imgbackend, imgbackend_raw; print(imgbackend.__file__, imgbackend_raw.__file__)"
-    for path in _run(installed, tmp_path, "python", "-c", program).split():
+    for path in wheels.run(installed, tmp_path, "python", "-c", program).split():
         assert Path(path).is_relative_to(installed.parent)
 
 
 def test_installed_command_tells_its_version(installed: Path, tmp_path: Path) -> None:
-    told = _run(installed, tmp_path, "imgbackend", "--version")
+    told = wheels.run(installed, tmp_path, "imgbackend", "--version")
     assert (_ROOT / "imgbackend/VERSION").read_text().strip() in told.split()
 
 
 def test_installed_command_lists_the_stock_backends_with_their_distribution(installed: Path, tmp_path: Path) -> None:
-    listed = json.loads(_run(installed, tmp_path, "imgbackend", "backend", "list", "-f", "json"))
+    listed = json.loads(wheels.run(installed, tmp_path, "imgbackend", "backend", "list", "-f", "json"))
     packages = {row["name"]: row["package"] for row in listed}
     ours = f"imgbackend {(_ROOT / 'imgbackend/VERSION').read_text().strip()}"
     assert packages["raw"] == ours

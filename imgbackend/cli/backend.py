@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgbackend.cli.base import Lister, ShowOne, pick, row
 from imgbackend.cli.figures import Facts, Listed, Size
-from imgbackend.errors import Error
+from imgbackend.errors import ConfigError, Error
 
 if TYPE_CHECKING:
     from oslo_config import cfg
@@ -24,16 +24,55 @@ def _package(driver: str) -> str | None:
     return ", ".join(f"{info.distribution} {info.version}" for info in found) or None
 
 
-def _facts(backend: "Backend") -> dict[str, Any]:
+def _facts(name: str, driver: str, kind: "type[Backend] | None", state: str) -> dict[str, Any]:
+    """What can be told of a backend without opening it; ``kind`` None: its driver cannot be imported."""
     from imgbackend.abilities import abilities
 
+    able = [*abilities(kind.disk_type), *abilities(kind)] if kind else []
+    traits = asdict(kind.traits) if kind else {}
     return {
-        "name": backend.name,
-        "driver": backend.driver,
-        "package": _package(backend.driver),
-        "abilities": Listed([*abilities(type(backend).disk_type), *abilities(type(backend))]),
-        "state": "works",
+        "name": name,
+        "driver": driver,
+        "package": _package(driver),
+        "abilities": Listed(able),
+        "traits": Facts(traits),
+        "state": state,
+        "total": None,
+        "free": None,
+        "options": Facts({}),
     }
+
+
+def _seen(engine: "Engine", name: str) -> dict[str, Any]:
+    """A backend that works; or the same of its driver, with the reason why it does not.
+
+    :raises ConfigError: if there is no such driver.
+    """
+    from imgbackend import loader
+
+    try:
+        backend = engine.backend(name)
+        capacity = backend.capacity()
+    except Error as exc:
+        driver = engine.driver_of(name)
+        if driver not in {info.name for info in loader.drivers()}:
+            raise
+        return _facts(name, driver, _importable(driver), str(exc))
+    kind = type(backend)
+    return _facts(backend.name, backend.driver, kind, "works") | {
+        "total": Size(capacity.total),
+        "free": Size(capacity.free),
+        "options": Facts(shown_options(backend.conf, kind.opts)),
+    }
+
+
+def _importable(driver: str) -> "type[Backend] | None":
+    from imgbackend import loader
+
+    try:
+        return loader.load_driver(driver)
+    except ConfigError:
+        return None  # the reason was told where it was to be opened
 
 
 class List(Lister):
@@ -51,17 +90,18 @@ class List(Lister):
 
         names = engine.backend_names()
         for name in (*names, *(info.name for info in loader.drivers() if info.name not in names)):
-            try:
-                facts = _facts(engine.backend(name))
-            except Error as exc:
-                driver = engine.driver_of(name)
-                facts = {"name": name, "driver": driver, "package": _package(driver), "abilities": Listed([])}
-                facts["state"] = str(exc)
-            yield row(self.columns, facts)
+            yield row(self.columns, self._told(engine, name))
+
+    @staticmethod
+    def _told(engine: "Engine", name: str) -> dict[str, Any]:
+        try:
+            return _seen(engine, name)
+        except Error as exc:
+            return _facts(name, engine.driver_of(name), None, str(exc))
 
 
 class Show(ShowOne):
-    """Show a backend: what it can do, its capacity and its options."""
+    """Show a backend: what it can do, whose it is, and whether it works on this host, or why not."""
 
     columns = ("name", "driver", "package", "abilities", "state", "traits", "total", "free", "options")
 
@@ -72,17 +112,9 @@ class Show(ShowOne):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
-        """Open it, and show it."""
+        """Open it, and show it; where it does not open, what its driver is and why."""
         with self.engine() as engine:
-            backend = engine.backend(parsed_args.name)
-            capacity = backend.capacity()
-            more = {
-                "traits": Facts(asdict(type(backend).traits)),
-                "total": Size(capacity.total),
-                "free": Size(capacity.free),
-                "options": Facts(shown_options(backend.conf, type(backend).opts)),
-            }
-            return pick(self.columns, _facts(backend) | more)
+            return pick(self.columns, _seen(engine, parsed_args.name))
 
 
 def shown_options(values: Any, opts: "Sequence[cfg.Opt]") -> dict[str, Any]:
