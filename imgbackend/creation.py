@@ -206,7 +206,7 @@ def _made(order: _Order, progress: Progress, started: float) -> Cached:
     return Cached(
         way=way,
         reason=making.reason(way),
-        base=None if order.role == "private" or making.in_place else order.name,
+        base=disk.recorded.base if disk.recorded else None,
         fetched=making.fetched,
         grown=grown,
         size=found.size,
@@ -259,7 +259,7 @@ class _Making:
             least = max(parent.virtual_size, declared.min_disk if declared else 0)
             if self._order.size is not None and least > self._order.size:
                 raise errors.TemplateTooLarge(least, self._order.size)
-            self._remember(parent, None, "clone")
+            self._remember(parent, None, "clone", declared)
             self._refused = ""
             return disk.clone_image(location.url)
         return None
@@ -298,7 +298,8 @@ class _Making:
         self._planned = self._disk.plan(_bare(self._order.role), known, self._order.size)
         self._remember(info, manifest, self._planned.way)
 
-    def _remember(self, info: ImageInfo, manifest: Manifest | None, way: Way) -> None:
+    def _remember(self, info: ImageInfo, manifest: Manifest | None, way: Way, cloned: Declared | None = None) -> None:
+        """Write the record; a disk that is ``cloned`` from its source's own has no base."""
         disk = self._disk
         kept = disk.backend.traits.formats
         tags = self._preparer.tags if self._preparer else {}
@@ -306,8 +307,8 @@ class _Making:
             backend=disk.backend.name,
             driver=disk.backend.driver,
             format=info.format if info.format in kept else kept[0],
-            image_id=manifest.image_id if manifest else tags.get("image_id") or None,
-            base=None if self.in_place else self._order.name,
+            image_id=cloned.image_id if cloned else manifest.image_id if manifest else tags.get("image_id") or None,
+            base=None if cloned or self.in_place else self._order.name,
             digest=manifest.digest if manifest else tags.get("digest") or None,
             way=way,
             time=time.time(),
