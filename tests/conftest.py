@@ -14,7 +14,7 @@ from labs.require import require
 
 _HERE: Final = Path(__file__).parent
 _LABS: Final = ("btrfs", "glance", "nova", "xfs")
-_SLOW: Final = ("cli", "engine/test_crash.py", "takeover", "trust")
+_SLOW: Final = ("cli", "conformance", "engine/test_crash.py", "kit", "takeover", "trust")
 """Their tests start the command or real services, or kill processes, again and again."""
 
 

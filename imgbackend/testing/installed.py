@@ -23,6 +23,7 @@ from imgbackend.abilities import HoldsBases
 from imgbackend.backend import Backend
 from imgbackend.engine import Engine
 from imgbackend.host import Host
+from imgbackend.testing import TOPICS
 from imgbackend.testing.place import again
 from imgbackend.testing.report import Outcome, Report, Result
 from imgbackend.testing.suite import TestInstalled
@@ -120,6 +121,10 @@ class Run:
                             left.append(f"the base {base.name} is left: {exc}")
         return left
 
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """In the order of the topics: what everybody needs comes before what takes long."""
+        items.sort(key=lambda item: TOPICS.index(_topic(item.location[0])))
+
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Leave out what fills or damages the store, and what there is no time for."""
         if not self._destructive and is_destructive(getattr(item, "function", None)):
@@ -137,7 +142,7 @@ class Run:
         if report.when != "call" and report.outcome == "passed":
             return
         found = Result(
-            topic=Path(report.location[0]).stem.removeprefix("_"),
+            topic=_topic(report.location[0]),
             name=report.location[2].rpartition(".")[2],
             outcome=_outcome(report),
             reason=_reason(report),
@@ -146,6 +151,10 @@ class Run:
         if report.when == "teardown":
             self.report.results = [each for each in self.report.results if each.name != found.name]
         self.report.results.append(found)
+
+
+def _topic(file: str) -> str:
+    return Path(file).stem.removeprefix("_")
 
 
 def _outcome(report: pytest.TestReport) -> Outcome:

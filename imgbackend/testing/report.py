@@ -1,6 +1,7 @@
 """What came of a run: told as a table, and as JSON."""
 
 import platform
+import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -79,12 +80,18 @@ class Report:
         yield self.last_line
 
     def _told(self, outcome: Outcome) -> Iterator[str]:
-        found = [result for result in self.results if result.outcome == outcome]
+        """By reason, since many tests do not apply for the same one."""
+        found: dict[str, list[str]] = {}
+        for result in self.results:
+            if result.outcome == outcome:
+                found.setdefault(result.reason, []).append(result.name)
         if found:
             yield ""
             yield f"{outcome}:"
-        for result in found:
-            yield f"  {result.name}: {result.reason}"
+        for reason, names in found.items():
+            yield from textwrap.wrap(
+                f"{reason}: {', '.join(names)}", 110, initial_indent="  ", subsequent_indent="      "
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -1,0 +1,112 @@
+"""The rules that a consumer of the kit is held to, and that it runs clean for them."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from imgbackend.testing import BackendConformance, MemoryBackend
+
+_CONSUMER: Final = """\
+import pytest
+
+from imgbackend.testing import BackendConformance, MemoryBackend, conforming
+
+
+class TestMemory(BackendConformance):
+    known_deviations = {deviations!r}
+
+    @pytest.fixture
+    def backend(self, tmp_path):
+        with conforming({kind}, tmp_path, {{"folder": str(tmp_path / "memory")}}) as backend:
+            yield backend
+"""
+_STRICT: Final = ("-W", "error", "--strict-markers", "--strict-config", "-p", "no:cacheprovider", "-rA")
+
+
+def _consume(folder: Path, *words: str, deviations: dict[str, str] | None = None, before: str = "") -> str:
+    """What pytest says of a consumer's test file, in a project of its own."""
+    kind = "Kind" if before else "MemoryBackend"
+    text = _CONSUMER.format(deviations=deviations or {}, kind=kind)
+    head, _, tail = text.partition("\n\nclass TestMemory")
+    (folder / "test_it.py").write_text(f"{head}\n{before}\n\nclass TestMemory{tail}")
+    argv = [sys.executable, "-m", "pytest", *_STRICT, "-c", "/dev/null", f"--rootdir={folder}", "test_it.py", *words]
+    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    return done.stdout + done.stderr
+
+
+def test_consumer_runs_clean_with_every_warning_an_error(tmp_path: Path) -> None:
+    told = _consume(tmp_path, "-k", "new_disk or growth or once or threads")
+    assert " failed" not in told
+    assert " error" not in told
+    assert " passed" in told
+
+
+def test_test_that_is_replaced_is_refused() -> None:
+    with pytest.raises(TypeError, match="test_removed_disk_is_gone; say why in known_deviations"):
+        type("TestCheat", (BackendConformance,), {"test_removed_disk_is_gone": None})
+
+
+def test_test_that_is_replaced_by_another_base_is_refused() -> None:
+    cheat = type("Cheat", (), {"test_removed_disk_is_gone": None})
+    with pytest.raises(TypeError, match="test_removed_disk_is_gone"):
+        type("TestCheat", (cheat, BackendConformance), {})
+
+
+@pytest.mark.parametrize(
+    ("deviations", "told"),
+    [({"test_that_never_was": "no"}, "names no test"), ({"test_removed_disk_is_gone": " "}, "gives no reason")],
+)
+def test_deviation_that_means_nothing_is_refused(deviations: dict[str, str], told: str) -> None:
+    with pytest.raises(TypeError, match=told):
+        type("TestCheat", (BackendConformance,), {"known_deviations": deviations})
+
+
+def test_deviation_that_has_healed_fails(tmp_path: Path) -> None:
+    name = "test_removed_disk_is_gone"
+    told = _consume(tmp_path, "-k", name, deviations={name: "https://example.org/1: it stays"})
+    assert "[XPASS(strict)] https://example.org/1: it stays" in told
+    assert "1 failed" in told
+
+
+def test_deviation_is_an_expected_failure(tmp_path: Path) -> None:
+    name = "test_remove_of_an_absent_disk_is_no_error"
+    broken = """
+class Disk(MemoryBackend.disk_type):
+    def remove_image(self):
+        self.path.unlink()
+
+class Kind(MemoryBackend):
+    disk_type = Disk
+"""
+    assert "1 failed" in _consume(tmp_path, "-k", name, before=broken)
+    told = _consume(tmp_path, "-k", name, deviations={name: "https://example.org/2: it raises"}, before=broken)
+    assert "1 xfailed" in told
+    assert "failed" not in told.replace("xfailed", "")
+
+
+def test_deviation_that_does_not_apply_fails(tmp_path: Path) -> None:
+    name = "test_rollback_gives_the_bytes_of_the_snapshot"
+    told = _consume(tmp_path, "-k", name, deviations={name: "it is slow"})
+    assert "which does not apply: not Snapshottable" in told
+
+
+def test_backend_that_is_forgotten_is_told(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(
+        "from imgbackend.testing import BackendConformance\n\n\nclass TestNone(BackendConformance):\n    pass\n"
+    )
+    argv = [sys.executable, "-m", "pytest", *_STRICT, "-c", "/dev/null", "-x", f"--rootdir={tmp_path}", "test_it.py"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "fixture 'backend' not found" in done.stdout
+
+
+def test_reference_backend_is_small() -> None:
+    import inspect
+
+    import imgbackend.testing.memory as memory
+
+    assert memory.MemoryBackend is MemoryBackend
+    assert len(inspect.getsource(memory).splitlines()) <= 160
