@@ -7,6 +7,7 @@ import pytest
 
 from imgbackend import errors
 from imgbackend.abilities import Flattenable, Snapshottable
+from imgbackend.testing import oracle
 from imgbackend.testing.commands import FAULTS, BrokenHost, Fault
 from imgbackend.testing.topic import Topic, needs
 from imgbackend.testing.trial import Trial
@@ -58,7 +59,12 @@ class CommandTests(Topic):
             on.disk(label).extract(on.scratch / f"{label}.qcow2", "qcow2")
 
         def look(on: Trial, label: str, when: str, *, done: bool) -> None:
-            assert (on.scratch / f"{label}.qcow2").exists() is done, when
+            target = on.scratch / f"{label}.qcow2"
+            assert target.exists() is done, when
+            if done:
+                oracle.expect(
+                    oracle.file_bytes(target, "qcow2", on.scratch), image.content.read_bytes(), f"the export{when}"
+                )
             on.expect(on.disk(label), image.content.read_bytes(), when)
 
         self._with_broken_commands(trial, extract, look, lambda on, label: on.made(image, label))

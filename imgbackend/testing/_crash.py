@@ -7,12 +7,13 @@ the same call succeeds, and leaves what it leaves where nothing was killed.
 import contextlib
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from imgbackend import errors
 from imgbackend.abilities import Flattenable, Snapshottable
-from imgbackend.testing import oracle, steps
+from imgbackend.testing import children, oracle, steps
 from imgbackend.testing.children import run
 from imgbackend.testing.content import Image
 from imgbackend.testing.steps import Step
@@ -143,7 +144,7 @@ class CrashTests(Topic):
         """A power cut after a rename finds the bytes: the order of the steps shows that it will."""
         image = trial.image(size=trial.small)
         for label in ("a", "b"):
-            self._assert_flushed(steps.seen(lambda label=label: self._anew(trial, label, image), ignored=trial.ignored))  # type: ignore[misc]  # a default argument of a lambda
+            self._assert_flushed(children.seen(partial(self._anew, trial, label, image), ignored=trial.ignored))
 
     @staticmethod
     def _anew(trial: Trial, label: str, image: Image) -> None:

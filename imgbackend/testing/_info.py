@@ -82,6 +82,23 @@ class InfoTests(Topic):
         assert 0 <= capacity.free <= capacity.total
         assert capacity.total > 0
 
+    def test_format_is_not_taken_from_what_a_guest_wrote(self, trial: Trial) -> None:
+        """A guest that puts a qcow2 on its disk, header first, is not believed: it could name a file of the host."""
+        image = trial.image()
+        disk = trial.made(image, size=trial.rounded(2 * trial.large))
+        header = trial.scratch / "header"
+        header.write_bytes(trial.as_qcow2(trial.image("sparse")).content.read_bytes()[: 4 * 65536])
+        before, source = disk.info(), disk.source()
+        oracle.write_from(source, 0, header)
+        whole = trial.read(disk)
+        with trial.again() as on:
+            found = on.disk()
+            assert (found.info().format, found.info().size) == (before.format, before.size)
+            assert found.source() == source
+            on.expect(found, header.read_bytes() + whole[header.stat().st_size :])
+            found.extract(on.scratch / "out", "raw")
+            oracle.expect((on.scratch / "out").read_bytes(), whole, "the export")
+
     def test_disk_keeps_its_name(self, trial: Trial) -> None:
         """``disk`` gives the disk that was asked for, of the driver's class."""
         wanted = DiskId(instance=trial.instance("a"), name="disk.local.rescue")

@@ -10,7 +10,7 @@ from oslo_config import cfg
 
 from imgbackend import abilities, errors
 from imgbackend.backend import Backend, Disk
-from imgbackend.testing import steps
+from imgbackend.testing import children, steps
 from imgbackend.testing.content import copy_sparse
 from imgbackend.testing.topic import Topic
 from imgbackend.testing.trial import Trial
@@ -39,7 +39,7 @@ class MannerTests(Topic):
             made = type(backend)(backend.name, backend.conf, backend.host)
             made.disk(trial.disk().id)
 
-        assert steps.seen(make, reads=True, libraries=self.libraries) == []
+        assert children.seen(make, reads=True, libraries=self.libraries) == []
 
     def test_abilities_are_declared_by_their_classes(self, trial: Trial) -> None:
         """A method of an ability is there with the ability, and not without it."""
@@ -133,7 +133,7 @@ class MannerTests(Topic):
                 disk.remove()
 
         trial.backend.close()
-        taken = [step for step in steps.seen(use, locks=True, ignored=trial.ignored) if step.name in steps.LOCKS]
+        taken = [step for step in children.seen(use, locks=True, ignored=trial.ignored) if step.name in steps.LOCKS]
         assert taken == []
 
     def test_bases_that_are_private_stay_so(self, trial: Trial) -> None:

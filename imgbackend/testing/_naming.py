@@ -50,13 +50,17 @@ class NamingTests(Topic):
         assert trial.listed() == {disk.id for disk in disks[1:]}
 
     def test_longest_name(self, trial: Trial) -> None:
-        """63 characters for the instance, and a suffix for the disk."""
-        label = "x" * (63 - len(trial.instance("")))
+        """63 characters for the instance, and a suffix for the disk; those that differ in the last one are two."""
+        label = "x" * (62 - len(trial.instance("")))
         image = trial.image(size=trial.small)
-        disk = trial.made(image, label, name="disk.eph999." + "y" * 31)
-        assert len(disk.id.instance) == 63
-        assert trial.listed() == {disk.id}
-        trial.expect(disk, image.content.read_bytes())
+        names = [(f"{label}a", "y" * 31), (f"{label}b", "y" * 31), (f"{label}b", "y" * 30 + "z")]
+        disks = [trial.made(image, label, name=f"disk.eph999.{suffix}") for label, suffix in names]
+        assert {len(disk.id.instance) for disk in disks} == {63}
+        assert trial.listed() == {disk.id for disk in disks}
+        for number, disk in enumerate(disks, start=1):
+            trial.write(disk, 0, 4096, number)
+        for number, disk in enumerate(disks, start=1):
+            trial.expect(disk, bytes([number]) * 4096 + image.content.read_bytes()[4096:])
 
     def test_instances_path_may_have_any_character(self, trial: Trial) -> None:
         """Commas, spaces, colons, quotes and percent signs: they mean something to QEMU, to shells, to formats."""

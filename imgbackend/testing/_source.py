@@ -1,6 +1,6 @@
 """Where a hypervisor finds the disk: known without looking, and that disk alone."""
 
-from imgbackend.testing import oracle, steps
+from imgbackend.testing import children, oracle
 from imgbackend.testing.topic import Topic
 from imgbackend.testing.trial import Trial
 from imgbackend.types import BlockSource, FileSource, NetworkSource
@@ -23,7 +23,7 @@ class SourceTests(Topic):
     def test_source_does_no_io(self, trial: Trial) -> None:
         """It is asked for while nothing may be touched."""
         disk = trial.disk()
-        assert steps.seen(lambda: disk.source(), reads=True) == []
+        assert children.seen(lambda: disk.source(), reads=True) == []
 
     def test_source_is_the_same_each_time(self, trial: Trial) -> None:
         """And for every process."""

@@ -68,6 +68,23 @@ def run(
     return child.outcome()
 
 
+def seen(
+    operation: Callable[[], object],
+    *,
+    reads: bool = False,
+    locks: bool = False,
+    ignored: Sequence[Path] = (),
+    libraries: Sequence[str] = (),
+) -> list[Step]:
+    """The steps of a whole run of an operation.
+
+    :raises AssertionError: if it raises.
+    """
+    outcome = run(operation, reads=reads, locks=locks, ignored=ignored, libraries=libraries)
+    assert outcome.error is None, outcome.error
+    return outcome.steps
+
+
 class Child:
     """One operation in a child of its own, begun."""
 

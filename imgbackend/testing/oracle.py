@@ -79,6 +79,11 @@ def write(source: DiskSource, at: int, count: int, byte: int) -> None:
     _run("qemu-io", "-c", f"write -q -P {byte} {at} {count}", "-c", "flush", spec(source))
 
 
+def write_from(source: DiskSource, at: int, file: Path) -> None:
+    """Have a guest write what is in a file."""
+    _run("qemu-io", "-c", f"write -q -s {file} {at} {file.stat().st_size}", "-c", "flush", spec(source))
+
+
 def file_bytes(path: Path, format: str, scratch: Path) -> bytes:
     """What a guest reads of an exported file."""
     return read(FileSource(path=path, format=format), scratch)

@@ -226,22 +226,3 @@ def _opened(
     if "b" in mode:
         return buffered
     return io.TextIOWrapper(buffered, encoding or "utf-8", errors, newline)
-
-
-def seen(
-    operation: Callable[[], object],
-    *,
-    reads: bool = False,
-    locks: bool = False,
-    ignored: Sequence[Path] = (),
-    libraries: Sequence[str] = (),
-) -> list[Step]:
-    """The steps of a whole run of an operation.
-
-    :raises AssertionError: if it raises.
-    """
-    from imgbackend.testing.children import run
-
-    outcome = run(operation, reads=reads, locks=locks, ignored=ignored, libraries=libraries)
-    assert outcome.error is None, outcome.error
-    return outcome.steps

@@ -1,12 +1,8 @@
 """Kills a process with SIGKILL just before its n-th step towards the outside.
 
-A step is an audit event of CPython's (a file opened for writing, a rename, an unlink, a
-folder, a mode, an ioctl, a command started) or, since CPython raises none for them, one of
-four calls of ``os`` that are wrapped.  The code under test declares nothing, and can
-forget nothing.
-
-Forking is safe only in a process without threads, so a :class:`Server` is a process of its
-own that imports the library once and forks for each operation.
+What a step is, and how it is seen, is the conformance kit's: :mod:`imgbackend.testing.steps`.
+Forking is safest in a process without threads, so a :class:`Server` is a process of its own
+that imports the library once and forks for each operation.
 """
 
 import importlib
@@ -22,23 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Self
 
-_EVENTS: Final = frozenset(
-    {
-        "os.rename",
-        "os.remove",
-        "os.mkdir",
-        "os.rmdir",
-        "os.truncate",
-        "os.chmod",
-        "os.chown",
-        "os.utime",
-        "os.link",
-        "os.symlink",
-        "fcntl.ioctl",
-        "subprocess.Popen",
-    }
-)
-_CALLS: Final = ("fsync", "write", "pwrite", "copy_file_range", "posix_fallocate", "ftruncate")
+from imgbackend.testing import children
+
 _SECONDS: Final = 60
 
 Operation = Callable[[], None]
@@ -111,74 +92,12 @@ def serve() -> None:
 
 
 def _run(operation: Operation, kill_at: int | None, after: float | None) -> Outcome:
-    read, write = os.pipe()
-    child = os.fork()
-    if not child:
-        os.close(read)
-        _be_the_child(operation, kill_at, after, write)
-    os.close(write)
-    with os.fdopen(read) as told:
-        lines = told.read().splitlines()
-    _, status = os.waitpid(child, 0)
-    errors = [line.removeprefix("! ") for line in lines if line.startswith("! ")]
-    steps = tuple(line for line in lines if not line.startswith("! "))
-    return Outcome(killed=os.WIFSIGNALED(status), steps=steps, error=errors[0] if errors else None)
-
-
-def _be_the_child(operation: Operation, kill_at: int | None, after: float | None, told: int) -> None:
-    real_write = os.write
-    status = 1
-    try:
-        _watch(_Counter(kill_at, told, real_write))
+    def timed() -> None:
         if after is not None:
             signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
             signal.setitimer(signal.ITIMER_REAL, after)
         operation()
-        status = 0
-    except BaseException as exc:
-        real_write(told, f"! {exc!r}\n".encode())
-    finally:
-        os._exit(status)
 
-
-class _Counter:
-    """Writes down each step, and ends the process before the one that it is told to."""
-
-    def __init__(self, kill_at: int | None, told: int, write: Callable[[int, bytes], int]) -> None:
-        self._kill_at, self._told, self._write, self._count = kill_at, told, write, 0
-
-    def step(self, name: str, what: object) -> None:
-        if what == self._told or (name, str(what)) == ("open", os.devnull):
-            return
-        if name == "os.mkdir" and Path(str(what)).is_dir():
-            return  # lock libraries make their folder again and again
-        shown = os.readlink(f"/proc/self/fd/{what}") if isinstance(what, int) and what >= 0 else str(what)
-        self._write(self._told, f"{name} {Path(shown).name}\n".encode())
-        if self._count == self._kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        self._count += 1
-
-
-def _writes(flags: object) -> bool:
-    return isinstance(flags, int) and bool(flags & (os.O_WRONLY | os.O_RDWR))
-
-
-def _watch(counter: _Counter) -> None:
-    def hook(event: str, args: tuple[Any, ...]) -> None:
-        if event == "os.rename":
-            counter.step(event, args[1])
-        elif event in _EVENTS or (event == "open" and _writes(args[2])):
-            counter.step(event, args[0])
-
-    def wrapped(name: str) -> Callable[..., Any]:
-        real = getattr(os, name)
-
-        def call(*args: Any) -> Any:
-            counter.step(f"os.{name}", args[1] if name == "copy_file_range" else args[0])
-            return real(*args)
-
-        return call
-
-    for name in _CALLS:
-        setattr(os, name, wrapped(name))
-    sys.addaudithook(hook)
+    ended = children.run(timed, kill_at)
+    steps = tuple(f"{step.name} {Path(step.to or step.path).name}" for step in ended.steps)
+    return Outcome(killed=ended.killed, steps=steps, error=ended.error)
