@@ -1,0 +1,81 @@
+"""A driver with the abilities that the reference has not, as files of one folder: what broken ones are made of."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from imgbackend import files
+from imgbackend.abilities import Cloneable, Importable, Snapshottable
+from imgbackend.host import DISK_MODE
+from imgbackend.testing import MemoryBackend
+from imgbackend.testing.memory import MemoryDisk
+from imgbackend.types import ImageInfo, SnapshotInfo, Way
+
+SCHEME: Final = "memory:"
+"""Of locations that can be cloned: a path follows."""
+
+
+class AbleDisk(MemoryDisk, Snapshottable, Cloneable, Importable):
+    """Its snapshots and its clones are copies."""
+
+    def create_image_snap(self, name: str) -> None:
+        """Copied, and renamed when the copy is whole."""
+        self.copied(self.path, self.snapshot(name))
+
+    def rollback_image_snap(self, name: str) -> None:
+        """A copy of the snapshot takes the disk's place."""
+        self.copied(self.snapshot(name), self.path)
+
+    def remove_image_snap(self, name: str) -> None:
+        """Unlinked."""
+        self.snapshot(name).unlink()
+
+    def image_snaps(self) -> Iterator[SnapshotInfo]:
+        """In the order in which they were made."""
+        found = [(os.stat(path).st_mtime_ns, path) for path in self.backend.folder.glob(f"{self.path.name}@*")]
+        for made, path in sorted(found):
+            name = path.name.partition("@")[2]
+            yield SnapshotInfo(name=name, size=os.stat(path).st_size, time=made / 10**9)
+
+    def parent(self, location: str) -> ImageInfo | str:
+        """A file of this host."""
+        if not location.startswith(SCHEME):
+            return f"{location} is not in memory"
+        return ImageInfo(format="raw", virtual_size=os.stat(self.parent_path(location)).st_size)
+
+    def parent_path(self, location: str) -> Path:
+        """The file at a location."""
+        return Path(location.removeprefix(SCHEME))
+
+    def clone_image(self, location: str) -> Way:
+        """Copied."""
+        self.copied(self.parent_path(location), self.path)
+        return "clone"
+
+    def import_image(self, path: Path) -> None:
+        """Copied."""
+        self.copied(path, self.path)
+
+    def remove_image(self) -> None:
+        """With its snapshots."""
+        for path in self.backend.folder.glob(f"{self.path.name}@*"):
+            path.unlink()
+        super().remove_image()
+
+    def snapshot(self, name: str) -> Path:
+        """Where a snapshot is kept; no name of a disk has ``@`` in it."""
+        return self.path.with_name(f"{self.path.name}@{name}")
+
+    def copied(self, source: Path, target: Path) -> None:
+        """``target`` becomes a copy of ``source``, at once."""
+        with files.open_fd(source, os.O_RDONLY) as read, files.new_file(self.unfinished) as write:
+            files.copy(read, write)
+            self.backend.host.finish(write, mode=DISK_MODE)
+        files.publish(self.unfinished, target)
+
+
+class AbleBackend(MemoryBackend):
+    """The reference's store."""
+
+    disk_type = AbleDisk
