@@ -10,7 +10,6 @@ import pytest
 
 from imgbackend.types import Gi, Mi
 from labs import bootsector, wheels
-from labs.require import FULL
 
 _EXAMPLE: Final = wheels.ROOT / "doc/examples/imgbackend-btrfs"
 _MARKER: Final = "Hello from btrfs"
@@ -110,8 +109,6 @@ def test_backend_show_tells_why_a_third_partys_driver_would_not_work(installed: 
 @pytest.mark.parametrize("kit", ["TestBtrfs", "TestBtrfsWithBasesElsewhere"])
 def test_driver_of_a_third_party_conforms(kit: str, installed: Path, btrfs: Path, tmp_path: Path) -> None:
     """Its own tests, against both wheels, as its author's continuous integration runs them."""
-    if kit != "TestBtrfs" and not FULL:
-        pytest.skip("its second configuration is for ./dev test-full")
     own = wheels.copied(_EXAMPLE / "tests", tmp_path / "own")
     strict = ["-W", "error", "--strict-markers", "--strict-config", "--import-mode=importlib", "-p", "no:cacheprovider"]
     command = ["python", "-m", "pytest", "-q", "-n", "2", *strict, f"test_conformance.py::{kit}"]

@@ -25,6 +25,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(?!imgbackend\b).*"),
     (r"py:.*", r"imgbackend\.\w+\.\w*BackendT"),  # type variables have no place to lead to
     (r"py:class", r"imgbackend\.(bases\.Bases|manifests\.Manifest)"),  # the engine's own
+    (r"py:.*", r"imgbackend\.testing\.(trial\.Trial|place\.BackendT)"),  # the kit's own
 ]
 
 html_theme = "alabaster"
