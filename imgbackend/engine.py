@@ -10,7 +10,7 @@ from typing import Any
 
 from oslo_config import cfg
 
-from imgbackend import binding, errors, loader, overlays, references
+from imgbackend import binding, errors, files, loader, overlays, references
 from imgbackend import conf as options
 from imgbackend.backend import Attached, Backend, Disk
 from imgbackend.bases import BaseEntry, Bases
@@ -166,6 +166,8 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
             made.open()
         except cfg.Error as exc:
             raise errors.ConfigError(f"[{name}] {exc}") from exc
+        except OSError as exc:
+            raise files.translated(exc, self.host.instances) from exc
         return made
 
     def _apply(self, group: str, known: set[str]) -> None:

@@ -46,7 +46,10 @@ class FileBackend(Backend):
 
     def capacity(self) -> Capacity:
         """Of the folder's file system, as an unprivileged writer may use it."""
-        usage = shutil.disk_usage(files.nearest(self.folder))
+        try:
+            usage = shutil.disk_usage(files.nearest(self.folder))
+        except OSError as exc:
+            raise files.translated(exc, self.folder) from exc
         return Capacity(total=usage.total, free=usage.free)
 
 
