@@ -14,14 +14,11 @@ from typing import Any
 from imgbackend import errors
 from imgbackend.abilities import Flattenable, Snapshottable
 from imgbackend.testing import children, oracle, steps
-from imgbackend.testing.children import run
 from imgbackend.testing.content import Image
+from imgbackend.testing.killing import Killing, Look, Work
 from imgbackend.testing.steps import Step
 from imgbackend.testing.topic import Topic, needs
 from imgbackend.testing.trial import Trial
-
-Work = Callable[[Trial, str], object]
-"""What is done to the disk of a label."""
 
 
 class CrashTests(Topic):
@@ -171,53 +168,15 @@ class CrashTests(Topic):
         self,
         trial: Trial,
         work: Work,
-        look: Callable[..., None],
+        look: Look,
         make: Work = lambda _on, _label: None,
         *,
         names: Callable[[str], Image] | None = None,
     ) -> None:
-        neighbour = trial.made(trial.image(size=trial.small, seed=7), "neighbour")
-        trial.write(neighbour, 0, 4096, 0x77)
-        whole = trial.read(neighbour)
-        trial.backend.close()  # a child makes its own connections, and inherits none
-
-        def do(label: str) -> None:
-            with trial.again() as on:
-                work(on, label)
-
-        def new(label: str, done: Callable[[], None]) -> list[str]:
-            """What is there more, when it is done."""
-            with trial.again() as on:
-                make(on, label)
-                before = on.entries()
-                done()
-                tags = {trial.instance(label): "LABEL", **({names(label).name: "BASE"} if names else {})}
-                return sorted(_renamed(each, tags) for each in on.entries() ^ before)
-
-        seen: list[Step] = []
-        clean = new(
-            "clean",
-            lambda: seen.extend(run(lambda: do("clean"), ignored=trial.ignored, libraries=self.libraries).steps),
-        )
-        assert seen, "the operation takes no steps"
-        with trial.again() as on:
-            look(on, "clean", " when nothing was killed", done=True)
-        for number, step in enumerate(seen):
-            label, when = f"k{number}", f" killed before {step}"
-
-            def killed(label: str = label, number: int = number, when: str = when) -> None:
-                outcome = run(lambda: do(label), number, ignored=trial.ignored, libraries=self.libraries)
-                assert outcome.killed or outcome.error is None, f"{outcome.error}{when}"
-                with trial.again() as on:
-                    look(on, label, when, done=False)
-                    on.expect(on.disk("neighbour"), whole, f" is another disk, changed by one{when}")
-                    work(on, label)
-                    look(on, label, f" done again,{when}", done=True)
-
-            assert new(label, killed) == clean, f"something else is there, done again{when}"
+        Killing(trial, work, look, make, names, self.libraries).at_every_step()
 
     @staticmethod
-    def _absent_or_whole(image: Image, size: int) -> Callable[..., None]:
+    def _absent_or_whole(image: Image, size: int) -> Look:
         whole = image.content.read_bytes()
 
         def look(on: Trial, label: str, when: str, *, done: bool) -> None:
@@ -242,9 +201,3 @@ class CrashTests(Topic):
         folder = trial.scratch / f"export-{label}"
         folder.mkdir(exist_ok=True)
         return folder / "out"
-
-
-def _renamed(text: str, tags: dict[str, str]) -> str:
-    for old, new in tags.items():
-        text = text.replace(old, new)
-    return text

@@ -2,10 +2,11 @@
 
 import contextlib
 import dataclasses
+import re
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from imgbackend import errors
 from imgbackend.abilities import HoldsBases
@@ -17,6 +18,8 @@ from imgbackend.testing import oracle
 from imgbackend.testing.content import FETCHES, Image, Shape, write_raw
 from imgbackend.testing.place import again
 from imgbackend.types import DiskId, DiskSource, Ki, Location, Mi, Progress, base_name, ignore
+
+_BASE: Final = re.compile(r"\b[0-9a-f]{40}\b")
 
 PREFIX = "conformance-"
 """Every instance that the kit makes has a name that begins so."""
@@ -178,6 +181,8 @@ class Trial:
         roots = {host.instances, *self.watched}
         found = {path for root in roots for path in root.rglob("*") if not path.is_dir() or path.is_symlink()}
         kept = {str(path) for path in found if not any(path.is_relative_to(folder) for folder in skipped)}
+        if not bases:  # a store of files keeps them under their names, wherever that is
+            kept = {path for path in kept if not _BASE.search(path)}
         store = self.backend
         stored = {base.name for base in store.list_bases()} if bases and isinstance(store, HoldsBases) else set()
         return kept | {f"listed {disk}" for disk in self.listed()} | {f"stored {name}" for name in stored}

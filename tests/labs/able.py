@@ -1,0 +1,131 @@
+"""A driver that can do what few can: its store keeps the bases, clones what a source keeps, imports files."""
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from imgbackend import errors, files
+from imgbackend.abilities import Cloneable, HoldsBases, Importable, SharedStore
+from imgbackend.templates import Base, PrepareTemplate
+from imgbackend.testing.memory import MemoryBackend, MemoryDisk
+from imgbackend.types import Declared, ImageInfo, Plan, Progress, StoreBase, Way, ignore
+
+SCHEME = "able://"
+
+
+class AbleDisk(MemoryDisk, Cloneable, Importable):
+    """A copy of a base of the store, or of what a source keeps in it."""
+
+    backend: "AbleBackend"
+
+    def plan(self, template: Declared, base: ImageInfo | None, size: int | None) -> Plan:
+        """A clone, as far as it goes without snapshots."""
+        return Plan(way="clone", writes=base.virtual_size if base else 0)
+
+    def create_image(self, prepare_template: PrepareTemplate, base: Base, size: int | None) -> Way:
+        """From the store's base."""
+        prepare_template(base)
+        found = self.backend.bases / base.name
+        try:
+            self._copied(found, base.progress)
+        except FileNotFoundError as exc:
+            raise errors.BaseMissing(f"the base {base.name} has gone from the store") from exc
+        return "clone"
+
+    def parent(self, location: str) -> ImageInfo | str:
+        """Of its own scheme only."""
+        path = Path(location.removeprefix(SCHEME))
+        if not location.startswith(SCHEME) or not path.is_file():
+            return f"{location} is in another storage"
+        return ImageInfo(format="raw", virtual_size=path.stat().st_size)
+
+    def clone_image(self, location: str) -> Way:
+        """A copy, published as any other."""
+        self._copied(Path(location.removeprefix(SCHEME)), ignore)
+        return "clone"
+
+    def import_image(self, path: Path) -> None:
+        """The same."""
+        self._copied(path, ignore)
+
+    def _copied(self, source: Path, progress: Progress) -> None:
+        with files.open_fd(source, os.O_RDONLY) as read, files.new_file(self.unfinished) as target:
+            files.copy(read, target, progress)
+            self.backend.host.finish(target)
+        files.publish(self.unfinished, self.path)
+
+
+class AbleBackend(MemoryBackend, HoldsBases, SharedStore):
+    """Bases are files of the store, with their tags beside them."""
+
+    disk_type = AbleDisk
+
+    @property
+    def bases(self) -> Path:
+        """Where the store keeps them."""
+        return self.folder / "bases"
+
+    def open(self) -> None:
+        """Make the folders."""
+        super().open()
+        files.make_folders(self.bases)
+
+    @contextlib.contextmanager
+    def store_lock(self, name: str) -> Iterator[None]:
+        """A file that is locked: it stands for what a cluster provides."""
+        files.make_folders(self.host.instances / "locks")
+        with files.open_fd(self.host.instances / "locks" / f"able-{name}", os.O_RDWR | os.O_CREAT) as fd:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+
+    def find_base(self, name: str) -> StoreBase | None:
+        """It is whole if it has its name."""
+        path = self.bases / name
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:
+            return None
+        tags = json.loads(path.with_suffix(".tags").read_text())
+        return StoreBase(
+            name=name,
+            size=status.st_size,
+            allocated=status.st_blocks * 512,
+            children=None,
+            touched=status.st_mtime,
+            tags=tags,
+        )
+
+    def list_bases(self) -> Iterator[StoreBase]:
+        """By their tags."""
+        for path in sorted(self.bases.glob("*.tags")):
+            found = self.find_base(path.stem)
+            if found is not None:
+                yield found
+
+    def touch_base(self, name: str) -> None:
+        """By the clock of its file."""
+        now = time.time()
+        os.utime(self.bases / name, (now, now))
+
+    def remove_base(self, name: str) -> None:
+        """Copies do not need it."""
+        (self.bases / name).unlink(missing_ok=True)
+        (self.bases / name).with_suffix(".tags").unlink(missing_ok=True)
+
+    def import_base(
+        self, name: str, path: Path, info: ImageInfo, tags: Mapping[str, str], progress: Progress
+    ) -> StoreBase:
+        """Copied under another name, its tags before it."""
+        files.write_whole(self.bases / f"{name}.tags", json.dumps(dict(tags)).encode())
+        part = self.bases / f".{name}.part"
+        with files.open_fd(path, os.O_RDONLY) as read, files.new_file(part) as target:
+            files.copy(read, target, progress, phase="import")
+            files.flush(target)
+        files.publish(part, self.bases / name)
+        found = self.find_base(name)
+        assert found is not None
+        return found
