@@ -72,7 +72,7 @@ class CloneTests(Topic):
         found = store.find_base(image.name)
         assert found is not None
         assert (found.name, found.size) == (image.name, trial.large)
-        assert found.tags["image_id"] == image.image_id
+        assert found.tags.get("image_id") == image.image_id
         assert [base.name for base in store.list_bases() if base.name == image.name] == [image.name]
         assert not store.attached.bases.path(image.name).exists()
         assert image.fetches == 1

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TypeVar
 
@@ -100,7 +100,9 @@ class ConcurrencyTests(Topic):
             one = pool.submit(trial.made, first.but(instead=slow), "slow")
             try:
                 assert begun.wait(_SECONDS), "the fetch was not begun"
-                pool.submit(trial.made, second, "quick").result(_SECONDS)
+                quick = pool.submit(trial.made, second, "quick")
+                assert wait([quick], _SECONDS).done, "the other disk was not made meanwhile"
+                quick.result()
             finally:
                 go_on.set()
             trial.expect(one.result(_SECONDS), first.content.read_bytes())

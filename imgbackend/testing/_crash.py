@@ -143,6 +143,19 @@ class CrashTests(Topic):
         for label in ("a", "b"):
             self._assert_flushed(children.seen(partial(self._anew, trial, label, image), ignored=trial.ignored))
 
+    def test_growth_is_flushed(self, trial: Trial) -> None:
+        """A power cut after it finds the disk as large as was told."""
+        trial.made(trial.image(size=trial.small))
+        seen = children.seen(partial(self._grown, trial), ignored=trial.ignored)
+        last = {step.path: step for step in seen if step.name in steps.WRITES | steps.FLUSHES}
+        for path, step in last.items():
+            assert step.name in steps.FLUSHES or not os.path.exists(path), f"{step} is not flushed"
+
+    @staticmethod
+    def _grown(trial: Trial) -> None:
+        with trial.again() as on:
+            on.disk().resize(trial.rounded(2 * trial.small))
+
     @staticmethod
     def _anew(trial: Trial, label: str, image: Image) -> None:
         with trial.again() as on:
