@@ -20,15 +20,17 @@ from imgbackend_qcow2 import Qcow2Backend
 from imgbackend_qcow2.driver import Qcow2Disk
 from imgbackend_raw import RawBackend
 from imgbackend_raw.driver import RawDisk
-from kit.sound import SCHEME, AbleBackend, AbleDisk
+from kit.sound import SnapBackend, SnapDisk
+from labs.able import SCHEME, AbleBackend, AbleDisk
 
 Driver = TypeVar("Driver", bound=type)
 
 SOUND: Final[dict[str, type[Backend]]] = {
-    kind.__name__: kind for kind in (AbleBackend, MemoryBackend, RawBackend, Qcow2Backend)
+    kind.__name__: kind for kind in (SnapBackend, AbleBackend, MemoryBackend, RawBackend, Qcow2Backend)
 }
 """The drivers that broken ones are made of; of two, one of which is made of the other, that one first."""
 _BACKENDS: Final[dict[type[Disk[Any]], type[Backend]]] = {
+    SnapDisk: SnapBackend,
     AbleDisk: AbleBackend,
     MemoryDisk: MemoryBackend,
     RawDisk: RawBackend,

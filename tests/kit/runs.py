@@ -19,6 +19,8 @@ from typing import Final
 
 import pytest
 
+from imgbackend.testing import _concurrency
+
 _SECONDS: Final = 300.0
 """How long a run may take; then it hangs."""
 
@@ -79,8 +81,10 @@ class _Recorder:
         return report
 
 
-def run(folder: Path, name: str, tests: Sequence[str] = ()) -> list[Result]:
+def run(folder: Path, name: str, tests: Sequence[str] = (), patience: float | None = None) -> list[Result]:
     """Run tests of the kit, or all of them, on the driver that :func:`kit.faults.tried` makes.
+
+    ``patience``: seconds that threads wait for each other, where that is not to be a minute.
 
     :raises AssertionError: if the run itself comes to nothing.
     """
@@ -93,14 +97,14 @@ def run(folder: Path, name: str, tests: Sequence[str] = ()) -> list[Result]:
     strict = ["-W", "error", "--strict-markers", "--strict-config", "-p", "no:cacheprovider"]
     told, log = folder / "results.json", folder / "log"
     try:
-        status = _forked([*options, *strict, *wanted], told, log)
+        status = _forked([*options, *strict, *wanted], told, log, patience)
         assert status in (0, 1), f"pytest ended with {status}: {log.read_text()[-4000:]}"
         return [Result(**each) for each in json.loads(told.read_text())]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _forked(arguments: list[str], told: Path, log: Path) -> int:
+def _forked(arguments: list[str], told: Path, log: Path, patience: float | None) -> int:
     with warnings.catch_warnings():
         # The threads of xdist are its own: the child never comes back to them.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -108,6 +112,8 @@ def _forked(arguments: list[str], told: Path, log: Path) -> int:
     if pid == 0:
         status = 99
         try:
+            if patience is not None:
+                _concurrency._SECONDS = patience
             status = _in_child(arguments, told, log)
         except BaseException:
             traceback.print_exc()

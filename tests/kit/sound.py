@@ -1,23 +1,19 @@
-"""A driver with the abilities that the reference has not, as files of one folder: what broken ones are made of."""
+"""A driver with snapshots, as files of one folder: what broken ones are made of."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
 from imgbackend import files
-from imgbackend.abilities import Cloneable, Importable, Snapshottable
+from imgbackend.abilities import Snapshottable
 from imgbackend.host import DISK_MODE
 from imgbackend.testing import MemoryBackend
 from imgbackend.testing.memory import MemoryDisk
-from imgbackend.types import ImageInfo, SnapshotInfo, Way
-
-SCHEME: Final = "memory:"
-"""Of locations that can be cloned: a path follows."""
+from imgbackend.types import SnapshotInfo
 
 
-class AbleDisk(MemoryDisk, Snapshottable, Cloneable, Importable):
-    """Its snapshots and its clones are copies."""
+class SnapDisk(MemoryDisk, Snapshottable):
+    """Its snapshots are copies."""
 
     def create_image_snap(self, name: str) -> None:
         """Copied, and renamed when the copy is whole."""
@@ -38,25 +34,6 @@ class AbleDisk(MemoryDisk, Snapshottable, Cloneable, Importable):
             name = path.name.partition("@")[2]
             yield SnapshotInfo(name=name, size=os.stat(path).st_size, time=made / 10**9)
 
-    def parent(self, location: str) -> ImageInfo | str:
-        """A file of this host."""
-        if not location.startswith(SCHEME):
-            return f"{location} is not in memory"
-        return ImageInfo(format="raw", virtual_size=os.stat(self.parent_path(location)).st_size)
-
-    def parent_path(self, location: str) -> Path:
-        """The file at a location."""
-        return Path(location.removeprefix(SCHEME))
-
-    def clone_image(self, location: str) -> Way:
-        """Copied."""
-        self.copied(self.parent_path(location), self.path)
-        return "clone"
-
-    def import_image(self, path: Path) -> None:
-        """Copied."""
-        self.copied(path, self.path)
-
     def remove_image(self) -> None:
         """With its snapshots."""
         for path in self.backend.folder.glob(f"{self.path.name}@*"):
@@ -75,7 +52,7 @@ class AbleDisk(MemoryDisk, Snapshottable, Cloneable, Importable):
         files.publish(self.unfinished, target)
 
 
-class AbleBackend(MemoryBackend):
+class SnapBackend(MemoryBackend):
     """The reference's store."""
 
-    disk_type = AbleDisk
+    disk_type = SnapDisk

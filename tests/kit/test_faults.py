@@ -15,6 +15,10 @@ _BY_ASSERTION = {"AssertionError", "OracleError", "Failed", *(name for name in v
 """An assertion of the kit or of its oracle, ``pytest.raises``, or an error of the engine, which refuses by itself."""
 
 
+_PATIENCE = 8.0
+"""Seconds: a driver that makes others wait for ever is caught when they lose patience."""
+
+
 def _needed(driver: str) -> list[str]:
     return sorted({test for fault in FAULTS.values() if fault.sound == driver for test in fault.caught})
 
@@ -34,7 +38,7 @@ def test_sound_driver_passes_what_catches_the_broken_ones(driver: str, tmp_path:
 @pytest.mark.parametrize("name", sorted(FAULTS))
 def test_broken_driver_is_caught(name: str, tmp_path: Path) -> None:
     fault = FAULTS[name]
-    results = run(tmp_path / "run", name, sorted(fault.caught))
+    results = run(tmp_path / "run", name, sorted(fault.caught), _PATIENCE)
     assert {result.test for result in results} == set(fault.caught)
     failures = _failures(results)
     for test, says in fault.caught.items():

@@ -5,15 +5,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from imgbackend import files
 from imgbackend.abilities import Snapshottable
 from imgbackend.backend import Disk
 from imgbackend.testing import MemoryBackend
 from imgbackend.testing.memory import MemoryDisk
-from imgbackend.types import ImageInfo, Progress, SnapshotInfo, Way
+from imgbackend.types import Progress, SnapshotInfo
 from imgbackend_qcow2.driver import Qcow2Disk
 from kit.faults import caught
-from kit.sound import AbleDisk
+from kit.sound import SnapDisk
 
 
 @caught({"test_rollback_gives_the_bytes_of_the_snapshot": "rolled back to second"})
@@ -25,7 +24,7 @@ class RollsBackToTheLast(Qcow2Disk):
 
 
 @caught({"test_rollback_gives_the_bytes_of_the_snapshot": "rolled back to"})
-class RollsBackToTheImage(AbleDisk):
+class RollsBackToTheImage(SnapDisk):
     """What is rolled back is as it was: as it was made, it was thought."""
 
     def rollback_image_snap(self, name: str) -> None:
@@ -35,7 +34,7 @@ class RollsBackToTheImage(AbleDisk):
 
 
 @caught({"test_rollback_gives_the_size_of_the_snapshot": "assert"})
-class KeepsTheSize(AbleDisk):
+class KeepsTheSize(SnapDisk):
     """A disk is never shrunk, and a rollback is no exception, one would think."""
 
     def rollback_image_snap(self, name: str) -> None:
@@ -45,7 +44,7 @@ class KeepsTheSize(AbleDisk):
 
 
 @caught({"test_killed_rollback_can_be_repeated": "killed before"})
-class RollsBackInPlace(AbleDisk):
+class RollsBackInPlace(SnapDisk):
     """The snapshot is written over the disk, which is emptied first."""
 
     def rollback_image_snap(self, name: str) -> None:
@@ -53,7 +52,7 @@ class RollsBackInPlace(AbleDisk):
 
 
 @caught({"test_rollback_gives_the_bytes_of_the_snapshot": "rolled back to"})
-class LinksItsSnapshots(AbleDisk):
+class LinksItsSnapshots(SnapDisk):
     """A second name for the file takes no room; what is written later is in both."""
 
     def create_image_snap(self, name: str) -> None:
@@ -78,7 +77,7 @@ class RemovesAllSnapshots(Qcow2Disk):
 
 
 @caught({"test_disk_with_snapshots_can_be_removed": "assert"})
-class LeavesItsSnapshots(AbleDisk):
+class LeavesItsSnapshots(SnapDisk):
     """The disk goes, and what belonged to it stays."""
 
     def remove_image(self) -> None:
@@ -86,7 +85,7 @@ class LeavesItsSnapshots(AbleDisk):
 
 
 @caught({"test_snapshots_of_one_disk_are_not_anothers": "assert"})
-class SharesItsSnapshots(AbleDisk):
+class SharesItsSnapshots(SnapDisk):
     """A snapshot has a name, and the name is thought to be enough."""
 
     def snapshot(self, name: str) -> Path:
@@ -98,7 +97,7 @@ class SharesItsSnapshots(AbleDisk):
 
 
 @caught({"test_rollback_gives_the_bytes_of_the_snapshot": "rolled back to"})
-class DeclaresWhatItCannot(AbleDisk):
+class DeclaresWhatItCannot(SnapDisk):
     """The product's data sheet has snapshots, and so has the driver: their names."""
 
     def create_image_snap(self, name: str) -> None:
@@ -128,44 +127,6 @@ class AnAbilityOfTheWrongClass(MemoryBackend, Snapshottable):
     """The backend knows the store, so it takes the snapshots."""
 
     found = changing = amend = create_image_snap = rollback_image_snap = remove_image_snap = image_snaps = Disk.found  # type: ignore[assignment]  # that it cannot work is the point
-
-
-@caught({"test_clones_share_no_writes": "other ones from sector"})
-class ClonesByLink(AbleDisk):
-    """The image is in the same file system, and a link is the fastest of clones."""
-
-    def clone_image(self, location: str) -> Way:
-        os.link(self.parent_path(location), self.unfinished)
-        files.publish(self.unfinished, self.path)
-        return "clone"
-
-
-@caught({"test_location_elsewhere_is_not_cloned": "nowhere|No such file|assert"})
-class ClonesFromAnywhere(AbleDisk):
-    """Every location the author saw was one of his own."""
-
-    def parent(self, location: str) -> ImageInfo | str:
-        return ImageInfo(format="raw", virtual_size=os.stat(self.parent_path(location)).st_size)
-
-
-@caught({"test_clone_that_is_too_large_is_refused": "DID NOT RAISE"})
-class TellsNoSizeOfAParent(AbleDisk):
-    """The size is looked up when the clone is there."""
-
-    def parent(self, location: str) -> ImageInfo | str:
-        told = super().parent(location)
-        return told if isinstance(told, str) else ImageInfo(format="raw", virtual_size=512)
-
-
-@caught({"test_finished_file_becomes_a_disk": "other ones|instead of"})
-class ImportsTheFirstPart(AbleDisk):
-    """Config drives are small: 64 KiB were enough for the one at hand."""
-
-    def import_image(self, path: Path) -> None:
-        with path.open("rb") as source, files.new_file(self.unfinished, 0o600) as target:
-            os.write(target, source.read(65536))
-            self.backend.host.finish(target)
-        files.publish(self.unfinished, self.path)
 
 
 @caught({"test_flattened_disk_needs_no_base": "assert"})

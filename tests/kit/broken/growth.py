@@ -117,3 +117,32 @@ class GrowsByAFreshFile(MemoryDisk):
             os.ftruncate(target, size)
             files.flush(target)
         aside.unlink()
+
+
+@caught({"test_growth_is_flushed": "is not flushed"})
+class GrowsWithoutFlushing(MemoryDisk):
+    """A length is no data, and looks as if it were kept at once."""
+
+    def resize_image(self, size: int) -> None:
+        os.truncate(self.path, size)
+
+
+@caught({"test_growth_alone_can_be_repeated": "assert"})
+class GrowsByTheDifference(MemoryDisk):
+    """The tool takes how much is to be added; the size of the record is what is added to."""
+
+    def resize_image(self, size: int) -> None:
+        now = os.stat(self.path).st_size
+        super().resize_image(now + max(size - Mi * 8, Mi))
+
+
+@caught({"test_killed_growth_keeps_the_bytes": "killed before"})
+class GrowsFromAnEmptyFile(MemoryDisk):
+    """Emptied, filled again from a copy, and longer: whole before, and whole after."""
+
+    def resize_image(self, size: int) -> None:
+        whole = self.path.read_bytes()
+        with files.open_fd(self.path, os.O_RDWR | os.O_TRUNC) as fd:
+            os.pwrite(fd, whole, 0)
+            os.ftruncate(fd, size)
+            files.flush(fd)

@@ -1,0 +1,164 @@
+"""Drivers that clone wrongly, or lose or share the bases that their store keeps."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from imgbackend import errors, files
+from imgbackend.templates import Base, PrepareTemplate
+from imgbackend.types import ImageInfo, Progress, StoreBase, Way
+from kit.faults import caught
+from labs.able import SCHEME, AbleBackend, AbleDisk
+
+
+@caught({"test_clones_share_no_writes": "other ones from sector"})
+class ClonesByLink(AbleDisk):
+    """The image is in the same file system, and a link is the fastest of clones."""
+
+    def clone_image(self, location: str) -> Way:
+        os.link(location.removeprefix(SCHEME), self.unfinished)
+        files.publish(self.unfinished, self.path)
+        return "clone"
+
+
+@caught({"test_disks_of_one_base_never_see_each_others_writes": "other ones from sector"})
+class LinksTheStoresBase(AbleDisk):
+    """The base is in the same store as the disk: nothing has to be copied, one would think."""
+
+    def create_image(self, prepare_template: PrepareTemplate, base: Base, size: int | None) -> Way:
+        prepare_template(base)
+        os.link(self.backend.bases / base.name, self.unfinished)
+        files.publish(self.unfinished, self.path)
+        return "clone"
+
+
+@caught({"test_location_elsewhere_is_not_cloned": "No such file"})
+class ClonesFromAnywhere(AbleDisk):
+    """Every location the author saw was one of his own."""
+
+    def parent(self, location: str) -> ImageInfo | str:
+        return ImageInfo(format="raw", virtual_size=512)
+
+
+@caught({"test_clone_that_is_too_large_is_refused": "DID NOT RAISE"})
+class TellsNoSizeOfAParent(AbleDisk):
+    """The size is looked up when the clone is there."""
+
+    def parent(self, location: str) -> ImageInfo | str:
+        told = super().parent(location)
+        return told if isinstance(told, str) else ImageInfo(format="raw", virtual_size=512)
+
+
+@caught({"test_clone_has_the_bytes_and_fetches_nothing": "assert"})
+class NeverClones(AbleDisk):
+    """Declared, since the storage clones; where an image is was not found out yet."""
+
+    def parent(self, location: str) -> ImageInfo | str:
+        return f"{location} is not looked at"
+
+
+@caught({"test_finished_file_becomes_a_disk": "bytes instead of"})
+class ImportsTheFirstPart(AbleDisk):
+    """Config drives are small: 64 KiB were enough for the one at hand."""
+
+    def import_image(self, path: Path) -> None:
+        with path.open("rb") as source, files.new_file(self.unfinished, 0o600) as target:
+            os.write(target, source.read(65536))
+            self.backend.host.finish(target)
+        files.publish(self.unfinished, self.path)
+
+
+@caught({"test_second_disk_fetches_nothing": "assert"})
+class ForgetsItsBases(AbleBackend):
+    """A base is looked for under its image's name, and kept under its own."""
+
+    importing = False
+
+    def find_base(self, name: str) -> StoreBase | None:
+        return super().find_base(name) if self.importing else None
+
+    def import_base(
+        self, name: str, path: Path, info: ImageInfo, tags: Mapping[str, str], progress: Progress
+    ) -> StoreBase:
+        self.importing = True
+        try:
+            return super().import_base(name, path, info, tags, progress)
+        finally:
+            self.importing = False
+
+
+@caught({"test_killed_creation_of_the_first_disk": "killed before"})
+class ImportsInPlace(AbleBackend):
+    """The volume has its last name from the start, and is found before it is whole."""
+
+    def import_base(
+        self, name: str, path: Path, info: ImageInfo, tags: Mapping[str, str], progress: Progress
+    ) -> StoreBase:
+        files.write_whole(self.bases / f"{name}.tags", json.dumps(dict(tags)).encode())
+        with files.open_fd(path, os.O_RDONLY) as read, files.new_file(self.bases / name) as target:
+            files.copy(read, target, progress, phase="import")
+            files.flush(target)
+        files.flush_folder(self.bases)
+        return StoreBase(name=name, size=0, allocated=0, children=None, touched=0.0, tags=tags)
+
+
+@caught({"test_store_keeps_one_base_for_all": "None == "})
+class LosesTheTags(AbleBackend):
+    """They are for people to read, and nobody does."""
+
+    def import_base(
+        self, name: str, path: Path, info: ImageInfo, tags: Mapping[str, str], progress: Progress
+    ) -> StoreBase:
+        return super().import_base(name, path, info, {}, progress)
+
+
+@caught({"test_store_keeps_one_base_for_all": "assert"})
+class ListsNoBases(AbleBackend):
+    """They are found by name, and that was all the author needed."""
+
+    def list_bases(self) -> Iterator[StoreBase]:
+        yield from ()
+
+
+@caught({"test_base_in_use_is_not_removed": "No such file|there is no base"})
+class RemovesABaseOnce(AbleBackend):
+    """What is not there cannot be removed."""
+
+    def remove_base(self, name: str) -> None:
+        if self.find_base(name) is None:
+            raise errors.StorageError(f"there is no base {name}")
+        super().remove_base(name)
+
+
+@caught({"test_base_in_use_is_not_removed": "cannot read"})
+class RemovesDisksWithTheirBase(AbleBackend):
+    """The tool's option ``--force`` takes the clones along."""
+
+    def remove_base(self, name: str) -> None:
+        if self.find_base(name) is not None:
+            for path in self.folder.glob("*_disk*"):
+                path.unlink()
+        super().remove_base(name)
+
+
+@caught({"test_base_stays_as_it_was_made": "the base was changed"})
+class GrowsTheStoresBase(AbleDisk):
+    """All disks so far were of one size, and the base was given it too."""
+
+    def create_image(self, prepare_template: PrepareTemplate, base: Base, size: int | None) -> Way:
+        way = super().create_image(prepare_template, base, size)
+        if size is not None:
+            os.truncate(self.backend.bases / base.name, size)
+        return way
+
+
+@caught({"test_base_outlives_its_first_disk": "assert"})
+class MovesTheBase(AbleDisk):
+    """The first disk becomes the base: the bytes are there once, and it is as quick."""
+
+    def remove_image(self) -> None:
+        super().remove_image()
+        shutil.rmtree(self.backend.bases)
+        files.make_folders(self.backend.bases)
