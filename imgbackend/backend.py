@@ -31,7 +31,7 @@ from typing import Any, ClassVar, Generic, TypeVar, cast, final
 
 from oslo_config import cfg
 
-from imgbackend import creation, errors, export, qemu_img
+from imgbackend import creation, errors, export, files, qemu_img
 from imgbackend.abilities import Changing
 from imgbackend.bases import Bases
 from imgbackend.creation import Watched
@@ -76,12 +76,20 @@ class Backend(abc.ABC):
 
     def __init__(self, name: str, conf: cfg.ConfigOpts.GroupAttr, host: Host) -> None:
         """Keep the section's name, its options, and the host.  Whatever does I/O is for :meth:`open`."""
-        self.name, self.conf, self.host = name, conf, host
+        self.name = name
+        """Of the section; what records of disks name."""
+        self.conf = conf
+        """The section: ``self.conf.folder`` is the value of the option ``folder``."""
+        self.host = host
+        """This machine: its paths, its commands, the engine's settings."""
         self.driver = name
+        """The entry point's name."""
         self._attached: Attached | None = None
 
     def open(self) -> None:  # noqa: B027 - a driver may have nothing to open
         """Read every option, check tools, connect.  Called once, before any disk is used.
+
+        It changes nothing: whoever lists the backends of a host opens them all.
 
         :raises ConfigError: if the operator has to change something; it says what.
         :raises StorageUnavailable: if trying again later may help.
@@ -118,7 +126,10 @@ class Backend(abc.ABC):
 
     @final
     def __enter__(self) -> "Backend":
-        self.open()
+        try:
+            self.open()
+        except OSError as exc:
+            raise files.translated(exc, self.host.instances) from exc
         return self
 
     @final
@@ -135,7 +146,9 @@ class Disk(Changing, Generic[BackendT]):
     def __init__(self, backend: BackendT, disk_id: DiskId) -> None:
         """Keep both.  A driver's disk keeps no other state."""
         self.backend = backend
+        """Its store."""
         self.id = disk_id
+        """Its name: ``id.instance`` and ``id.name``."""
         self.recorded: Record | None = None
         """What is known of this disk, set by the engine before any hook is called; where it is
         there, the format is its, never what the bytes look like."""

@@ -6,7 +6,6 @@ By itself this keeps a disk as Nova does, as the file ``<instance>/<name>`` of
 driver's traits say that it keeps it so, a flat container of its base's format.
 """
 
-import contextlib
 import functools
 import os
 import shutil
@@ -14,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from imgbackend import files, overlays, qemu_img
+from imgbackend import files, qemu_img
 from imgbackend.backend import Backend, Disk
 from imgbackend.host import DISK_MODE, SECRET_MODE
 from imgbackend.templates import Base, PrepareTemplate
@@ -38,11 +37,7 @@ class FileBackend(Backend):
 
     def list_disks(self) -> Iterator[DiskId]:
         """By their records; Nova's are whoever's backend the engine finds for them."""
-        for instance in overlays.instances(self.host):
-            for name, record in self.host.records.all(instance).items():
-                if record.backend == self.name:
-                    with contextlib.suppress(ValueError):
-                        yield DiskId(instance=instance, name=name)
+        return self.host.records.kept_by(self.name)
 
     def capacity(self) -> Capacity:
         """Of the folder's file system, as an unprivileged writer may use it."""

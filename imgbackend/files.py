@@ -19,6 +19,7 @@ from imgbackend.types import Progress, ignore
 FICLONE: Final = 0x40049409
 """``_IOW(0x94, 9, int)`` of linux/fs.h."""
 FOLDER_MODE: Final = 0o711
+"""Of folders that hypervisors pass through, and nobody lists."""
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 """Of linux/fcntl.h and linux/fs.h; Python has no function for renameat2(2)."""
 STEP: Final = 32 << 20
@@ -33,7 +34,7 @@ _AWAY: Final = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV
 
 @contextlib.contextmanager
 def open_fd(path: Path, flags: int, mode: int = 0o600) -> Iterator[int]:
-    """A descriptor of ``path``, closed at the end; never inherited by a child."""
+    """A context manager: a descriptor of ``path``, closed at the end; never inherited by a child."""
     fd = os.open(path, flags | os.O_CLOEXEC, mode)
     try:
         yield fd
@@ -43,7 +44,7 @@ def open_fd(path: Path, flags: int, mode: int = 0o600) -> Iterator[int]:
 
 @contextlib.contextmanager
 def new_file(path: Path, mode: int = 0o600) -> Iterator[int]:
-    """A descriptor of a file that was not there: what has the name already goes first.
+    """A context manager: a descriptor of a file that was not there; what has the name already goes first.
 
     It is unlinked, not truncated: a process of a killed run may still write to it.
     """
@@ -184,6 +185,8 @@ def can_reflink(folder: Path, *, into: Path | None = None) -> bool:
     """Whether files below ``into`` (None: below the same folder) can share blocks with files below ``folder``.
 
     It is tried, on two files that never have a name.
+
+    :raises OSError: EIO, ENOSPC and the like: that could not be told.
     """
     try:
         with (
@@ -192,7 +195,9 @@ def can_reflink(folder: Path, *, into: Path | None = None) -> bool:
         ):
             os.write(source, bytes(4096))
             return reflink(source, target)
-    except OSError:
+    except OSError as exc:
+        if exc.errno in _AWAY | FULL:
+            raise
         return False
 
 

@@ -16,8 +16,11 @@ from imgbackend.space import Space
 from imgbackend.types import DiskId
 
 DISK_MODE: Final = 0o640
+"""Of disks: their owner writes, the hypervisor's group reads."""
 BASE_MODE: Final = 0o440
+"""Of bases: nobody writes."""
 SECRET_MODE: Final = 0o600
+"""Of what is one instance's secret."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,10 +28,15 @@ class Settings:
     """The engine's options, as far as drivers and bases are concerned; read once."""
 
     instances: Path
+    """``instances_path``"""
     bases: str = "_base"
+    """The name of the folder of the bases in it."""
     durable: bool = True
+    """``durable_disks``: when a call has returned, a power cut takes nothing of what it did."""
     force_raw: bool = True
+    """``force_raw_images``: bases are converted to raw when they are fetched."""
     preallocate: bool = False
+    """``preallocate_images = space``: a disk takes all its room when it is made."""
     unprivileged_user: str = "nobody"
     group: str | None = None
     max_virtual_size: int = 2 << 40
@@ -45,11 +53,17 @@ class Host:
     def __init__(self, settings: Settings) -> None:
         """Keep the settings."""
         self.settings = settings
+        """The engine's options."""
         self.instances = settings.instances
+        """The folder ``instances_path``."""
         self.bases = settings.instances / settings.bases
+        """The folder of the bases."""
         self.locks = Locks(settings.instances / "locks")
+        """The engine's; a driver takes none."""
         self.records = Records(settings.instances, self.locks)
+        """What is known of all disks; a driver that has no tags of its own lists them by ``records.kept_by(name)``."""
         self.space = Space(settings.instances / "locks", self.locks)
+        """Room that is promised to others: ``with space.reserved(file, bytes):`` around a copy to a file."""
         self._gid: int | None = None
 
     def folder(self, disk: DiskId) -> Path:

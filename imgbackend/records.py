@@ -8,6 +8,8 @@ is never guessed instead.
 
 import contextlib
 import json
+import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -59,6 +61,23 @@ class Records:
             if Path(key).parts[-2:-1] == (instance.removesuffix("_resize").removesuffix("_del"),):
                 found[Path(key).name] = value
         return found
+
+    def kept_by(self, backend: str) -> Iterator[DiskId]:
+        """The disks that are on record as that backend's, by the name of its section; whole or not.
+
+        :raises DiskError: if the records of an instance are broken.
+        :raises StorageError: if they cannot be read, or ConfigError.
+        """
+        try:
+            for instance in sorted(os.listdir(self._instances)):
+                for name, record in self.all(instance).items():
+                    if record.backend == backend:
+                        with contextlib.suppress(ValueError):
+                            yield DiskId(instance=instance, name=name)
+        except FileNotFoundError:
+            return  # no disk was made yet
+        except OSError as exc:
+            raise files.translated(exc, self._instances) from exc
 
     def write(self, disk: DiskId, record: Record, *, as_file: bool, durable: bool) -> None:
         """Remember a disk; before it is published."""

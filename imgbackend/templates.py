@@ -26,7 +26,9 @@ class Base:
     def __init__(self, name: str, path: Path | None, role: Role, progress: Progress = ignore) -> None:
         """``path`` None: the backend's own store keeps it, under ``name``."""
         self.name = name
+        """The sha1 of the image's id; what a store that holds bases knows it by."""
         self.path = path
+        """Where it is; None: the backend's own store keeps it.  For a name in a header; to read it, :meth:`open`."""
         self.progress = progress
         """The caller's, for a driver that copies: phase ``copy``; what it raises ends the call."""
         self.generated = role in IN_PLACE

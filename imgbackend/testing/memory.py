@@ -1,6 +1,5 @@
 """The reference: the smallest backend that conforms, and the start of one's own."""
 
-import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -9,7 +8,7 @@ from typing import ClassVar
 
 from oslo_config import cfg
 
-from imgbackend import files, overlays, qemu_img
+from imgbackend import files, qemu_img
 from imgbackend.backend import Backend, Disk
 from imgbackend.host import DISK_MODE, SECRET_MODE
 from imgbackend.templates import Base, PrepareTemplate
@@ -110,11 +109,7 @@ class MemoryBackend(Backend):
 
     def list_disks(self) -> Iterator[DiskId]:
         """By their records."""
-        for instance in overlays.instances(self.host):
-            for name, record in self.host.records.all(instance).items():
-                if record.backend == self.name:
-                    with contextlib.suppress(ValueError):
-                        yield DiskId(instance=instance, name=name)
+        return self.host.records.kept_by(self.name)
 
     def capacity(self) -> Capacity:
         """Of the file system."""

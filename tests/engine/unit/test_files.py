@@ -142,6 +142,14 @@ def test_reflinks_are_told_beforehand(tmp_path: Path, btrfs: Path, small_tmpfs: 
     assert not files.can_reflink(elsewhere)
 
 
+def test_full_file_system_is_not_taken_for_one_that_cannot_reflink(small_tmpfs: MakeTmpfs) -> None:
+    place = small_tmpfs(Mi)
+    with pytest.raises(OSError, match="No space"):
+        (place / "all").write_bytes(bytes(2 * Mi))
+    with pytest.raises(OSError, match="No space"):
+        files.can_reflink(place)
+
+
 def test_exchange_lets_two_folders_trade_places(tmp_path: Path) -> None:
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
