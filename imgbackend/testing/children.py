@@ -1,5 +1,6 @@
 """Children in which operations run to be watched, killed, stopped, or to run beside each other."""
 
+import ctypes
 import json
 import os
 import signal
@@ -18,6 +19,15 @@ from imgbackend.testing.steps import Act, Step
 _SECONDS: Final = 120.0
 """How long a child may take; then it hangs."""
 _LOOK: Final = 0.001
+
+
+_PR_SET_PDEATHSIG: Final = 1
+"""Of linux/prctl.h."""
+
+
+def _die_with_parent() -> None:
+    """Whatever ends the tests ends this child too, also while it is stopped."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +120,7 @@ class Child:
         if self._pid == 0:
             status = 1
             try:
+                _die_with_parent()
                 if watched:
                     steps.listen(self._told, at, act, reads=reads, locks=locks, ignored=ignored, libraries=libraries)
                 operation()
