@@ -46,7 +46,7 @@ class Fault:
     sound: str
     """The driver that it was, before it was broken; a key of :data:`SOUND`."""
     caught: Mapping[str, str]
-    """The tests that have to fail, each with a regular expression of what it says."""
+    """The tests that have to fail, each with a part of the assertion that has to, or of its message."""
 
 
 FAULTS: Final[dict[str, Fault]] = {}

@@ -55,6 +55,13 @@ class Result:
     kind: str = ""
     """The class of what was raised."""
     message: str = ""
+    statement: str = ""
+    """Of the kit's, where it was raised or passed last: the assertion that failed."""
+
+
+def _statement(raised: pytest.ExceptionInfo[BaseException]) -> str:
+    kit = [entry for entry in raised.traceback if "/imgbackend/testing/_" in str(entry.path)]
+    return " ".join(str(kit[-1].statement).split()) if kit else ""
 
 
 class _Recorder:
@@ -76,6 +83,7 @@ class _Recorder:
                 outcome=report.outcome,
                 kind=raised.typename if raised else "",
                 message=str(raised.value) if raised else str(report.longrepr or ""),
+                statement=_statement(raised) if raised else "",
             )
         )
         return report

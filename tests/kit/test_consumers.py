@@ -23,9 +23,7 @@ class TestMemory(BackendConformance):
             yield backend
 """
 _STRICT: Final = ("-W", "error", "--strict-markers", "--strict-config", "-p", "no:cacheprovider", "-ra")
-_SOME: Final = (
-    "bytes or killed_growth or processes or threads or flush or export or listed or removed or left"
-)
+_SOME: Final = "bytes or killed_growth or processes or threads or flush or export or listed or removed or left"
 """What goes through the interpreter in ways of its own: forks, threads, audit hooks, descriptors."""
 
 pytestmark = pytest.mark.slow

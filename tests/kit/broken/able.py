@@ -33,7 +33,7 @@ class RollsBackToTheImage(SnapDisk):
         self.copied(self.backend.attached.bases.path(self.recorded.base), self.path)
 
 
-@caught({"test_rollback_gives_the_size_of_the_snapshot": "assert"})
+@caught({"test_rollback_gives_the_size_of_the_snapshot": "disk.info().size == trial.large"})
 class KeepsTheSize(SnapDisk):
     """A disk is never shrunk, and a rollback is no exception, one would think."""
 
@@ -67,7 +67,7 @@ class ListsSnapshotsByName(Qcow2Disk):
         yield from sorted(super().image_snaps(), key=lambda snap: snap.name)
 
 
-@caught({"test_removing_a_snapshot_keeps_the_others": "assert"})
+@caught({"test_removing_a_snapshot_keeps_the_others": '[snap.name for snap in disk.snaps()] == ["a"'})
 class RemovesAllSnapshots(Qcow2Disk):
     """The tool's option for one was not found, that for all was."""
 
@@ -76,7 +76,7 @@ class RemovesAllSnapshots(Qcow2Disk):
             super().remove_image_snap(snap.name)
 
 
-@caught({"test_disk_with_snapshots_can_be_removed": "assert"})
+@caught({"test_disk_with_snapshots_can_be_removed": "trial.entries(bases=False) == before"})
 class LeavesItsSnapshots(SnapDisk):
     """The disk goes, and what belonged to it stays."""
 
@@ -84,7 +84,7 @@ class LeavesItsSnapshots(SnapDisk):
         self.path.unlink(missing_ok=True)
 
 
-@caught({"test_snapshots_of_one_disk_are_not_anothers": "assert"})
+@caught({"test_snapshots_of_one_disk_are_not_anothers": "two.snaps() == []"})
 class SharesItsSnapshots(SnapDisk):
     """A snapshot has a name, and the name is thought to be enough."""
 
@@ -122,14 +122,14 @@ class HalfAnAbility(MemoryDisk):
         shutil.copyfile(self.path, f"{self.path}@{name}")
 
 
-@caught({"test_abilities_are_on_the_right_class": "assert"})
+@caught({"test_abilities_are_on_the_right_class": "not issubclass(wrong, ability)"})
 class AnAbilityOfTheWrongClass(MemoryBackend, Snapshottable):
     """The backend knows the store, so it takes the snapshots."""
 
     found = changing = amend = create_image_snap = rollback_image_snap = remove_image_snap = image_snaps = Disk.found  # type: ignore[assignment]  # that it cannot work is the point
 
 
-@caught({"test_flattened_disk_needs_no_base": "assert"})
+@caught({"test_flattened_disk_needs_no_base": "disk.backing() is None"})
 class FlattensNothing(Qcow2Disk):
     """Declared, because the storage can; to be written later."""
 
@@ -137,7 +137,7 @@ class FlattensNothing(Qcow2Disk):
         pass
 
 
-@caught({"test_flattened_disk_has_the_same_bytes": "other ones from sector|instead of"})
+@caught({"test_flattened_disk_has_the_same_bytes": "bytes instead of"})
 class FlattensByForgetting(Qcow2Disk):
     """The name of the base is taken out of the header, and the disk refers to nothing any more."""
 
@@ -147,7 +147,7 @@ class FlattensByForgetting(Qcow2Disk):
             file.write(bytes(12))
 
 
-@caught({"test_backing_names_the_base": "assert"})
+@caught({"test_backing_names_the_base": "disk.backing() == (base"})
 class NamesNoBase(Qcow2Disk):
     """What a disk depends on is known to QEMU; that somebody asks was not expected."""
 

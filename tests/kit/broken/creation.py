@@ -111,8 +111,8 @@ class _Linked(MemoryDisk):
 
 @caught(
     {
-        "test_disk_is_no_link_to_its_base": "st_nlink|samefile|assert 2 == 1",
-        "test_base_is_never_written_to": "assert",
+        "test_disk_is_no_link_to_its_base": "os.stat(source.path).st_nlink == 1",
+        "test_base_is_never_written_to": "self._base(trial, image.name) == before",
     }
 )
 class HardLinksTheBase(_Linked):
@@ -123,7 +123,12 @@ class HardLinksTheBase(_Linked):
         os.link(base.path, self.unfinished)
 
 
-@caught({"test_disk_is_no_link_to_its_base": "is_symlink", "test_base_is_never_written_to": "assert"})
+@caught(
+    {
+        "test_disk_is_no_link_to_its_base": "is_symlink",
+        "test_base_is_never_written_to": "self._base(trial, image.name) == before",
+    }
+)
 class SymlinksTheBase(_Linked):
     """It takes no time and no room, and goes across file systems."""
 
@@ -149,7 +154,7 @@ class SharesOneCopy(MemoryDisk):
         return "copy"
 
 
-@caught({"test_remove_leaves_nothing": "assert"})
+@caught({"test_remove_leaves_nothing": "trial.entries(bases=False) == before"})
 class LeavesItsWorkingFile(MemoryDisk):
     """The working file is linked to its last name, and nobody thinks of it again."""
 
@@ -166,7 +171,7 @@ class LeavesItsWorkingFile(MemoryDisk):
         return "copy"
 
 
-@caught({"test_failed_fetch_leaves_nothing": "assert"})
+@caught({"test_failed_fetch_leaves_nothing": "trial.entries() == before"})
 class LeavesWhatFailed(MemoryDisk):
     """Its file is there before the image is, and what is left over is somebody else's to clear."""
 
@@ -221,7 +226,7 @@ class ReusesDirtyVolumes(MemoryDisk):
             os.rename(self.path, self.path.with_name(".free"))
 
 
-@caught({"test_holes_are_kept": "assert"})
+@caught({"test_holes_are_kept": "os.stat(source.path).st_blocks * 512 <= slack(trial.backend)"})
 class FillsHoles(MemoryDisk):
     """Every block is written, with the simplest of loops."""
 
@@ -236,7 +241,7 @@ class FillsHoles(MemoryDisk):
         return "copy"
 
 
-@caught({"test_disk_is_nobody_elses_to_read": "0o?7|& 7|assert"})
+@caught({"test_disk_is_nobody_elses_to_read": "os.stat(source.path).st_mode & 0o007 == 0"})
 class ReadableByAll(MemoryDisk):
     """As ``open`` makes files where the umask is the usual one."""
 
@@ -286,7 +291,7 @@ class ForgetsTheFolder(MemoryDisk):
         return "copy"
 
 
-@caught({"test_qcow2_image_gives_the_same_bytes": "(instead of|other ones)"})
+@caught({"test_qcow2_image_gives_the_same_bytes": "other ones from sector"})
 class CopiesHalf(MemoryDisk):
     """A fixed number of bytes is read at once, which was enough for the image at hand."""
 

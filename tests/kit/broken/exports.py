@@ -12,7 +12,7 @@ from kit.faults import caught
 
 @caught(
     {
-        "test_extracted_file_needs_no_other": "backing-filename|refers|needs|OracleError|assert",
+        "test_extracted_file_needs_no_other": '"backing-filename" not in facts',
         "test_extract_is_what_the_guest_sees": "the export as raw",
     }
 )
@@ -34,7 +34,7 @@ class ExportsHalf(MemoryDisk):
             os.truncate(target, os.stat(target).st_size // 2)
 
 
-@caught({"test_extract_is_what_the_guest_sees": "the export as qcow2|OracleError|not in qcow2|qcow2"})
+@caught({"test_extract_is_what_the_guest_sees": "qcow2"})
 class ExportsAlwaysRaw(MemoryDisk):
     """The disk is raw, and so is its copy, whatever it is called."""
 
@@ -63,7 +63,7 @@ class ExportsInSilence(MemoryDisk):
         super().extract_image(target, format, compress=compress, progress=ignore)
 
 
-@caught({"test_extract_changes_nothing": "assert"})
+@caught({"test_extract_changes_nothing": "trial.entries() == before"})
 class ConvertsInPlace(MemoryDisk):
     """The copy is made beside the disk, where there is room for it, and stays for the next time."""
 
@@ -75,7 +75,7 @@ class ConvertsInPlace(MemoryDisk):
             files.copy(source, out)
 
 
-@caught({"test_sparse_export_stays_sparse": "assert"})
+@caught({"test_sparse_export_stays_sparse": "target.stat().st_blocks * 512 <= slack(trial.backend)"})
 class ExportsZeroes(MemoryDisk):
     """Every byte of the disk is written to the copy."""
 

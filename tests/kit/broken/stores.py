@@ -51,7 +51,7 @@ class TellsNoSizeOfAParent(AbleDisk):
         return told if isinstance(told, str) else ImageInfo(format="raw", virtual_size=512)
 
 
-@caught({"test_clone_has_the_bytes_and_fetches_nothing": "assert"})
+@caught({"test_clone_has_the_bytes_and_fetches_nothing": "(done.fetched, image.fetches) == (False, 0)"})
 class NeverClones(AbleDisk):
     """Declared, since the storage clones; where an image is was not found out yet."""
 
@@ -70,7 +70,7 @@ class ImportsTheFirstPart(AbleDisk):
         files.publish(self.unfinished, self.path)
 
 
-@caught({"test_second_disk_fetches_nothing": "assert"})
+@caught({"test_second_disk_fetches_nothing": "(done.fetched, image.fetches) == (False, 1)"})
 class ForgetsItsBases(AbleBackend):
     """A base is looked for under its image's name, and kept under its own."""
 
@@ -114,7 +114,7 @@ class LosesTheTags(AbleBackend):
         return super().import_base(name, path, info, {}, progress)
 
 
-@caught({"test_store_keeps_one_base_for_all": "assert"})
+@caught({"test_store_keeps_one_base_for_all": "if base.name == image.name] == [image.name]"})
 class ListsNoBases(AbleBackend):
     """They are found by name, and that was all the author needed."""
 
@@ -122,7 +122,7 @@ class ListsNoBases(AbleBackend):
         yield from ()
 
 
-@caught({"test_base_in_use_is_not_removed": "No such file|there is no base"})
+@caught({"test_base_in_use_is_not_removed": "there is no base"})
 class RemovesABaseOnce(AbleBackend):
     """What is not there cannot be removed."""
 
@@ -154,7 +154,7 @@ class GrowsTheStoresBase(AbleDisk):
         return way
 
 
-@caught({"test_base_outlives_its_first_disk": "assert"})
+@caught({"test_base_outlives_its_first_disk": "image.fetches == 1"})
 class MovesTheBase(AbleDisk):
     """The first disk becomes the base: the bytes are there once, and it is as quick."""
 
