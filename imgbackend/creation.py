@@ -188,13 +188,13 @@ def _made(order: _Order, progress: Progress, started: float) -> Cached:
     with contextlib.ExitStack() as undo:
         undo.callback(_forget, disk)
         undo.callback(disk.discard)
+        undo.callback(disk.remove_image)  # a driver may fail after it published
         making = _Making(order, progress)
         undo.callback(making.close)
         way = making.cloned() or making.created()
         found = disk.find()
         if found is None:
             raise errors.StorageError(f"the driver {disk.backend.driver} made no disk")
-        undo.callback(disk.remove_image)
         grown = order.size is not None and found.size < order.size
         if grown and order.size is not None:
             disk.resize_image(order.size)

@@ -167,12 +167,13 @@ class FileDisk(Disk[FileBackendT], Generic[FileBackendT]):
         """The same format is copied, another converted."""
         host = self.backend.host
         with files.open_fd(self.path, os.O_RDONLY) as source, files.open_fd(target, os.O_RDWR) as out:
+            size, layers = self.found().size, [(source, self.format)]
             if format == self.format == "raw":
                 qemu_img.refuse_open(source)
+                progress("extract", 0, size)
                 if not files.reflink(source, out):
                     files.copy(source, out, progress, phase="extract")
                 return
-            size, layers = self.found().size, [(source, self.format)]
             qemu_img.convert(
                 host, layers, out, format, size=size, compress=compress, progress=progress, phase="extract"
             )

@@ -116,3 +116,16 @@ def test_driver_of_a_third_party_conforms(kit: str, installed: Path, btrfs: Path
     settings = {"IMGBACKEND_REQUIRE": "btrfs", "TMPDIR": str(tmp_path)}
     told = wheels.run(installed, own, *command, seconds=1200, **settings)
     assert re.search(r"^[1-9][0-9]{2,} passed", told.splitlines()[-1]), told
+
+
+def test_operators_command_tries_a_third_partys_driver(installed: Path, btrfs: Path, tmp_path: Path) -> None:
+    """On a store of its own, where instances are too: nothing of the trial stays."""
+    configuration = tmp_path / "imgbackend.conf"
+    configuration.write_text(
+        f"[DEFAULT]\ninstances_path = {btrfs}/instances\n[fast]\ndriver = btrfs\nfolder = {btrfs}/fast\n"
+    )
+    command = ["imgbackend-conformance", "fast", "--config-file", str(configuration)]
+    told = wheels.run(installed, tmp_path, *command, seconds=600, TMPDIR=str(tmp_path)).splitlines()
+    assert "driver btrfs of imgbackend-btrfs 1.0" in told[0]
+    assert re.fullmatch(r"[1-9][0-9]{2,} passed, 0 failed, 0 deviations, [0-9]+ not applicable", told[-1])
+    assert [path for path in btrfs.rglob("*") if "conformance-" in path.name] == []
