@@ -99,6 +99,10 @@ class CrashTests(Topic):
             disk: Any = on.disk(label)
             on.expect(disk, self._written(trial), when)
             assert [snap.name for snap in disk.snaps()] in ([["kept"]] if done else [[], ["kept"]]), when
+            if done:  # what is listed is whole, whenever it was made
+                on.write(disk, 0, 4096, 0x31)
+                disk.rollback_to_snap("kept")
+                on.expect(disk, self._written(trial), f" rolled back,{when}")
 
         self._at_every_step(trial, snapshot, look, self._make_written)
 
