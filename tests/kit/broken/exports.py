@@ -1,12 +1,14 @@
 """Drivers that export something else than the disk."""
 
 import os
+import subprocess
 from pathlib import Path
 
 from imgbackend import errors, files
 from imgbackend.testing.memory import MemoryDisk
 from imgbackend.types import Progress, ignore
 from imgbackend_qcow2.driver import Qcow2Disk
+from imgbackend_raw.driver import RawDisk
 from kit.faults import caught
 
 
@@ -94,3 +96,16 @@ class SwallowsQemuImg(MemoryDisk):
             super().extract_image(target, format, compress=compress, progress=progress)
         except errors.CommandFailed:
             return
+
+
+@caught({"test_instances_path_may_have_any_character": "qemu-img does not take"})
+class JoinsOptionsWithCommas(RawDisk):
+    """The tool takes its options in one string, and no path at hand had a comma."""
+
+    def extract_image(self, target: Path, format: str, *, compress: bool, progress: Progress) -> None:
+        options = f"driver=raw,file.driver=file,file.filename={self.path}"
+        argv = ["qemu-img", "convert", "--image-opts", "-O", format, options, str(target)]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode:
+            raise errors.StorageError(f"qemu-img does not take {options}")
+        progress("extract", 1, 1)
