@@ -2,12 +2,17 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from imgbackend.testing import BackendConformance, MemoryBackend
+from imgbackend.testing import BackendConformance, MemoryBackend, conforming
+from imgbackend.testing._faults import FaultTests
+from imgbackend.testing.trial import Trial
+from imgbackend.types import Mi
+from imgbackend_raw import RawBackend
 
 _CONSUMER: Final = """\
 import pytest
@@ -110,3 +115,40 @@ def test_reference_backend_is_small() -> None:
 
     assert memory.MemoryBackend is MemoryBackend
     assert len(inspect.getsource(memory).splitlines()) <= 160
+
+
+@pytest.mark.parametrize(("broken", "told"), [("pass", "1 passed"), ("raise AssertionError('new')", "1 xfailed")])
+def test_new_demand_is_told_and_does_not_fail(tmp_path: Path, broken: str, told: str) -> None:
+    """For one minor release: a failure is an expected one, and a pass is a pass."""
+    (tmp_path / "test_it.py").write_text(
+        f"""
+import pytest
+
+from imgbackend.testing import MemoryBackend, conforming
+from imgbackend.testing.topic import Topic, advisory
+
+
+class TestNew(Topic):
+    @pytest.fixture
+    def backend(self, tmp_path):
+        with conforming(MemoryBackend, tmp_path, {{"folder": str(tmp_path / "memory")}}) as backend:
+            yield backend
+
+    @advisory("1.1")
+    def test_new(self, trial):
+        {broken}
+"""
+    )
+    argv = [sys.executable, "-m", "pytest", *_STRICT, "-c", "/dev/null", f"--rootdir={tmp_path}", "test_it.py"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0
+    assert told.replace("1 passed", "1 xpassed") in done.stdout
+    assert "advisory, new in suite 1.1" in done.stdout
+
+
+def test_full_store_is_filled_and_told(small_tmpfs: Callable[[int], Path], tmp_path: Path) -> None:
+    """The one demand that needs a small store: the raw driver meets it on 48 MiB."""
+    with conforming(RawBackend, small_tmpfs(48 * Mi)) as backend:
+        trial = Trial(backend=backend, scratch=tmp_path, watched=[], smallest=512)
+        FaultTests().test_full_store_is_told(trial)
+        assert not trial.disk().exists()
