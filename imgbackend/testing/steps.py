@@ -132,6 +132,8 @@ def listen(
         if event == "open":
             if reads or _is_for_writing(arguments[2]):
                 watch.step("open", arguments[0])
+        elif event == "ctypes.dlsym":  # a system call that Python has no function for is about to be made
+            watch.step(f"ctypes {arguments[1]}", "")
         elif event in _CHANGES or (reads and event in _LOOKS) or (locks and event in LOCKS):
             new = arguments[1] if event in ("os.rename", "os.link", "os.symlink") else ""
             watch.step(event, arguments[0], new)

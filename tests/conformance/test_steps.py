@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from imgbackend import errors
+from imgbackend import errors, files
 from imgbackend.testing import children
 from imgbackend.testing.children import Child, fail, run, stop
 from labs import leaks
@@ -18,6 +18,13 @@ from labs import leaks
 
 def _names(operation: Callable[[], object], *, reads: bool = False) -> list[str]:
     return [f"{step.name} {Path(step.path).name}".strip() for step in children.seen(operation, reads=reads)]
+
+
+def test_system_call_by_way_of_c_is_seen(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    seen = _names(lambda: files.exchange(tmp_path / "one", tmp_path / "other"))
+    assert seen == ["ctypes renameat2", f"os.fsync {tmp_path.name}"]
 
 
 def test_every_way_to_change_a_file_is_seen(tmp_path: Path) -> None:
