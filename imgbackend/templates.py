@@ -1,14 +1,15 @@
 """What a driver gets to make a disk from: a base, and the call that makes it ready."""
 
 import contextlib
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from imgbackend import errors, fetching, files, inspection, manifests
-from imgbackend.bases import Bases
+from imgbackend import errors, fetching, files, inspection, manifests, overlays, qemu_img
+from imgbackend.bases import Bases, Ready
 from imgbackend.fetching import Order
 from imgbackend.host import SECRET_MODE, Host
 from imgbackend.manifests import Manifest
@@ -131,16 +132,7 @@ class Preparer:
             found = store.find_base(name)
             if found is None:
                 order = Order(base=self._bases.path(name), fetch=self._fetch, size=self._size, raw=True)
-                local = self._bases.ready_held(order, asked, self._progress)
-                try:
-                    self._import(store, order.base, local.manifest)
-                finally:
-                    os.close(local.fd)
-                    if local.fetched:
-                        order.base.unlink(missing_ok=True)
-                        manifests.path_of(order.base).unlink(missing_ok=True)
-                self.manifest, self.fetched = local.manifest, local.fetched
-                info = local.manifest.info
+                info = self._imported(store, order, self._bases.ready_held(order, asked, self._progress))
             else:
                 store.touch_base(name)
                 self.tags = found.tags
@@ -150,9 +142,37 @@ class Preparer:
         self._remember(info, self.manifest)
         return info
 
-    def _import(self, store: "HoldsBases", path: Path, manifest: Manifest) -> None:
-        tags = {"image_id": manifest.image_id or "", "digest": manifest.digest or "", "format": manifest.format}
-        store.import_base(self.base.name, path, manifest.info, tags, self._progress)
+    def _imported(self, store: "HoldsBases", order: Order, local: Ready) -> ImageInfo:
+        """Import a local base, and let go of it: the store has it now, unless an overlay hangs on it here."""
+        gone = local.fetched
+        try:
+            with self._raw(order.base, local) as (path, manifest):
+                tags = {"image_id": manifest.image_id or "", "digest": manifest.digest or "", "format": "raw"}
+                store.import_base(self.base.name, path, manifest.info, tags, self._progress)
+            gone = not any(overlay.base == self.base.name for overlay in overlays.overlays(self._host))
+        finally:
+            os.close(local.fd)
+            if gone:
+                order.base.unlink(missing_ok=True)
+                manifests.path_of(order.base).unlink(missing_ok=True)
+        self.manifest, self.fetched = manifest, local.fetched
+        return manifest.info
+
+    @contextlib.contextmanager
+    def _raw(self, base: Path, local: Ready) -> Iterator[tuple[Path, Manifest]]:
+        """The raw bytes of a base, which may be kept as qcow2 for the overlays on it."""
+        if local.manifest.format == "raw":
+            yield base, local.manifest
+            return
+        converted, size = base.with_name(f"{base.name}.converted"), local.manifest.virtual_size
+        try:
+            with files.new_file(converted) as target:
+                layers = [(local.fd, local.manifest.format)]
+                qemu_img.convert(self._host, layers, target, "raw", size=size, progress=self._progress)
+                digest = manifests.content_digest(target, self._progress)
+            yield converted, dataclasses.replace(local.manifest, format="raw", cluster_size=None, digest=digest)
+        finally:
+            converted.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ import pytest
 from imgbackend import Backend, Disk, Engine, errors, loader
 from imgbackend.abilities import Cloneable, HoldsBases, SharedStore
 from imgbackend.bases import generated_name
+from imgbackend.manifests import content_digest
 from imgbackend.templates import Base, PrepareTemplate
 from imgbackend.types import (
     Cached,
@@ -235,6 +236,36 @@ def test_import_is_from_raw_whatever_force_raw_images_says_and_the_tags_keep_the
         assert record is not None
         records.append((record.image_id, record.base, record.digest, record.format))
     assert records == [(qcow2_image.image_id, qcow2_image.name, base.tags["digest"], "raw")] * 2
+
+
+def test_import_is_from_raw_where_the_local_base_is_a_qcow2_that_a_disk_hangs_on(
+    engine: Engine, instances: Path, shelf: Path, qcow2_image: Template, raw_content: Path
+) -> None:
+    overlay = engine.disk("web1", images_type="qcow2")
+    overlay.cache(qcow2_image, qcow2_image.name)
+    cached = engine.disk("web2").cache(qcow2_image, qcow2_image.name)
+    assert (cached.way, cached.fetched) == ("clone", False)
+    assert (shelf / "disk-web2-disk").read_bytes() == raw_content.read_bytes()
+    backend = engine.backend("shelf")
+    assert isinstance(backend, ShelfBackend)
+    [base] = backend.list_bases()
+    with raw_content.open("rb") as content:
+        assert base.tags["digest"] == content_digest(content.fileno())
+    assert {name for name in entries(instances) if name.startswith("_base/")} == {
+        f"_base/{qcow2_image.name}",
+        f"_base/{qcow2_image.name}.json",
+    }
+    assert overlay.info().size == 8 * Mi
+
+
+def test_local_copy_that_no_disk_hangs_on_goes_with_the_import(
+    engine: Engine, instances: Path, qcow2_image: Template
+) -> None:
+    overlay = engine.disk("web1", images_type="qcow2")
+    overlay.cache(qcow2_image, qcow2_image.name)
+    overlay.remove()
+    assert not engine.disk("web2").cache(qcow2_image, qcow2_image.name).fetched
+    assert [name for name in entries(instances) if name.startswith("_base/")] == []
 
 
 def test_failed_import_leaves_nothing_and_the_next_call_succeeds(
