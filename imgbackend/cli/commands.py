@@ -9,7 +9,10 @@ GROUP: Final = "imgbackend.cli"
 
 TABLE: Final[dict[str, tuple[str, str]]] = {
     "backend list": ("backend:List", "List backends and installed drivers, and whether they work on this host"),
-    "backend show": ("backend:Show", "Show a backend: what it can do, its capacity and its options"),
+    "backend show": (
+        "backend:Show",
+        "Show a backend: what it can do, whose it is, and whether it works on this host, or why not",
+    ),
     "image list": ("image:List", "List the images that the sources offer"),
     "image show": ("image:Show", "Show what a source says of an image"),
     "disk create": ("disk:Create", "Make a disk of an image, or see that it is there"),
