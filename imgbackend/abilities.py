@@ -96,7 +96,7 @@ class Snapshottable(Changing):
         :raises DiskBusy: if a guest runs on the disk.
         """
         with self.changing():
-            self.rollback_image_snap(self._snap(name))
+            self.rollback_image_snap(self.__snap(name))
 
     @final
     def remove_snap(self, name: str) -> None:
@@ -106,7 +106,7 @@ class Snapshottable(Changing):
         :raises DiskBusy: if a guest runs on the disk.
         """
         with self.changing():
-            self.remove_image_snap(self._snap(name))
+            self.remove_image_snap(self.__snap(name))
 
     @final
     def snaps(self) -> list[SnapshotInfo]:
@@ -115,7 +115,7 @@ class Snapshottable(Changing):
             self.found()
             return list(self.image_snaps())
 
-    def _snap(self, name: str) -> str:
+    def __snap(self, name: str) -> str:
         self.found()
         known = [snap.name for snap in self.image_snaps()]
         if name not in known:
@@ -124,7 +124,10 @@ class Snapshottable(Changing):
 
     @abc.abstractmethod
     def create_image_snap(self, name: str) -> None:
-        """Make a snapshot; the name is valid and free."""
+        """Make a snapshot; the name is free, and a letter and up to 62 letters, digits and ``_.-``.
+
+        It is readable by whom the disk is.  On an error nothing is left of it.
+        """
 
     @abc.abstractmethod
     def rollback_image_snap(self, name: str) -> None:

@@ -1,6 +1,7 @@
 """btrfs in a file, for the tests: mounted through a loop device, which lets go with the mount."""
 
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -39,6 +40,8 @@ def _lacking(reason: str) -> None:
 
 
 @pytest.fixture
-def btrfs(_mounted: Path) -> Path:
-    """An empty folder on btrfs."""
-    return Path(tempfile.mkdtemp(dir=_mounted))
+def btrfs(_mounted: Path) -> Iterator[Path]:
+    """An empty folder on btrfs; what the kit leaves in it, its bases and locks, goes with it."""
+    folder = Path(tempfile.mkdtemp(dir=_mounted))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)  # what is left of a failed test may be subvolumes
