@@ -6,6 +6,7 @@ on failure.  No driver knows of this.
 """
 
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Iterator
@@ -115,12 +116,53 @@ def explain(disk: "AnyDisk", fetch: FetchFunc, filename: str, size: int | None) 
     with disk.looking():
         if disk.find() is not None:
             return None
-        declared = fetching.declared_of(fetch)
+        declared = fetching.declared_of(fetch) or _bare(role)
         fetching.refuse_early(disk.backend.host, declared, wanted)
-        manifest = None if role == "private" else manifests.read(disk.backend.attached.bases.path(filename))
-        if manifest is not None:
-            manifest.check_size(wanted)
-        return disk.plan(declared or _bare(role), manifest.info if manifest else None, wanted)
+        parent, refused = _parent(disk, declared, wanted)
+        if parent is not None:
+            return Plan(way="clone")
+        plan = disk.plan(declared, _known(disk, role, filename, wanted), wanted)
+        return dataclasses.replace(plan, reason="; ".join(filter(None, [refused, plan.reason])))
+
+
+def _known(disk: "AnyDisk", role: Role, name: str, size: int | None) -> ImageInfo | None:
+    """The base that is there already, in the backend's store or in the folder of bases."""
+    if role == "private":
+        return None
+    if isinstance(disk.backend, HoldsBases):
+        held = disk.backend.find_base(name)
+        if held is not None and size is not None and held.size > size:
+            raise errors.TemplateTooLarge(held.size, size)
+        return ImageInfo(format="raw", virtual_size=held.size) if held is not None else None
+    manifest = manifests.read(disk.backend.attached.bases.path(name))
+    if manifest is not None:
+        manifest.check_size(size)
+    return manifest.info if manifest is not None else None
+
+
+def _parent(disk: "AnyDisk", declared: Declared | None, size: int | None) -> tuple[tuple[str, ImageInfo] | None, str]:
+    """The location that the disk's storage can clone, and what is there; or None, and why not.
+
+    :raises TemplateTooLarge: if what is there is larger than the disk.
+    """
+    refused = ""
+    if not isinstance(disk, Cloneable) or declared is None or declared.role != "image":
+        return None, refused
+    kept = disk.backend.traits.formats
+    for location in declared.locations:
+        told = location.format or declared.format
+        if told not in kept:  # its bytes would be the guest's disk
+            refused = f"the image is {told or 'of an undeclared format'}: only {' or '.join(kept)} is cloned"
+            continue
+        found = disk.parent(location.url)
+        if isinstance(found, str):
+            refused = found
+            continue
+        least = max(found.virtual_size, declared.min_disk)
+        if size is not None and least > size:
+            raise errors.TemplateTooLarge(least, size)
+        return (location.url, found), ""
+    return None, refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,18 +293,12 @@ class _Making:
         except errors.SourceUnavailable as exc:
             LOG.warning("Cannot ask for locations to clone from: %s", exc)
             return None
-        for location in declared.locations if declared else ():
-            parent = disk.parent(location.url)
-            if isinstance(parent, str):
-                self._refused = parent
-                continue
-            least = max(parent.virtual_size, declared.min_disk if declared else 0)
-            if self._order.size is not None and least > self._order.size:
-                raise errors.TemplateTooLarge(least, self._order.size)
-            self._remember(parent, None, "clone", declared)
-            self._refused = ""
-            return disk.clone_image(location.url)
-        return None
+        parent, self._refused = _parent(disk, declared, self._order.size)
+        if parent is None:
+            return None
+        url, info = parent
+        self._remember(info, None, "clone", declared)
+        return disk.clone_image(url)
 
     def created(self) -> Way:
         """Make the disk from its template; once more where the store's base just vanished."""

@@ -118,8 +118,16 @@ def _explained(engine: "Engine", disk: "Disk[Any]", image: "Image", size: int | 
         "writes": Size(0 if plan is None else plan.writes),
         "needs": Size(0 if plan is None else plan.needs),
         "base": image.filename,
-        "cached": any(base.name == image.filename for base in engine.bases()),
+        "cached": _is_cached(engine, disk, image.filename),
     }
+
+
+def _is_cached(engine: "Engine", disk: "Disk[Any]", base: str) -> bool:
+    from imgbackend.abilities import HoldsBases
+
+    if isinstance(disk.backend, HoldsBases) and disk.backend.find_base(base) is not None:
+        return True
+    return any(found.name == base for found in engine.bases())
 
 
 def _check_name(instance: str) -> None:

@@ -1,6 +1,7 @@
 """The engine's part of a backend whose store keeps the bases and clones: proved on one whose store is a folder."""
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -9,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -54,7 +55,14 @@ class ShelfDisk(Disk["ShelfBackend"], Cloneable):
         return DiskInfo(format="raw", size=status.st_size, allocated=status.st_blocks * 512)
 
     def plan(self, template: Declared, base: ImageInfo | None, size: int | None) -> Plan:
+        ShelfBackend.planned.append(base)
         return Plan(way="clone")
+
+    @staticmethod
+    def planned_of(disk: Disk[Any], image: Template) -> ImageInfo | None:
+        """The base that the driver is told of when its plan is asked for."""
+        disk.explain(image, image.name)
+        return ShelfBackend.planned.pop()
 
     def create_image(self, prepare_template: PrepareTemplate, base: Base, size: int | None) -> Way:
         assert base.path is None, "the store keeps the bases"
@@ -110,6 +118,7 @@ class ShelfBackend(Backend, HoldsBases, SharedStore):
     before_clone: ClassVar[list["Meanwhile"]] = []
     """What happens, once, between the base's being found and the clone."""
     imports: ClassVar[list[str]] = []
+    planned: ClassVar[list[ImageInfo | None]] = []
 
     @property
     def shelf(self) -> Path:
@@ -365,6 +374,45 @@ def test_location_that_cannot_be_cloned_is_fetched_and_the_reason_told(
     cached = engine.disk("web1").cache(located, located.name)
     assert (cached.way, cached.fetched) == ("clone", True)
     assert "no glance-image on the shelf" in cached.reason
+
+
+def test_location_of_another_format_is_never_a_disk(
+    engine: Engine, shelf: Path, raw_content: Path, qcow2_image: Template
+) -> None:
+    """A guest would read the container's bytes."""
+    shelf.mkdir()
+    shutil.copyfile(qcow2_image.content, shelf / "glance-image")
+
+    class Qcow2Located(Template):
+        @property
+        def declared(self) -> Declared:
+            return dataclasses.replace(super().declared, locations=(Location(url="shelf://glance-image"),))
+
+    image = Qcow2Located(content=qcow2_image.content, image_id="kept-as-qcow2", format="qcow2")
+    cached = engine.disk("web1").cache(image, image.name)
+    assert (cached.fetched, cached.reason) == (True, "the image is qcow2: only raw is cloned")
+    assert (shelf / "disk-web1-disk").read_bytes() == raw_content.read_bytes()
+
+
+def test_explain_tells_of_the_clone_and_of_why_not(engine: Engine, shelf: Path, located: Located) -> None:
+    plan = engine.disk("web1").explain(located, located.name, 9 * Mi)
+    assert plan == Plan(way="clone")
+    with pytest.raises(errors.TemplateTooLarge):
+        engine.disk("web1").explain(located, located.name, Mi)
+    (shelf / "glance-image").unlink()
+    other = engine.disk("web1").explain(located, located.name, 9 * Mi)
+    assert other is not None
+    assert "no glance-image on the shelf" in other.reason
+    assert (located.fetches, ShelfBackend.imports) == (0, [])
+    assert engine.disk("web1").exists() is False
+
+
+def test_explain_knows_the_base_that_the_store_has(engine: Engine, raw_image: Template) -> None:
+    assert ShelfDisk.planned_of(engine.disk("web1"), raw_image) is None
+    engine.disk("web0").cache(raw_image, raw_image.name)
+    assert ShelfDisk.planned_of(engine.disk("web1"), raw_image) == ImageInfo(format="raw", virtual_size=8 * Mi)
+    with pytest.raises(errors.TemplateTooLarge):
+        engine.disk("web1").explain(raw_image, raw_image.name, Mi)
 
 
 def test_secret_never_becomes_a_base_of_the_store(
