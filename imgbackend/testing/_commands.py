@@ -9,6 +9,7 @@ from imgbackend import errors
 from imgbackend.abilities import Flattenable, Snapshottable
 from imgbackend.testing import oracle
 from imgbackend.testing.commands import FAULTS, BrokenHost, Fault
+from imgbackend.testing.sampling import sampled
 from imgbackend.testing.topic import Topic, needs
 from imgbackend.testing.trial import Trial
 
@@ -117,7 +118,7 @@ class CommandTests(Topic):
             work(on, "clean")
         if not counting.count:
             pytest.skip("not applicable: no command is run")
-        for fault, number in _all(FAULTS, counting.count):
+        for fault, number in sampled(_all(FAULTS, counting.count), self.crash_sample):
             label, when = f"{fault.replace(' ', '-')}{number}", f" where command {number} {fault}"
             make(trial, label)
             before = trial.entries()

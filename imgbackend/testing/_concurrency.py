@@ -11,6 +11,7 @@ import pytest
 from imgbackend import errors
 from imgbackend.testing.children import Child, run, stop
 from imgbackend.testing.content import copy_sparse
+from imgbackend.testing.sampling import sampled
 from imgbackend.testing.steps import is_engines
 from imgbackend.testing.topic import Topic
 from imgbackend.testing.trial import Trial
@@ -120,9 +121,8 @@ class ConcurrencyTests(Topic):
                 on.made(images[number], label, trial.rounded(2 * trial.small))
 
         seen = run(lambda: make(0, "clean"), ignored=trial.ignored, libraries=self.libraries).steps
-        for number in [
-            number for number, step in enumerate(seen) if not is_engines(step, trial.backend.host.instances)
-        ]:
+        own = [number for number, step in enumerate(seen) if not is_engines(step, trial.backend.host.instances)]
+        for number in sampled(own, self.crash_sample):
             self._with_one_stopped(trial, make, number)
             with trial.again() as on:
                 for which, label in enumerate((f"stopped{number}", f"passing{number}")):

@@ -190,7 +190,7 @@ class CrashTests(Topic):
         *,
         names: Callable[[str], Image] | None = None,
     ) -> None:
-        Killing(trial, work, look, make, names, self.libraries).at_every_step()
+        Killing(trial, work, look, make, names, self.libraries, self.crash_sample).at_every_step()
 
     @staticmethod
     def _absent_or_whole(image: Image, size: int) -> Look:

@@ -9,6 +9,7 @@ import pytest
 
 from imgbackend import errors
 from imgbackend.testing.children import Outcome, fail, run
+from imgbackend.testing.sampling import sampled
 from imgbackend.testing.steps import is_engines
 from imgbackend.testing.topic import Topic, destructive
 from imgbackend.testing.trial import Trial
@@ -90,7 +91,7 @@ class FaultTests(Topic):
 
         count = len(run(find, reads=True, ignored=trial.ignored, libraries=self.libraries).steps)
         assert count, "find looks at nothing"
-        for number in range(count):
+        for number in sampled(range(count), self.crash_sample):
             outcome = run(find, number, fail(errno.EIO), reads=True, ignored=trial.ignored, libraries=self.libraries)
             assert "find said None" not in (outcome.error or ""), outcome.error
 
@@ -146,9 +147,12 @@ class FaultTests(Topic):
         trial.backend.close()
         seen = do("clean", None).steps
         assert seen, "the operation takes no steps"
-        for number, step in enumerate(seen):
-            if is_engines(step, trial.backend.host.instances) or (code == errno.ENOSPC and step.name not in _FILLING):
-                continue
+        points = [
+            (number, step)
+            for number, step in enumerate(seen)
+            if not is_engines(step, trial.backend.host.instances) and (code != errno.ENOSPC or step.name in _FILLING)
+        ]
+        for number, step in sampled(points, self.crash_sample):
             label, when = f"f{number}", f" after errno {code} at {step}"
             with trial.again() as on:
                 make(on, label)

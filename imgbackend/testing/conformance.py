@@ -58,7 +58,7 @@ class BackendConformance(
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Refuse what would make a pass mean nothing.
 
-        :raises TypeError: if a test of the kit is replaced, or a deviation names none.
+        :raises TypeError: if a test of the kit is replaced, a deviation names none, or a sample is too small.
         """
         super().__init_subclass__(**kwargs)
         tests = {name for name in dir(BackendConformance) if name.startswith("test_")}
@@ -68,6 +68,10 @@ class BackendConformance(
         unknown = sorted(set(cls.known_deviations) - tests)
         if unknown:
             raise TypeError(f"{cls.__name__}.known_deviations names no test of the kit: {', '.join(unknown)}")
+        if cls.crash_sample is not None and cls.crash_sample < 2:
+            raise TypeError(
+                f"{cls.__name__}.crash_sample is {cls.crash_sample}; give 2 or more, or None for all points"
+            )
         silent = sorted(name for name, reason in cls.known_deviations.items() if not reason.strip())
         if silent:
             raise TypeError(f"{cls.__name__}.known_deviations gives no reason for {', '.join(silent)}")

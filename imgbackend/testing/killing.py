@@ -6,6 +6,7 @@ from typing import Protocol
 from imgbackend.abilities import HoldsBases
 from imgbackend.testing.children import Outcome, run
 from imgbackend.testing.content import Image
+from imgbackend.testing.sampling import sampled
 from imgbackend.testing.trial import Trial
 
 Work = Callable[[Trial, str], object]
@@ -30,10 +31,12 @@ class Killing:
         make: Work,
         names: Callable[[str], Image] | None,
         libraries: Sequence[str],
+        sample: int | None,
     ) -> None:
-        """``make`` prepares a label, unwatched; ``names`` is the image of a label, where each has its own."""
+        """``make`` prepares a label, unwatched; ``names`` is the image of a label, where each has its own;
+        ``sample``: how many of the points are tried, None: all."""
         self._trial, self._work, self._look, self._make = trial, work, look, make
-        self._names, self._libraries = names, libraries
+        self._names, self._libraries, self._sample = names, libraries, sample
 
     def at_every_step(self) -> None:
         """A clean run tells the steps, and what is there afterwards; then it is killed before each of them."""
@@ -47,7 +50,7 @@ class Killing:
         assert outcome.steps, "the operation takes no steps"
         self._looked("clean", " when nothing was killed", done=True)
         clean = self._more("clean", before)
-        for number, step in enumerate(outcome.steps):
+        for number, step in sampled(list(enumerate(outcome.steps)), self._sample):
             label, when = f"k{number}", f" killed before {step}"
             before = self._made(label)
             outcome = self._run(label, number)

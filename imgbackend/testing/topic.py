@@ -73,6 +73,9 @@ class Topic:
     fail: one that passes is stale, and fails as such."""
     smallest: ClassVar[int] = 512
     """Bytes of the smallest disk that the store can keep, where that is more than a sector."""
+    crash_sample: ClassVar[int | None] = None
+    """Points that are tried of each matrix of kills and of faults, 2 or more: the first, the last, and
+    some between them, the same ones at every run; None: all.  For a store where a step takes seconds."""
     libraries: ClassVar[tuple[str, ...]] = ()
     """Modules written in C through which the driver changes its store: their calls are steps
     at which the crash tests kill."""

@@ -4,12 +4,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
-from imgbackend.testing import BackendConformance, MemoryBackend, conforming
+from imgbackend.testing import BackendConformance, MemoryBackend, children, conforming
 from imgbackend.testing._faults import FaultTests
+from imgbackend.testing.sampling import sampled
 from imgbackend.testing.trial import Trial
 from imgbackend.types import Mi
 from imgbackend_raw import RawBackend
@@ -67,6 +68,55 @@ def test_test_that_is_replaced_by_another_base_is_refused() -> None:
 def test_deviation_that_means_nothing_is_refused(deviations: dict[str, str], told: str) -> None:
     with pytest.raises(TypeError, match=told):
         type("TestCheat", (BackendConformance,), {"known_deviations": deviations})
+
+
+@pytest.mark.parametrize("sample", [1, 0, -3])
+def test_sample_without_first_and_last_point_is_refused(sample: int) -> None:
+    with pytest.raises(TypeError, match="crash_sample"):
+        type("TestCheat", (BackendConformance,), {"crash_sample": sample})
+
+
+def test_sample_takes_first_last_and_the_same_between() -> None:
+    points = [f"p{number}" for number in range(40)]
+    for most in (2, 3, 6, 39):
+        chosen = sampled(points, most)
+        assert len(chosen) == len(set(chosen)) == most
+        assert (chosen[0], chosen[-1]) == ("p0", "p39")
+        assert chosen == sorted(chosen, key=points.index) == sampled(points, most)
+
+
+@pytest.mark.parametrize("most", [None, 40, 41])
+def test_all_points_are_tried_where_nothing_is_left_out(most: int | None) -> None:
+    assert sampled(range(40), most) == list(range(40))
+
+
+def test_sample_limits_every_matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many children end by a kill or a fault, and no more."""
+    acted: list[int] = []
+    real = children.Child.__init__
+
+    def counted(
+        self: children.Child, operation: Callable[[], object], at: int | None = None, *rest: Any, **also: Any
+    ) -> None:
+        if at is not None:
+            acted.append(at)
+        real(self, operation, at, *rest, **also)
+
+    monkeypatch.setattr(children.Child, "__init__", counted)
+    sample: Any = type("TestSample", (BackendConformance,), {"crash_sample": 3})()
+    matrices = (
+        sample.test_killed_growth_keeps_the_bytes,
+        sample.test_input_output_error_at_each_step_of_creation,
+        sample.test_absence_is_told_only_where_it_is_sure,
+        sample.test_disks_made_at_once_share_no_temporary_name,
+    )
+    for number, matrix in enumerate(matrices):
+        acted.clear()
+        place = tmp_path / str(number)
+        place.mkdir()
+        with conforming(MemoryBackend, place, {"folder": str(place / "memory")}) as backend:
+            matrix(Trial(backend=backend, scratch=place, watched=[], smallest=512))
+        assert 0 < len(acted) <= 3
 
 
 def test_deviation_that_has_healed_fails(tmp_path: Path) -> None:
