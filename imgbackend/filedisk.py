@@ -4,6 +4,9 @@ By itself this keeps a disk as Nova does, as the file ``<instance>/<name>`` of
 ``instances_path``.  A driver that keeps it elsewhere says where: :attr:`FileBackend.folder`,
 :attr:`FileDisk.path` and :attr:`FileDisk.unfinished`.  The disk is raw, or, where the
 driver's traits say that it keeps it so, a flat container of its base's format.
+
+Each hook flushes what it changed: the file, and the folder that its name is in, or was.
+Folders that a driver makes or removes beside that are flushed by the driver.
 """
 
 import functools
@@ -23,7 +26,11 @@ _NO_REFLINK = "the file system of {} cannot share blocks (reflink) with the base
 
 
 class FileBackend(Backend):
-    """A store that is a folder; the folders of the instances, unless a driver says otherwise."""
+    """A store that is a folder; the folders of the instances, unless a driver says otherwise.
+
+    Its traits are the usual ones: raw, in sectors, ``files`` false.  While the folder is not
+    there, what is told of it is told of the nearest one above, on whose file system it will be made.
+    """
 
     @property
     def folder(self) -> Path:
@@ -32,7 +39,7 @@ class FileBackend(Backend):
 
     @functools.cached_property
     def reflinks(self) -> bool:
-        """Whether disks can share blocks with their bases; tried once."""
+        """Whether disks can share blocks with their bases; tried once, when it is first asked."""
         return files.can_reflink(self.host.bases, into=self.folder)
 
     def list_disks(self) -> Iterator[DiskId]:
@@ -113,7 +120,11 @@ class FileDisk(Disk[FileBackendT], Generic[FileBackendT]):
         return way
 
     def begin(self) -> None:
-        """The file at :attr:`unfinished` is about to be made; a driver may make what it is kept in."""
+        """The file at :attr:`unfinished` is about to be made; a driver may make what it is kept in.
+
+        Called after ``prepare_template`` for what has a base; before it for what is put
+        straight in place (``base.generated``), which may yet fail: ``discard`` clears it then.
+        """
 
     def _filled(self, base: Base, info: ImageInfo, target: int) -> Way:
         source, host, kept = base.open(), self.backend.host, self.backend.traits.formats
@@ -155,7 +166,7 @@ class FileDisk(Disk[FileBackendT], Generic[FileBackendT]):
                 files.flush(fd)
 
     def remove_image(self) -> None:
-        """Unlink it."""
+        """Unlink it, and flush the folder that it was in."""
         try:
             self.path.unlink()
         except (FileNotFoundError, NotADirectoryError):

@@ -63,7 +63,8 @@ class Host:
         self.records = Records(settings.instances, self.locks)
         """What is known of all disks; a driver that has no tags of its own lists them by ``records.kept_by(name)``."""
         self.space = Space(settings.instances / "locks", self.locks)
-        """Room that is promised to others: ``with space.reserved(file, bytes):`` around a copy to a file."""
+        """Room that is promised to others: ``with space.reserved(file, bytes):`` around a copy to a file;
+        see :meth:`imgbackend.space.Space.reserved`."""
         self._gid: int | None = None
 
     def folder(self, disk: DiskId) -> Path:
@@ -79,11 +80,18 @@ class Host:
         return self.instances.joinpath(disk.instance, f".{disk.name}.part")
 
     def make_folder(self, path: Path) -> None:
-        """Make a folder, and those above it, that others may pass through but not list."""
+        """Make a folder, and those above it, that others may pass through but not list.
+
+        Their names are flushed, where disks are durable; there already, it costs one look.
+        """
         self.flush_folders(self.new_folder(path))
 
     def new_folder(self, path: Path) -> list[Path]:
-        """As :meth:`make_folder`; the folders that have new names in them are returned, to be flushed."""
+        """As :meth:`make_folder`, but nothing is flushed.
+
+        The folders that have new names in them are returned: give them to
+        :meth:`flush_folders` before your hook returns, at best with the last file that you publish.
+        """
         return files.make_folders(path)
 
     def flush_folders(self, folders: Sequence[Path]) -> None:

@@ -40,9 +40,14 @@ class Space:
 
     @contextlib.contextmanager
     def reserved(self, target: Path, need: int | None) -> Iterator[None]:
-        """Promise ``need`` bytes on the file system of ``target``, to fill that file.
+        """Promise ``need`` bytes on the file system of ``target``, while that file is filled.
 
-        Nothing is promised where ``need`` is None: it is not known.
+        For a driver's own copies to a file, around the writing: what others of this
+        ``instances_path`` are about to write counts as used, so that several creations do not rely
+        on the same room, and one that cannot end is refused before it begins.  ``need`` is what
+        will be allocated, not the virtual size.  The folder of ``target`` is there already.
+        It is not for what writes nothing (a reflink, a snapshot), nor for a store that is
+        no file system here.  Nothing is promised where ``need`` is None: it is not known.
 
         :raises StorageFull: if they are not there, or run out meanwhile; with need and have.
         """

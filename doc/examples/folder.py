@@ -6,7 +6,6 @@ from typing import ClassVar
 
 from oslo_config import cfg
 
-from imgbackend import files
 from imgbackend.filedisk import FileBackend, FileDisk
 
 
@@ -24,8 +23,8 @@ class FolderDisk(FileDisk["FolderBackend"]):
         return self.backend.folder / f".{self.id.instance}_{self.id.name}.part"
 
     def begin(self) -> None:
-        """The folder is there."""
-        files.make_folders(self.backend.folder)
+        """The folder is there, and its name is flushed."""
+        self.backend.host.make_folder(self.backend.folder)
 
 
 class FolderBackend(FileBackend):

@@ -59,7 +59,11 @@ class BtrfsDisk(FileDisk["BtrfsBackend"], Snapshottable):
         return self.new / "raw"
 
     def find(self) -> DiskInfo | None:
-        """It is whole if it has its name; without the file system nothing is surely absent."""
+        """It is whole if it has its name, and then nothing else needs to be asked.
+
+        Without it: where the file system is not mounted, the folder is there, and empty, and
+        None would have the disk made again.
+        """
         found = super().find()
         if found is None:
             self.backend.expect_mounted()
@@ -67,7 +71,7 @@ class BtrfsDisk(FileDisk["BtrfsBackend"], Snapshottable):
 
     def begin(self) -> None:
         """A new subvolume for the file."""
-        files.make_folders(self.home)
+        self.backend.host.make_folder(self.home)
         self.backend.btrfs("subvolume", "create", self.new)
         self.new.chmod(files.FOLDER_MODE)
 
@@ -82,6 +86,7 @@ class BtrfsDisk(FileDisk["BtrfsBackend"], Snapshottable):
         if self.home.exists() and not self.now.exists():
             self._delete(*self.home.glob(f"{_SNAP}*"))
             self.home.rmdir()
+            self.backend.host.flush_folders([self.backend.folder])
 
     def remove_image(self) -> None:
         """First the disk, so that it is never there without its snapshots; then these."""
@@ -131,7 +136,7 @@ class BtrfsBackend(FileBackend):
     disk_type = BtrfsDisk
     opts: ClassVar[Sequence[cfg.Opt]] = (
         cfg.StrOpt(
-            "folder", help="Keep disks here, on btrfs.  By default: the section's name after a _, in instances_path."
+            "folder", help="Keep disks here, on btrfs.  By default: _disks.<the section's name> in instances_path."
         ),
     )
 
@@ -148,8 +153,8 @@ class BtrfsBackend(FileBackend):
 
     @property
     def folder(self) -> Path:
-        """The store; no instance has a name that begins with ``_``."""
-        return Path(os.path.abspath(self.conf.folder or self.host.instances / f"_{self.name}"))
+        """The store; no instance has a name that begins with ``_``, and the bases are in ``_base``."""
+        return Path(os.path.abspath(self.conf.folder or self.host.instances / f"_disks.{self.name}"))
 
     @property
     def durable(self) -> bool:
