@@ -32,7 +32,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("templates",),
     ("creation", "export"),
     ("backend",),
-    ("binding", "filedisk", "sources"),
+    ("binding", "filedisk", "guest", "sources"),
     ("loader", "references"),
     ("engine",),
     ("cli",),
