@@ -1,6 +1,7 @@
 # What lvm-lab.sh has its kernel run as the first process, by busybox sh, which forks several
 # times faster in there than bash.  First on the host's root, read-only; then, with "inside" as
 # argument, in the lab's own.
+# shellcheck source=/dev/null
 . "${0%/*}/settings"
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 b() { "$BUSYBOX" "$@"; }

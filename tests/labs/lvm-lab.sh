@@ -69,19 +69,22 @@ grep -q '^[^ ]* /dev/shm [^ ]* [^ ]*noexec' /proc/mounts && memory=$run
 # ------------------------------------------------------------------ what takes it all away
 # A process of its own, which no signal to this one reaches: when this one is gone, in whatever
 # way, or too late, it ends the lab, which is one group of processes, and removes the files.
-keep() {
+# shellcheck disable=SC2317  # it is called
+keep() { # FOLDER SECONDS
     trap '' INT TERM HUP
-    read -r -t "$LVM_LAB_TIMEOUT" -u 7
-    [ $? -le 128 ] || touch "$run/late"
-    read -r group <"$run/group" && kill -KILL -- "-$group" 2>/dev/null
+    read -r -t "$2" -u 7
+    [ $? -le 128 ] || touch "$1/late"
+    read -r group <"$1/group" && kill -KILL -- "-$group" 2>/dev/null
     read -r -u 7
-    rm -rf "$run"
+    rm -rf "$1"
 }
 export -f keep
 mkfifo "$run/life"
-run=$run setsid bash -c 'keep 7<"$run/life"' </dev/null >/dev/null 2>&1 &
+# shellcheck disable=SC2016  # for the inner shell
+setsid bash -c 'keep "$@" 7<"$1/life"' lvm-lab "$run" "$LVM_LAB_TIMEOUT" </dev/null >/dev/null 2>&1 &
 keeper=$!
 exec 8>"$run/life"
+# shellcheck disable=SC2317  # it is called
 end() { exec 8>&-; wait "$keeper"; }
 trap end EXIT
 trap 'exit 129' HUP
@@ -94,8 +97,8 @@ if grep -qw amx_tile /proc/cpuinfo; then
     shim=$dev/uml-xstate.so
     if [ ! "$shim" -nt "$here/uml-xstate.c" ]; then
         command -v gcc >/dev/null || die "gcc and libc6-dev are missing, which a CPU with AMX needs here"
-        mkdir -p "$dev" && gcc -O2 -shared -fPIC -o "$run/shim" "$here/uml-xstate.c" && mv "$run/shim" "$shim" ||
-            die "cannot build $shim"
+        mkdir -p "$dev"
+        { gcc -O2 -shared -fPIC -o "$run/shim" "$here/uml-xstate.c" && mv "$run/shim" "$shim"; } || die "cannot build $shim"
     fi
 fi
 # A pyenv shim is a script that forks dozens of times, which takes seconds in there.
@@ -116,7 +119,7 @@ RUN='$run' BUSYBOX='$(command -v busybox)' MODULES='$modules'
 VG='$LVM_LAB_VG' POOL='$LVM_LAB_POOL' POOL_SIZE='$LVM_LAB_POOL_SIZE' FOLDER_MODE='${LVM_LAB_CWD:-rw}'
 END
 cp "$here/lvm-lab-inside.sh" "$run/inside.sh"
-truncate -s "$LVM_LAB_SIZE" "$run/group.img" && truncate -s 8G "$run/scratch.img" || die "cannot make files in $run"
+{ truncate -s "$LVM_LAB_SIZE" "$run/group.img" && truncate -s 8G "$run/scratch.img"; } || die "cannot make files in $run"
 mke2fs -q -F -t ext4 -m 0 -O ^has_journal -E lazy_itable_init=1,nodiscard "$run/scratch.img" || die "mke2fs failed"
 ulimit -n "$(ulimit -Hn)" # the kernel keeps a descriptor for each open file of the host
 
@@ -130,7 +133,7 @@ exec 3>&1 4>&2
         init="$(command -v busybox)" -- sh "$run/inside.sh"
 ) </dev/null >"$run/kernel.log" 2>&1 7>&- 8>&- &
 exec 3>&- 4>&-
-wait $!
+{ wait $!; } 2>/dev/null    # or bash tells at length that it was killed
 
 told() { cat "$run/setup.log"; echo '-- the kernel:'; tail -n 30 "$run/kernel.log"; } 2>/dev/null
 [ "${LVM_LAB_VERBOSE:-0}" = 0 ] || told >&2
