@@ -19,11 +19,11 @@ _TREES = {"imgbackend": _ROOT / "imgbackend"} | {
 _TREES["imgbackend_btrfs"] = _ROOT / "doc/examples/imgbackend-btrfs/imgbackend_btrfs"
 
 ORDER: tuple[tuple[str, ...], ...] = (
-    ("types",),
+    ("sizes", "types"),
     ("errors",),
     ("abilities", "conf", "files", "qcow2", "runner"),
     ("locks", "manifests"),
-    ("failures", "records", "space"),
+    ("failures", "pins", "records", "space"),
     ("host",),
     ("containers", "overlays", "qemu_img"),
     ("chains", "inspection"),

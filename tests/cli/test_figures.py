@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgbackend.cli.figures import Facts, Listed, Size, Time, cell, human_size, parse_size
+from imgbackend.cli.figures import Facts, Listed, Size, Time, cell, human_size
+from imgbackend.sizes import parse_size
 from imgbackend.types import Gi, Ki, Mi, Ti
 
 

@@ -56,7 +56,7 @@ def test_order_is_root_local_ephemerals_swap_volumes_config_drive() -> None:
     ],
 )
 def test_bus_is_the_specs_else_the_images_else_the_machines(
-    hardware: dict[str, str], properties: dict[str, str], machine: Machine, wanted: str
+    hardware: dict[str, Any], properties: dict[str, str], machine: Machine, wanted: str
 ) -> None:
     found = spec(hardware=Hardware(**hardware), config_drive=ConfigDrive())
     assert names(found, properties, machine) == wanted
