@@ -16,6 +16,7 @@ from imgbackend.types import DiskId, DiskSource, Mi
 
 NicKind = Literal["bridge", "network", "user"]
 Firmware = Literal["bios", "uefi"]
+Label = Literal["config-2", "cidata"]
 
 _NAMESPACE: Final = uuid.UUID("0c8a5d3e-6a52-5b1f-9a4b-8f6f5a1f7f0e")
 """Of the uuids that are made from instances' names."""
@@ -23,6 +24,7 @@ _MAC: Final = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}\Z")
 _LINK: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}\Z")
 _FORMAT: Final = re.compile(r"[a-z][a-z0-9]{1,15}\Z")
 _WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}\Z")
+_HOST: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?\Z")
 _SUFFIX: Final = re.compile(r"\.[a-z][a-z0-9-]{0,30}\Z")
 _MOST_EPHEMERALS: Final = 1000
 
@@ -107,8 +109,13 @@ class InjectedFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigDrive:
-    """What the guest is told on a small read-only disk: for cloud-init, and by hand."""
+    """What the guest is told on a small read-only disk: for cloud-init, and by hand.
 
+    It has the files of OpenStack's config drive and those of cloud-init's NoCloud.
+    """
+
+    label: Label = "config-2"
+    """Of the file system: guests look for OpenStack's ``config-2``, or for NoCloud's ``cidata``."""
     hostname: str | None = None
     """None: the instance's id."""
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -118,6 +125,14 @@ class ConfigDrive:
     vendor_data: Mapping[str, Any] | None = None
     network_data: Mapping[str, Any] | None = None
     """As OpenStack's network_data.json has it; None: nothing is told."""
+    network_config: Mapping[str, Any] | None = None
+    """As cloud-init's network-config has it, which NoCloud reads; None: nothing is told."""
+
+    def __post_init__(self) -> None:
+        if self.label not in ("config-2", "cidata"):
+            raise ConfigError(f"config_drive: label {self.label!r} is none; there are config-2 and cidata")
+        if self.hostname is not None and not _HOST.match(self.hostname):
+            raise ConfigError(f"config_drive: hostname {self.hostname!r} is none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -116,7 +116,7 @@ class _Reader:
             **dict.fromkeys(("rng", "balloon", "boot"), _truth),
             **dict.fromkeys(("user_data", "content"), self._bytes),
             **dict.fromkeys(("metadata", "public_keys"), _texts),
-            **dict.fromkeys(("vendor_data", "network_data"), _keys),
+            **dict.fromkeys(("vendor_data", "network_data", "network_config"), _keys),
         }
 
     def structure(self, kind: type[T], told: Any, where: str) -> T:
@@ -139,7 +139,7 @@ class _Reader:
             raise ConfigError(f"{at}{', '.join(needed) or exc} is missing") from exc
 
     def _reader(self, name: str) -> Read:
-        return self._readers[name] if name in self._readers else _text
+        return self._readers.get(name, _text)
 
     def _of(self, kind: type[T]) -> Callable[[Any, str], T]:
         return lambda told, where: self.structure(kind, told, where)
