@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -74,24 +75,31 @@ class Bases:
     def entries(self) -> Iterator[BaseEntry]:
         """All bases that are published, by name."""
         try:
-            found = sorted(os.scandir(self._host.bases), key=lambda entry: entry.name)
+            names = sorted(filter(is_base_name, os.listdir(self._host.bases)))
         except FileNotFoundError:
             return
-        for entry in found:
-            if is_base_name(entry.name) and entry.is_file(follow_symlinks=False):
-                path = Path(entry.path)
-                try:
-                    status = os.stat(path)
-                except FileNotFoundError:
-                    continue
-                yield BaseEntry(
-                    name=entry.name,
-                    path=path,
-                    manifest=manifests.read(path),
-                    size=status.st_size,
-                    allocated=status.st_blocks * 512,
-                    last_used=manifests.last_used(path),
-                )
+        for name in names:
+            entry = self.entry(name)
+            if entry is not None:
+                yield entry
+
+    def entry(self, name: str) -> BaseEntry | None:
+        """A base that is published; None where there is none."""
+        path = self.path(name)
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            return None
+        if not is_base_name(name) or not stat.S_ISREG(status.st_mode):
+            return None
+        return BaseEntry(
+            name=name,
+            path=path,
+            manifest=manifests.read(path),
+            size=status.st_size,
+            allocated=status.st_blocks * 512,
+            last_used=manifests.last_used(path),
+        )
 
     def ready(
         self,

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,11 @@ from oslo_config import cfg
 
 from imgbackend import binding, errors, files, loader, overlays, references
 from imgbackend import conf as options
+from imgbackend.abilities import HoldsBases
 from imgbackend.backend import Attached, Backend, Disk
 from imgbackend.bases import BaseEntry, Bases
+from imgbackend.cache import Cache, Stores, policy_of
+from imgbackend.cache.use import Use
 from imgbackend.host import Host, Settings
 from imgbackend.sources import Image, Source
 from imgbackend.types import DiskId, Gi
@@ -44,6 +47,8 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
             options.check(conf, group, opts)
         self.host = Host(_settings(conf))
         self._bases = Bases(self.host)
+        self.cache = Cache(self.host, self._bases, self._stores, policy_of(conf))
+        """The bases, in the base folder and in the stores of backends: listed, pinned, aged out."""
         self._backends: dict[str, Backend] = {}
         self._sources: dict[str, Source] = {}
         self._guard = threading.RLock()
@@ -119,11 +124,30 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
 
     def backend_names(self) -> list[str]:
         """The backends that are configured, and the installed drivers, each usable as one."""
+        return sorted({found.name for found in loader.drivers()} | self._configured())
+
+    def _configured(self) -> set[str]:
+        """The sections that have an installed driver, and what ``images_type`` names."""
         installed = {found.name for found in loader.drivers()}
         overridden = {key.split(".")[0] for key in self._pending}
         sections = {*self.conf.list_all_sections(), *overridden, *self._backends} - options.RESERVED
-        configured = {name for name in sections if self.driver_of(name) in installed}
-        return sorted(installed | configured | {self._resolved(None)})
+        return {name for name in sections if self.driver_of(name) in installed} | {self._resolved(None)}
+
+    def _stores(self, recorded: Collection[str]) -> Stores:
+        """The backends that hold bases, opened: the configured ones, and those that records of disks name."""
+        opened: dict[str, HoldsBases] = {}
+        faults = []
+        for name in sorted(self._configured().union(recorded)):
+            try:
+                if not issubclass(loader.load_driver(self.driver_of(name)), HoldsBases):
+                    continue
+                backend = self.backend(name)
+            except errors.Error as exc:
+                faults.append(f"the backend {name} cannot be opened, and what bases it holds is not known: {exc}")
+                continue
+            if isinstance(backend, HoldsBases):
+                opened[name] = backend
+        return Stores(opened=opened, faults=faults)
 
     def backend(self, name: str | None = None) -> Backend:
         """A backend, opened; None: the one that ``images_type`` names.
@@ -151,7 +175,11 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         options.register(self.conf, name, [options.driver_opt(name)])
         return str(pending if pending is not None else self.conf[name].driver)
 
-    def _opened(self, name: str) -> Backend:
+    def backend_class(self, name: str) -> type[Backend]:
+        """The class that a backend has with its options, by the section's name; nothing is opened.
+
+        :raises ConfigError: if there is no driver for it, or an option has a value that it cannot have.
+        """
         if name in options.RESERVED:
             raise errors.ConfigError(f"images_type: {name} is a section of its own, not a backend")
         driver = self.driver_of(name)
@@ -160,7 +188,11 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         options.register(self.conf, name, opts)
         self._apply(name, {opt.dest for opt in opts})
         options.check(self.conf, name, opts)
-        made = kind(name, self.conf[name], self.host)
+        return kind.for_options(self.conf[name])
+
+    def _opened(self, name: str) -> Backend:
+        made = self.backend_class(name)(name, self.conf[name], self.host)
+        driver = self.driver_of(name)
         made.attach(driver, Attached(bases=self._bases, bind=self._binding.record_of))
         try:
             made.open()
@@ -234,10 +266,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
 
     def users(self) -> dict[str, list[str]]:
         """The disks that hang on each base, as ``instance/disk``, by the name of the base."""
-        found: dict[str, list[str]] = {}
-        for overlay in overlays.overlays(self.host):
-            found.setdefault(overlay.base, []).append(f"{overlay.instance}/{overlay.name}")
-        return found
+        return Use(self.host).local()
 
 
 def _settings(conf: cfg.ConfigOpts) -> Settings:

@@ -10,6 +10,7 @@ from typing import Final
 
 from imgbackend import errors, files, runner
 from imgbackend.locks import Locks
+from imgbackend.pins import Pins
 from imgbackend.records import Records
 from imgbackend.runner import Limits
 from imgbackend.space import Space
@@ -62,6 +63,8 @@ class Host:
         """The engine's; a driver takes none."""
         self.records = Records(settings.instances, self.locks)
         """What is known of all disks; a driver that has no tags of its own lists them by ``records.kept_by(name)``."""
+        self.pins = Pins(self.bases)
+        """The engine's: bases that are kept whether or not they are used."""
         self.space = Space(settings.instances / "locks", self.locks)
         """Room that is promised to others: ``with space.reserved(file, bytes):`` around a copy to a file;
         see :meth:`imgbackend.space.Space.reserved`."""

@@ -4,6 +4,7 @@ It is ``<name>.json`` beside the base, and is published before it, so that a bas
 is never seen without.  Its modification time is the lease: the last use of the base.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -181,13 +182,12 @@ def write(base: Path, manifest: Manifest, *, mode: int = 0o644) -> None:
 
 
 def last_used(base: Path) -> float:
-    """Seconds since 1970: the lease, or what Nova touches where there is no manifest."""
+    """Seconds since 1970: the later of the lease and of what Nova touches, the base itself; 0: there is neither."""
+    latest = 0.0
     for path in (path_of(base), base):
-        try:
-            return os.stat(path).st_mtime
-        except FileNotFoundError:
-            continue
-    return 0.0
+        with contextlib.suppress(FileNotFoundError):
+            latest = max(latest, os.stat(path).st_mtime)
+    return latest
 
 
 def touch(base: Path) -> None:

@@ -3,15 +3,28 @@
 A file that is recorded as raw is not read: a guest writes on it what it likes.  Of one that
 nobody recorded, the header is believed only to say that a base is in use, never what
 the base's format is.
+
+Folders are renamed and files replaced while they are looked at.  What was listed and is gone
+is looked for again, so that a disk that only moved is not missed.
 """
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from imgbackend import errors, qcow2
 from imgbackend.host import Host
+from imgbackend.types import DiskId, Record
+
+_ROUNDS: Final = 8
+"""How often a folder is listed again, in which something was gone when it was its turn."""
+_DEEPEST: Final = 16
+"""Files that are followed from a disk to its base."""
+_SAME_TICK: Final = 2_000_000_000
+"""Nanoseconds: a folder that changed so shortly before it was listed may change again with the same time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,53 +40,200 @@ class Overlay:
     recorded: bool
 
 
-def overlays(host: Host) -> Iterator[Overlay]:
-    """All overlays of all instances on bases of the base folder.
+class Look:
+    """One look at the folders of all instances, and what it could not see."""
 
-    Folders of instances that Nova is moving or removing (``_resize``, ``_del``) count too.
-    """
-    bases = os.path.realpath(host.bases)
-    for instance in instances(host):
-        formats = _recorded(host, instance)
-        for entry in _files(host.instances / instance):
-            if formats.get(entry.name, "qcow2") != "qcow2" or not entry.is_file(follow_symlinks=False):
-                continue
-            header = _header(Path(entry.path))
+    def __init__(self, host: Host) -> None:
+        """Keep the host; nothing is looked at."""
+        self._host = host
+        self._bases = os.path.realpath(host.bases)
+        self._root = os.path.realpath(host.instances)
+        self._real: dict[str, str] = {}
+        self._listed: dict[str, int] = {}
+        self.unseen: list[str] = []
+        """What may hang on a base and could not be read, a line each: no base is known to be unused."""
+        self.foreign: list[str] = []
+        """Files whose headers refer to what is no base of this host, a line each; they count for nothing."""
+        self.named: dict[tuple[str, str], dict[str, None]] = {}
+        """The disks whose records name a base, by backend and base, as ``instance/disk``."""
+
+    def overlays(self) -> Iterator[Overlay]:
+        """All overlays of all instances on bases of the base folder; a base may be gone.
+
+        Folders of instances that Nova is moving or removing (``_resize``, ``_del``) count too.
+        """
+        done: set[str] = set()
+        for _ in range(_ROUNDS):
+            names = [name for name in self._instances() if name not in done]
+            if not names:
+                return
+            for name in names:
+                if (yield from self._instance(name)):
+                    done.add(name)
+        self.unseen.append(f"{self._root}: folders come and go too fast to be looked at; try again")
+
+    def again(self) -> Iterator[Overlay]:
+        """The overlays in folders that are new, or changed since they were listed."""
+        for name in self._instances():
+            before, now = self._listed.get(name), self._changed_at(name)
+            if before is None or before != now or time.time_ns() - now < _SAME_TICK:
+                yield from self._instance(name)
+
+    def _instances(self) -> list[str]:
+        try:
+            return instances(self._host)
+        except OSError as exc:
+            self.unseen.append(_told(exc, self._root))
+            return []
+
+    def _changed_at(self, instance: str) -> int:
+        try:
+            return os.stat(f"{self._root}/{instance}").st_mtime_ns
+        except OSError:
+            return -1
+
+    def _instance(self, instance: str) -> Generator[Overlay, None, bool]:
+        """The overlays of one; it returns whether the folder was there."""
+        folder = f"{self._root}/{instance}"
+        self._listed[instance] = self._changed_at(instance)
+        formats = self._recorded(instance)
+        done: set[str] = set()
+        for _ in range(_ROUNDS):
+            whole = True
+            try:
+                for path in _files(folder):
+                    name = path[len(folder) + 1 :]
+                    if name in done or formats.get(name, "qcow2") != "qcow2":
+                        continue
+                    try:
+                        found = self._overlay(instance, name, path, recorded=name in formats)
+                    except FileNotFoundError:
+                        whole = False
+                        continue
+                    done.add(name)
+                    if found is not None:
+                        yield found
+            except FileNotFoundError:
+                if not os.path.isdir(folder):
+                    return False
+                whole = False
+            except OSError as exc:
+                self.unseen.append(_told(exc, folder))
+                return True
+            if whole:
+                return True
+        self.unseen.append(f"{folder}: files come and go too fast to be looked at; try again")
+        return True
+
+    def _recorded(self, instance: str) -> dict[str, str]:
+        """The formats on record; of broken records nothing is believed, and their disks count all the same."""
+        try:
+            records = self._host.records.all(instance)
+            formats = self._host.records.nova_formats(instance)
+        except errors.DiskError as exc:
+            self.unseen.append(str(exc))
+            return {}
+        except OSError as exc:
+            self.unseen.append(_told(exc, f"{self._root}/{instance}"))
+            return {}
+        self._note(instance, records)
+        return formats | {name: record.format for name, record in records.items()}
+
+    def _note(self, instance: str, records: Mapping[str, Record]) -> None:
+        for name, record in records.items():
+            if record.base is not None:
+                self.named.setdefault((record.backend, record.base), {})[f"{instance}/{name}"] = None
+
+    def _overlay(self, instance: str, name: str, path: str, *, recorded: bool) -> Overlay | None:
+        header = self._header(path, needed=recorded, wanted=recorded or _is_disk(instance, name))
+        if header is None or header.backing_file is None:
+            return None
+        base = self._root_of(path, header.backing_file, recorded=recorded)
+        if base is None:
+            return None
+        return Overlay(instance=instance, name=name, base=base, format=header.backing_format, recorded=recorded)
+
+    def _header(self, path: str, *, needed: bool, wanted: bool) -> qcow2.Header | None:
+        """A header.  What is ``needed`` must have one, what is ``wanted`` must be readable.
+
+        :raises FileNotFoundError: if the file is gone.
+        """
+        try:
+            return qcow2.read(Path(path))
+        except errors.DiskError as exc:
+            if needed:
+                self.unseen.append(f"{exc}, and is recorded as one")
+        except FileNotFoundError:
+            if not os.path.islink(path):
+                raise
+            if wanted:
+                self.unseen.append(f"{path} is a link to nothing that is here now")
+        except OSError as exc:
+            if wanted:
+                self.unseen.append(_told(exc, path))
+        return None
+
+    def _root_of(self, path: str, backing: str, *, recorded: bool) -> str | None:
+        """The name of the base at the end of a chain; None: it does not end in one that counts."""
+        first = path
+        for _ in range(_DEEPEST):
+            target = self._resolved(path, backing)
+            if target is None:
+                self.foreign.append(f"{first} refers to {backing}, which is no file of this host")
+                return None
+            folder, name = os.path.split(target)
+            if folder == self._bases:
+                return name
+            if not target.startswith(f"{self._root}/"):
+                self.foreign.append(f"{first} refers to {target}, which is outside {self._root}")
+                return None
+            try:
+                header = self._header(target, needed=False, wanted=recorded)
+            except FileNotFoundError:
+                self.foreign.append(f"{first} refers to {target}, which is not there")
+                return None
             if header is None or header.backing_file is None:
-                continue
-            folder, base = os.path.split(header.backing_file)
-            if os.path.realpath(folder) == bases:
-                yield Overlay(
-                    instance=instance,
-                    name=entry.name,
-                    base=base,
-                    format=header.backing_format,
-                    recorded=entry.name in formats,
-                )
+                return None
+            path, backing = target, header.backing_file
+        self.foreign.append(f"{first} has too many files below it")
+        return None
+
+    def _resolved(self, path: str, backing: str) -> str | None:
+        """A backing file's real path; None: it is no path (``json:``, ``nbd://``)."""
+        backing = backing.removeprefix("file:")
+        scheme, colon, _ = backing.partition(":")
+        if colon and "/" not in scheme:
+            return None
+        folder, name = os.path.split(os.path.join(os.path.dirname(path), backing))
+        if folder not in self._real:
+            self._real[folder] = os.path.realpath(folder)
+        return f"{self._real[folder]}/{name}"
 
 
-def _recorded(host: Host, instance: str) -> dict[str, str]:
-    """The formats on record; of broken records nothing is believed, and their disks count all the same."""
-    try:
-        recorded = {name: record.format for name, record in host.records.all(instance).items()}
-        return {**host.records.nova_formats(instance), **recorded}
-    except errors.DiskError:
-        return {}
+def overlays(host: Host) -> Iterator[Overlay]:
+    """All overlays that can be seen; for who need not know whether there are others."""
+    return Look(host).overlays()
 
 
-def _files(folder: Path) -> "list[os.DirEntry[str]]":
-    """What is in a folder, by name; nothing if it has just gone."""
-    try:
-        return sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except FileNotFoundError:
-        return []
+def hangs_on(host: Host, base: str) -> bool:
+    """Whether a disk hangs on a base, or may do so: not every disk could be looked at."""
+    look = Look(host)
+    return any(overlay.base == base for overlay in look.overlays()) or bool(look.unseen)
 
 
 def instances(host: Host) -> list[str]:
-    """The folders of instances, by name."""
+    """The folders of instances, by name.
+
+    :raises OSError: if they cannot be listed; where there is no ``instances_path`` yet, there are none.
+    """
     skipped = {host.settings.bases, "locks", "snapshots"}
-    found = _files(host.instances)
-    return [entry.name for entry in found if entry.is_dir(follow_symlinks=False) and entry.name not in skipped]
+    try:
+        with os.scandir(host.instances) as entries:
+            return sorted(
+                entry.name for entry in entries if entry.name not in skipped and entry.is_dir(follow_symlinks=False)
+            )
+    except FileNotFoundError:
+        return []
 
 
 def stated_formats(host: Host, base: Path) -> set[str]:
@@ -85,8 +245,28 @@ def stated_formats(host: Host, base: Path) -> set[str]:
     }
 
 
-def _header(path: Path) -> qcow2.Header | None:
+def _files(folder: str) -> Iterator[str]:
+    """The paths of the files and links in a folder and those below it, by name.
+
+    :raises FileNotFoundError: if the folder is not there.
+    """
+    with os.scandir(folder) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files(entry.path)
+        elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
+            yield entry.path
+
+
+def _is_disk(instance: str, name: str) -> bool:
+    """Whether a file has the name of a disk; a console's log may well be somebody else's."""
     try:
-        return qcow2.read(path)
-    except (errors.DiskError, FileNotFoundError):
-        return None
+        DiskId(instance=instance.removesuffix("_resize").removesuffix("_del"), name=name)
+    except ValueError:
+        return False
+    return True
+
+
+def _told(exc: OSError, where: str) -> str:
+    return f"{exc.filename or where}: {exc.strerror or exc}"

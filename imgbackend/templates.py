@@ -143,13 +143,14 @@ class Preparer:
         return info
 
     def _imported(self, store: "HoldsBases", order: Order, local: Ready) -> ImageInfo:
-        """Import a local base, and let go of it: the store has it now, unless an overlay hangs on it here."""
-        gone = local.fetched
+        """Import a local base, and let go of it: the store has it now, unless a pin or an overlay holds it here."""
+        pinned = self._host.pins.has(self.base.name)
+        gone = local.fetched and not pinned
         try:
             with self._raw(order.base, local) as (path, manifest):
                 tags = {"image_id": manifest.image_id or "", "digest": manifest.digest or "", "format": "raw"}
                 store.import_base(self.base.name, path, manifest.info, tags, self._progress)
-            gone = not any(overlay.base == self.base.name for overlay in overlays.overlays(self._host))
+            gone = not pinned and not overlays.hangs_on(self._host, self.base.name)
         finally:
             os.close(local.fd)
             if gone:

@@ -32,7 +32,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("templates",),
     ("creation", "export"),
     ("backend",),
-    ("binding", "filedisk", "guest", "sources"),
+    ("binding", "cache", "filedisk", "guest", "sources"),
     ("loader", "references"),
     ("engine",),
     ("cli",),

@@ -1,0 +1,146 @@
+"""How a base goes: under its lock, and after looking again.  What changed meanwhile lets it stay."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from imgbackend import errors, files, manifests
+from imgbackend.abilities import HoldsBases
+from imgbackend.bases import Bases
+from imgbackend.cache import inventory
+from imgbackend.cache.policy import CachedBase, Policy, Verdict, judge
+from imgbackend.cache.use import Use
+from imgbackend.host import Host
+from imgbackend.templates import store_lock
+
+LOG = logging.getLogger(__name__)
+_FRESH: Final = 4
+"""A store's base that is used is touched this many times within the age at which it would go."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a base."""
+
+    base: CachedBase
+    action: Literal["removed", "would be removed", "kept", "failed"]
+    reason: str
+
+
+class _HeldByOthersError(Exception):
+    """Somebody has the base's lock: it is being used."""
+
+
+class Removal:
+    """Removes bases, and notes the use of those that stay."""
+
+    def __init__(
+        self,
+        host: Host,
+        bases: Bases,
+        stores: Mapping[str, HoldsBases],
+        policy: Policy,
+        use: Use,
+        clock: Callable[[], float],
+    ) -> None:
+        """``use`` is what was seen when the verdicts were found; it is looked at again for each that goes."""
+        self._host, self._bases, self._stores = host, bases, stores
+        self._policy, self._use, self._clock = policy, use, clock
+
+    def remove(self, verdict: Verdict) -> Outcome:
+        """Remove a base, unless something holds it now."""
+        base = verdict.base
+        try:
+            with self._held(base):
+                kept = self._kept(verdict)
+                if kept is None:
+                    self._take_away(base)
+        except _HeldByOthersError:
+            kept = "its lock is held: it is being used"
+        except errors.DiskBusy as exc:
+            kept = f"its store does not let it go: {exc}"
+        except (OSError, errors.Error) as exc:
+            return Outcome(base=base, action="failed", reason=self._told(exc))
+        if kept is not None:
+            return Outcome(base=base, action="kept", reason=kept)
+        LOG.info("Removed the base %s (%s): %s", base.name, base.where, verdict.reason)
+        return Outcome(base=base, action="removed", reason=verdict.reason)
+
+    def refresh(self, base: CachedBase) -> str | None:
+        """Note that a base is used; a line that says why that could not be done, or None."""
+        try:
+            if base.path is not None:
+                self._touch(base.path)
+            elif self._is_stale(base):
+                with self._held(base):
+                    store = self._stores[base.where]
+                    if store.find_base(base.name) is not None:
+                        store.touch_base(base.name)
+        except _HeldByOthersError:
+            return None  # whoever holds it notes a use
+        except (OSError, errors.Error) as exc:
+            return f"the use of the base {base.name} ({base.where}) could not be noted: {self._told(exc)}"
+        return None
+
+    def _is_stale(self, base: CachedBase) -> bool:
+        return not 0 <= self._clock() - base.last_used < self._policy.original_age / _FRESH
+
+    def _touch(self, base: Path) -> None:
+        """Of both, the manifest for us and the base for a Nova; neither takes a lock, for it only lengthens a life."""
+        now = self._clock()
+        for path in (manifests.path_of(base), base):
+            with contextlib.suppress(FileNotFoundError, PermissionError):
+                os.utime(path, (now, now))
+
+    @contextlib.contextmanager
+    def _held(self, base: CachedBase) -> Iterator[None]:
+        """The base's lock, and its store's; nobody is waited for."""
+        with self._host.locks.base(base.name, _give_up):
+            if base.store is None:
+                yield
+            else:
+                with store_lock(self._stores[base.store], base.name):
+                    yield
+
+    def _kept(self, verdict: Verdict) -> str | None:
+        """Why a base stays after all; None: it goes."""
+        unseen = len(self._use.unseen)
+        self._use.again()
+        if len(self._use.unseen) > unseen:
+            return "a disk that may hang on it could not be looked at"
+        now = self._now(verdict.base)
+        if now is None:
+            return "it is gone already"
+        fresh = judge(now, self._policy, self._clock())
+        return None if fresh.goes or (fresh.spare and verdict.spare) else fresh.reason
+
+    def _now(self, base: CachedBase) -> CachedBase | None:
+        pinned = self._host.pins.has(base.name, base.store)
+        if base.store is None:
+            entry = self._bases.entry(base.name)
+            return None if entry is None else inventory.of_folder(entry, self._use, pinned=pinned)
+        found = self._stores[base.store].find_base(base.name)
+        return None if found is None else inventory.of_store(found, base.store, self._use, pinned=pinned)
+
+    def _take_away(self, base: CachedBase) -> None:
+        """The base before its manifest: without one it would look like another's.
+
+        The lock's file stays: whoever waits for it, a Nova too, has it open.
+        """
+        if base.store is not None:
+            self._stores[base.store].remove_base(base.name)
+            return
+        path = self._bases.path(base.name)
+        path.unlink()
+        manifests.path_of(path).unlink(missing_ok=True)
+
+    def _told(self, exc: OSError | errors.Error) -> str:
+        return str(files.translated(exc, self._host.bases) if isinstance(exc, OSError) else exc)
+
+
+def _give_up(_phase: str, _done: int, _total: int | None) -> None:
+    raise _HeldByOthersError

@@ -1,0 +1,70 @@
+"""What is in use: the disks of this host by the base that they hang on, in the base folder or in a store."""
+
+from pathlib import Path
+
+from imgbackend import errors, manifests, qcow2
+from imgbackend.host import Host
+from imgbackend.overlays import Look, Overlay
+
+
+class Use:
+    """What one look at all disks found."""
+
+    def __init__(self, host: Host) -> None:
+        """Look at every disk; what cannot be read is told in :attr:`unseen`."""
+        self._host, self._look = host, Look(host)
+        self._local: dict[str, dict[str, None]] = {}
+        for overlay in self._look.overlays():
+            self._note(overlay)
+
+    @property
+    def unseen(self) -> list[str]:
+        """What may hang on a base and could not be read, a line each."""
+        return self._look.unseen
+
+    @property
+    def foreign(self) -> list[str]:
+        """Headers that refer to what is no base of this host, a line each."""
+        return self._look.foreign
+
+    @property
+    def backends(self) -> set[str]:
+        """The backends that records name with a base."""
+        return {backend for backend, _ in self._look.named}
+
+    def local(self) -> dict[str, list[str]]:
+        """The disks that hang on each base of the base folder."""
+        return {base: list(disks) for base, disks in self._local.items()}
+
+    def disks(self, base: str, store: str | None = None) -> tuple[str, ...]:
+        """The disks that hang on a base; on a store's, those whose records name it."""
+        return tuple(self._local.get(base, ()) if store is None else self._look.named.get((store, base), ()))
+
+    def again(self) -> None:
+        """Look once more where something changed since."""
+        for overlay in self._look.again():
+            self._note(overlay)
+
+    def _note(self, overlay: Overlay) -> None:
+        self._add(overlay.base, f"{overlay.instance}/{overlay.name}")
+
+    def _add(self, base: str, disk: str) -> None:
+        known = self._local.get(base)
+        if known is not None:
+            known[disk] = None
+            return
+        self._local[base] = {disk: None}
+        below = self._below(self._host.bases / base)
+        if below is not None:
+            self._add(below, disk)
+
+    def _below(self, base: Path) -> str | None:
+        """The base that a base refers to: none of ours does, and an older tool's may."""
+        manifest = manifests.read(base)
+        if manifest is not None and manifest.format == "raw":
+            return None
+        try:
+            backing = qcow2.read(base).backing_file
+        except (OSError, errors.DiskError):
+            return None
+        return Path(backing).name if backing is not None and Path(backing).parent == base.parent else None
