@@ -69,10 +69,22 @@ class Backend(abc.ABC):
 
     disk_type: ClassVar[type["Disk[Any]"]]
     """The class of its disks."""
-    traits: ClassVar[Traits] = Traits()
-    """Facts that the engine acts on, all of them promises."""
+    traits: Traits = Traits()
+    """Facts that the engine acts on, all of them promises; one that the store alone knows, such as
+    the granularity of a volume group, is set on the instance by :meth:`open`."""
     opts: ClassVar[Sequence[cfg.Opt]] = ()
     """Options, registered in the backend's own section before it is made."""
+
+    @classmethod
+    def for_options(cls, conf: cfg.ConfigOpts.GroupAttr) -> "type[Backend]":  # noqa: ARG003 - most drivers have one class
+        """The class of a backend with these options: this one, or one that can do more or less.
+
+        For a driver whose abilities depend on how it is configured: they are told by the class.
+        Called before the backend is made, with every option readable.  It does no I/O.
+
+        :raises ConfigError: if no backend can have these options.
+        """
+        return cls
 
     def __init__(self, name: str, conf: cfg.ConfigOpts.GroupAttr, host: Host) -> None:
         """Keep the section's name, its options, and the host.  Whatever does I/O is for :meth:`open`."""

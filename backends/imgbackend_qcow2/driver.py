@@ -4,7 +4,6 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
 
 from imgbackend import chains, errors, files, qcow2, qemu_img
 from imgbackend.abilities import Backed, Flattenable, Snapshottable
@@ -108,4 +107,4 @@ class Qcow2Backend(FileBackend):
     """Overlays in the folders of the instances."""
 
     disk_type = Qcow2Disk
-    traits: ClassVar[Traits] = Traits(formats=("qcow2",), files=True)
+    traits = Traits(formats=("qcow2",), files=True)

@@ -1,7 +1,5 @@
 """The driver ``raw``."""
 
-from typing import ClassVar
-
 from imgbackend import errors, qcow2
 from imgbackend.filedisk import FileBackend, FileDisk
 from imgbackend.types import Traits
@@ -25,4 +23,4 @@ class RawBackend(FileBackend):
     """Raw disks in the folders of the instances."""
 
     disk_type = RawDisk
-    traits: ClassVar[Traits] = Traits(formats=("raw", "qcow2"), files=True)
+    traits = Traits(formats=("raw", "qcow2"), files=True)

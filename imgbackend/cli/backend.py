@@ -57,20 +57,19 @@ def _seen(engine: "Engine", name: str) -> dict[str, Any]:
         driver = engine.driver_of(name)
         if driver not in {info.name for info in loader.drivers()}:
             raise
-        return _facts(name, driver, _importable(driver), str(exc))
+        return _facts(name, driver, _class_of(engine, name), str(exc))
     kind = type(backend)
     return _facts(backend.name, backend.driver, kind, "works") | {
         "total": Size(capacity.total),
         "free": Size(capacity.free),
+        "traits": Facts(asdict(backend.traits)),
         "options": Facts(shown_options(backend.conf, kind.opts)),
     }
 
 
-def _importable(driver: str) -> "type[Backend] | None":
-    from imgbackend import loader
-
+def _class_of(engine: "Engine", name: str) -> "type[Backend] | None":
     try:
-        return loader.load_driver(driver)
+        return engine.backend_class(name)
     except ConfigError:
         return None  # the reason was told where it was to be opened
 

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from imgbackend import conf as options
 from imgbackend import errors
@@ -42,7 +42,9 @@ def conforming(
         for key, value in (own or {}).items():
             if not options.override(made.conf, f"{NAME}.{key}", value):
                 raise errors.ConfigError(f"{kind.__name__} has no option {key}")
-        backend = attached(kind(NAME, made.conf[NAME], made.host), NAME)
+        options.check(made.conf, NAME, opts)
+        chosen = cast("type[BackendT]", kind.for_options(made.conf[NAME]))
+        backend = attached(chosen(NAME, made.conf[NAME], made.host), NAME)
         with backend:
             yield backend
 

@@ -114,7 +114,7 @@ class ShelfBackend(Backend, HoldsBases, SharedStore):
     """A folder beside the instances; other hosts would have it mounted too."""
 
     disk_type = ShelfDisk
-    traits: ClassVar[Traits] = Traits(granularity=4096, shared=True)
+    traits = Traits(granularity=4096, shared=True)
     before_clone: ClassVar[list["Meanwhile"]] = []
     """What happens, once, between the base's being found and the clone."""
     imports: ClassVar[list[str]] = []

@@ -1,7 +1,6 @@
 """Drivers that are wrong about sizes, and lose or invent bytes where disks grow."""
 
 import os
-from typing import ClassVar
 
 from imgbackend import files
 from imgbackend.templates import Base, PrepareTemplate
@@ -68,7 +67,7 @@ class RoundsInSecret(MemoryDisk):
 class StatesWhatItDoesNotKeep(MemoryBackend):
     """The granularity is that of the store, but disks have the sizes of their images."""
 
-    traits: ClassVar[Traits] = Traits(granularity=Mi)
+    traits = Traits(granularity=Mi)
 
 
 @caught({"test_resize_grows_with_zeroes": "== oracle.size(disk.source()) == size"})

@@ -61,7 +61,7 @@ class ExplainsNoOption(MemoryBackend):
 class CountsInBlocks(MemoryBackend):
     """The granularity is one, in the store's own blocks."""
 
-    traits: ClassVar[Traits] = Traits(granularity=1)
+    traits = Traits(granularity=1)
 
 
 @caught({"test_disk_keeps_its_name": "disk.id == wanted"})
