@@ -19,7 +19,18 @@ from typing import Final
 from imgbackend import errors
 
 PACKAGES: Final = {"qemu-img": "qemu-utils", "qemu-io": "qemu-utils", "prlimit": "util-linux", "setpriv": "util-linux"}
-"""The Debian package of each command that is run."""
+"""The Debian package of each command that is always needed."""
+_FURTHER_PACKAGES: Final = {
+    **dict.fromkeys(("mkfs.ext2", "mkfs.ext3", "mkfs.ext4"), "e2fsprogs"),
+    "mkfs.xfs": "xfsprogs",
+    "mkfs.btrfs": "btrfs-progs",
+    "mkfs.vfat": "dosfstools",
+    "mkfs.ntfs": "ntfs-3g",
+    "mkswap": "util-linux",
+}
+"""Of those that some disks need."""
+_SBIN: Final = "/usr/sbin:/sbin"
+"""Folders that users other than root may not have in their PATH."""
 _LOOK: Final = 0.2
 _MOST_PRINTED: Final = 16 << 20
 """Bytes that a command may print: a broken image can have a complaint about each of its clusters."""
@@ -105,7 +116,7 @@ def _start(line: list[str], argv: Sequence[str], pass_fds: Sequence[int]) -> "su
             stderr=subprocess.PIPE,
             pass_fds=tuple(pass_fds),
             process_group=0,  # a Ctrl-C is for this process, which then ends the command in its own time
-            env={**os.environ, "LC_ALL": "C"},
+            env={**os.environ, "LC_ALL": "C", "PATH": f"{os.environ.get('PATH', os.defpath)}:{_SBIN}"},
         )
     except FileNotFoundError as exc:
         raise errors.ConfigError(f"{line[0]} is not installed; install {PACKAGES[line[0]]}") from exc
@@ -162,13 +173,17 @@ def _missing(argv: Sequence[str], status: int, err: str) -> None:
     """prlimit, setpriv and the dynamic linker report by their own words what cannot be started."""
     for name in ("setpriv", argv[0]):
         if status in (127, 1, 69) and f"{name}: No such file or directory" in err:
-            raise errors.ConfigError(f"{name} is not installed; install {PACKAGES.get(name, name)}")
+            raise errors.ConfigError(f"{name} is not installed; install {_package(name)}")
         if status in (126, 127) and (f"{name}: Permission denied" in err or "error while loading shared lib" in err):
             told = err.strip().splitlines()[-1]
             raise errors.ConfigError(
                 f"{argv[0]} cannot be started as the user that it is to run as: {told}; see unprivileged_user, "
                 "and that this user may pass through / and the folders of commands and libraries"
             )
+
+
+def _package(name: str) -> str:
+    return PACKAGES.get(name) or _FURTHER_PACKAGES.get(name) or f"the package that has {name}"
 
 
 def _limit(status: int, err: str, limits: Limits) -> str | None:
