@@ -37,6 +37,10 @@ class Commands:
         self.root_helper = root_helper or "sudo -n"
         self.timeout = timeout
 
+    def line(self, tool: str, *args: str) -> list[str]:
+        """The command as it is run, but for the root helper."""
+        return ["timeout", f"--kill-after={_GRACE}", f"{self.timeout:.6g}", path_of(tool), *args]
+
     def run(self, tool: str, *args: str, fine: re.Pattern[str] | None = None) -> str:
         """What the command prints.
 
@@ -44,11 +48,10 @@ class Commands:
 
         :raises Error: what :func:`~imgbackend_lvm.meanings.meaning` says.
         """
-        line = ["timeout", f"--kill-after={_GRACE}", f"{self.timeout:.6g}", path_of(tool), *args]
         started: list[subprocess.Popen[bytes]] = []
         try:
             out, _ = processutils.execute(
-                *line,
+                *self.line(tool, *args),
                 run_as_root=True,
                 root_helper=self.root_helper,
                 timeout=int(self.timeout) + 2 * _GRACE,

@@ -17,6 +17,7 @@ from imgbackend_lvm.names import check_group, check_name, check_tag, tag_of, tag
 from imgbackend_lvm.reports import LogicalVolume, VolumeGroup
 
 __all__ = [
+    "MOST_TAGS",
     "LogicalVolume",
     "Lvm2",
     "Permission",
@@ -37,16 +38,19 @@ _AS_PERMITTED: Final = re.compile(r"is already (?:read only|writable)")
 _ABSENT: Final = re.compile(r"Failed to find logical volume")
 _NO_POOL: Final = "lv_attr!~^t"
 """Selects what is no thin pool: ``--yes`` would remove one with all that is in it."""
-_SECTOR: Final = 512
-_MOST_NAMES: Final = 8
-"""Volumes that one lvremove takes: the filters for rootwrap count arguments."""
+SECTOR: Final = 512
+"""Bytes; sizes consist of whole ones."""
+_MOST_NAMES: Final = 4
+"""Volumes that one lvremove takes: the filters for rootwrap have a line for each number of arguments."""
+MOST_TAGS: Final = 8
+"""Tags that one lvcreate takes, and changes that one lvchange makes; for the same reason."""
 
 
 class Lvm2:
     """The commands of lvm2.  Making one runs nothing.
 
     A name is checked before a command sees it, and stands after ``--``; nothing goes
-    through a shell.  Any method raises what :func:`imgbackend_lvm.commands.meaning` tells.
+    through a shell.  Any method raises what :func:`imgbackend_lvm.meanings.meaning` tells.
     """
 
     def __init__(self, *, root_helper: str | None = None, timeout: float = 120.0) -> None:
@@ -101,9 +105,7 @@ class Lvm2:
         check_name(group, name)
         clear = "y" if wipe else "n"
         made = ["--yes", "--type", "linear", "--wipesignatures", clear, "--zero", clear, "--permission", permission]
-        self._allocate(
-            group, "lvcreate", *made, *_size("--size", size), "--name", name, *_tags("add", tags), "--", group
-        )
+        self._allocate(group, "lvcreate", *made, *_size("--size", size), "--name", name, *_new_tags(tags), "--", group)
 
     def lvcreate_thin(self, group: str, pool: str, name: str, size: int, *, tags: Sequence[str] = ()) -> None:
         """Make a thin volume of ``size`` virtual bytes in ``pool``; it is active.
@@ -114,7 +116,7 @@ class Lvm2:
         check_name(group, pool)
         check_name(group, name)
         made = ["--yes", "--type", "thin", "--wipesignatures", "n", *_size("--virtualsize", size), "--thinpool", pool]
-        self._allocate(group, "lvcreate", *made, "--name", name, *_tags("add", tags), "--", group)
+        self._allocate(group, "lvcreate", *made, "--name", name, *_new_tags(tags), "--", group)
 
     def lvcreate_snapshot(
         self, group: str, origin: str, name: str, *, tags: Sequence[str] = (), permission: Permission = "rw"
@@ -129,7 +131,7 @@ class Lvm2:
         check_name(group, origin)
         check_name(group, name)
         made = ["--yes", "--snapshot", "--setactivationskip", "n", "--activate", "y", "--permission", permission]
-        self._allocate(group, "lvcreate", *made, "--name", name, *_tags("add", tags), "--", f"{group}/{origin}")
+        self._allocate(group, "lvcreate", *made, "--name", name, *_new_tags(tags), "--", f"{group}/{origin}")
 
     def lvextend(self, group: str, name: str, size: int) -> None:
         """Grow a volume to ``size`` bytes, rounded up to extents; one that has as many or more stays as it is.
@@ -173,16 +175,17 @@ class Lvm2:
     ) -> None:
         """Change what is given; what is so already is no error.
 
-        Tags and permission are one command, activation is one of its own, after it.
+        Up to :data:`MOST_TAGS` tags and permissions are one command; activation is one of
+        its own, after it.
 
         :raises DiskBusy: if a volume that is in use is to be deactivated.
         """
         check_name(group, name)
         change = [*_tags("add", addtag), *_tags("del", deltag)]
         if permission is not None:
-            change += ["--permission", permission]
-        if change:
-            self._change(group, name, *change)
+            change.append(f"--permission={permission}")
+        for start in range(0, len(change), MOST_TAGS):
+            self._change(group, name, *change[start : start + MOST_TAGS])
         if activate is not None:
             skip = ["--ignoreactivationskip"] if ignoreactivationskip else []
             self._change(group, name, "--activate", "y" if activate else "n", *skip)
@@ -203,9 +206,15 @@ class Lvm2:
 
 
 def _size(option: str, size: int) -> tuple[str, str]:
-    if size <= 0 or size % _SECTOR:
-        raise ValueError(f"not a size for a volume: {size}; it has to be a multiple of {_SECTOR} above 0")
+    if size <= 0 or size % SECTOR:
+        raise ValueError(f"not a size for a volume: {size}; it has to be a multiple of {SECTOR} above 0")
     return option, f"{size}b"
+
+
+def _new_tags(tags: Sequence[str]) -> list[str]:
+    if len(tags) > MOST_TAGS:
+        raise errors.DiskError(f"a new volume gets up to {MOST_TAGS} tags, not {len(tags)}; add others with lvchange")
+    return _tags("add", tags)
 
 
 def _tags(verb: Literal["add", "del"], tags: Sequence[str]) -> list[str]:
