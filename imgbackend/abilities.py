@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, final
 
 from imgbackend import errors
-from imgbackend.types import ImageInfo, Progress, SnapshotInfo, StoreBase, Way, ignore
+from imgbackend.types import Finding, ImageInfo, Progress, SnapshotInfo, StoreBase, Way, ignore
 
 _SNAPSHOT: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,62}\Z")
 
@@ -207,7 +207,19 @@ class SharedStore(abc.ABC):
         """A lock over all hosts; the driver provides it, the engine takes it."""
 
 
+class Checkable(abc.ABC):
+    """A backend that sees in its store what will go wrong: a pool that fills up, a right that is missing."""
+
+    @abc.abstractmethod
+    def findings(self) -> Iterator[Finding]:
+        """What ``imgbackend doctor`` tells of the store, of an open backend; nothing is changed.
+
+        One line for each check, that is well too; where it is not, with what to do.
+        What cannot be looked at is a finding as well.
+        """
+
+
 def abilities(kind: type) -> list[str]:
     """The names of what a class of disks or of backends is able to do."""
-    known = (Backed, Cloneable, Importable, Snapshottable, Flattenable, HoldsBases, SharedStore)
+    known = (Backed, Cloneable, Importable, Snapshottable, Flattenable, HoldsBases, SharedStore, Checkable)
     return [ability.__name__ for ability in known if issubclass(kind, ability)]

@@ -1,6 +1,6 @@
 """Values that cross the line between the engine, its drivers and its sources.
 
-All are frozen, slotted and keyword-only.  Sizes are bytes as the guest sees them,
+All are frozen, slotted and, but for :class:`Finding`, keyword-only.  Sizes are bytes as the guest sees them,
 digests are lower-case hex, and names are checked when they are made: whatever holds
 a :class:`DiskId` holds a name that is safe in a path, a volume name and an option.
 """
@@ -37,6 +37,9 @@ ramdisk, kept byte for byte, without a size.  ``generated``: a swap area or a fr
 file system that this host makes.  ``private``: one instance's secret, a config
 drive: never a base, and no digest of it is kept.
 """
+
+Verdict: TypeAlias = Literal["ok", "warning", "error"]
+"""Of a check: all is well; something will go wrong; something does."""
 
 _INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}\Z")
 _DISK = re.compile(r"(?:disk(?:\.(?:local|swap|config|eph[0-9]{1,3}))?|kernel|ramdisk)(?:\.([a-z][a-z0-9-]{0,30}))?\Z")
@@ -299,3 +302,15 @@ class StoreBase:
     """Seconds since 1970: its last use."""
     tags: Mapping[str, str]
     """What it was imported with: ``image_id``, ``digest``, ``format``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report of ``imgbackend doctor``."""
+
+    check: str
+    """What was looked at, in a few words."""
+    verdict: Verdict
+    found: str
+    advice: str = ""
+    """What to do; empty where all is well."""

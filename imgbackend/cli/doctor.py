@@ -8,8 +8,9 @@ from imgbackend.cli.base import Lister
 from imgbackend.cli.doctor_folders import folders
 from imgbackend.cli.doctor_host import identities, tools
 from imgbackend.cli.doctor_stores import stores
-from imgbackend.cli.findings import Finding, worst
+from imgbackend.cli.findings import worst
 from imgbackend.errors import ConfigError
+from imgbackend.types import Finding
 
 
 class Doctor(Lister):

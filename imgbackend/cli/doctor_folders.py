@@ -15,8 +15,8 @@ from typing import Final
 
 from imgbackend import files
 from imgbackend.cli.figures import human_size
-from imgbackend.cli.findings import Finding
 from imgbackend.cli.places import file_system, nearest, room
+from imgbackend.types import Finding
 
 _SCARCE: Final = 20
 """Less than one part in so many free is worth a warning."""

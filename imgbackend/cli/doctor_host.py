@@ -8,8 +8,9 @@ import subprocess
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from imgbackend.cli.findings import TOOL_SECONDS, Finding
+from imgbackend.cli.findings import TOOL_SECONDS
 from imgbackend.runner import PACKAGES
+from imgbackend.types import Finding
 
 if TYPE_CHECKING:
     from oslo_config import cfg

@@ -1,13 +1,15 @@
 """The doctor's look at the configuration: its files, its backends, its sources."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imgbackend.abilities import Checkable
 from imgbackend.cli.figures import human_size
-from imgbackend.cli.findings import Finding
 from imgbackend.errors import ConfigError, Error
+from imgbackend.types import Finding
 
 if TYPE_CHECKING:
     from imgbackend.engine import Engine
@@ -22,10 +24,14 @@ def stores(engine: "Engine", *, online: bool) -> Iterator[Finding]:
 
 
 def _backends(engine: "Engine") -> Iterator[Finding]:
-    """The one that new disks are made on, and every other that is configured."""
+    """The one that new disks are made on, and every other that is configured; what they find themselves."""
+    names = engine.backend_names()
     yield _backend(engine, None, f"images_type = {engine.conf.images_type}")
-    for name in engine.backend_names():
+    for name in names:
         yield _backend(engine, name, f"backend {name}")
+    looked: set[str] = set()
+    for each in (None, *names):
+        yield from _of_its_store(engine, each, looked)
 
 
 def _backend(engine: "Engine", name: str | None, check: str) -> Finding:
@@ -38,6 +44,22 @@ def _backend(engine: "Engine", name: str | None, check: str) -> Finding:
         return Finding(check, "error", str(exc), "see to the storage")
     free = f"{human_size(capacity.free)} of {human_size(capacity.total)} free"
     return Finding(check, "ok", f"driver {backend.driver}, {free}")
+
+
+def _of_its_store(engine: "Engine", name: str | None, looked: set[str]) -> Iterator[Finding]:
+    """What a backend that can look into its store tells of it, once; one that cannot be opened was told of."""
+    try:
+        backend = engine.backend(name)
+    except Error:
+        return
+    if not isinstance(backend, Checkable) or backend.name in looked:
+        return
+    looked.add(backend.name)
+    try:
+        for finding in backend.findings():
+            yield dataclasses.replace(finding, check=f"{backend.name}: {finding.check}")
+    except Error as exc:
+        yield Finding(backend.name, "error", str(exc), "see to the storage")
 
 
 def _unknown_options(engine: "Engine") -> Iterator[Finding]:

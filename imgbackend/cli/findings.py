@@ -1,23 +1,11 @@
-"""What a check of ``imgbackend doctor`` finds."""
+"""What the checks of ``imgbackend doctor`` have in common."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
-Verdict: TypeAlias = Literal["ok", "warning", "error"]
+from imgbackend.types import Finding, Verdict
 
 TOOL_SECONDS: Final = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the doctor's report."""
-
-    check: str
-    verdict: Verdict
-    found: str
-    advice: str = ""
-    """What to do; empty where all is well."""
 
 
 def worst(findings: Sequence[Finding]) -> Verdict:

@@ -1,9 +1,11 @@
 """What is told of a disk and of a store, measured against QEMU's view."""
 
 import os
+from typing import Any
 
+from imgbackend.abilities import Checkable
 from imgbackend.testing import oracle
-from imgbackend.testing.topic import Topic
+from imgbackend.testing.topic import Topic, needs
 from imgbackend.testing.trial import Trial, slack
 from imgbackend.types import DiskId, FileSource, Mi
 
@@ -81,6 +83,22 @@ class InfoTests(Topic):
         capacity = trial.backend.capacity()
         assert 0 <= capacity.free <= capacity.total
         assert capacity.total > 0
+
+    @needs(Checkable)
+    def test_findings_are_lines_with_advice(self, trial: Trial) -> None:
+        """What ``doctor`` tells of the store: a line each, what to do where it is not well, and nothing is changed."""
+        trial.made(trial.image(size=trial.small))
+        before = trial.entries()
+        backend: Any = trial.backend
+        found = list(backend.findings())
+        assert found, "nothing is looked at"
+        for finding in found:
+            assert finding.verdict in ("ok", "warning", "error"), finding
+            assert finding.check, finding
+            assert finding.found, finding
+            assert finding.advice or finding.verdict == "ok", f"{finding} does not say what to do"
+            assert "\n" not in f"{finding.check}{finding.found}{finding.advice}", f"{finding} has more than a line"
+        assert trial.entries() == before
 
     def test_format_is_not_taken_from_what_a_guest_wrote(self, trial: Trial) -> None:
         """A guest that puts a qcow2 on its disk, header first, is not believed: it could name a file of the host."""

@@ -24,6 +24,7 @@ _ABILITIES = (
     abilities.Flattenable,
     abilities.HoldsBases,
     abilities.SharedStore,
+    abilities.Checkable,
 )
 _FINAL = ("cache", "explain", "exists", "info", "resize", "remove", "extract", "found", "looking", "changing", "amend")
 
@@ -52,8 +53,8 @@ class MannerTests(Topic):
             assert told == [], f"{', '.join(told)} without {ability.__name__}: mix it in, or rename them"
 
     def test_abilities_are_on_the_right_class(self, trial: Trial) -> None:
-        """``HoldsBases`` and ``SharedStore`` are a backend's, the others a disk's."""
-        of_backends = (abilities.HoldsBases, abilities.SharedStore)
+        """``HoldsBases``, ``SharedStore`` and ``Checkable`` are a backend's, the others a disk's."""
+        of_backends = (abilities.HoldsBases, abilities.SharedStore, abilities.Checkable)
         for ability in _ABILITIES:
             wrong: type = trial.backend.disk_type if ability in of_backends else type(trial.backend)
             assert not issubclass(wrong, ability)

@@ -3,14 +3,19 @@
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cli.harness import Cli
+from imgbackend import Engine, errors, loader
 from imgbackend.cli.doctor_folders import folders
+from imgbackend.cli.doctor_stores import stores
 from imgbackend.cli.places import file_system
+from imgbackend.types import Capacity, Finding
+from labs.able import AbleBackend
 
 
 def report(cli: Cli, *words: str | Path, status: int = 0) -> dict[str, dict[str, Any]]:
@@ -118,3 +123,38 @@ def test_a_path_that_is_no_folder_is_an_error(tmp_path: Path) -> None:
 
 def test_the_file_system_is_named_as_the_kernel_does() -> None:
     assert file_system(Path("/proc")) == "proc"
+
+
+class Unwell(AbleBackend):
+    """A store that is open, and nothing more."""
+
+    def capacity(self) -> Capacity:
+        raise errors.StorageUnavailable("nobody counts here")
+
+    def findings(self) -> Iterator[Finding]:
+        yield Finding("pool", "warning", "half full", "make it larger")
+        raise errors.StorageUnavailable("the store went away")
+
+
+def test_a_store_that_tells_of_itself_is_told_of_once_and_its_failure_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "load_driver", lambda name: {"able": AbleBackend}.get(name, Unwell))
+    told = {
+        "instances_path": str(tmp_path / "instances"),
+        "images_type": "able",
+        "able.folder": str(tmp_path / "able"),
+        "other.folder": str(tmp_path / "other"),
+    }
+    with Engine.from_config([], told) as engine:
+        monkeypatch.setattr(engine, "backend_names", lambda: ["able", "other"])
+        found = [finding for finding in stores(engine, online=False) if not finding.check.startswith("source")]
+    assert [(finding.check, finding.verdict) for finding in found] == [
+        ("images_type = able", "ok"),
+        ("backend able", "ok"),
+        ("backend other", "error"),
+        ("able: bases", "ok"),
+        ("other: pool", "warning"),
+        ("other", "error"),
+    ]
+    assert found[-1].found == "the store went away"

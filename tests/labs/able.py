@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from imgbackend import errors, files
-from imgbackend.abilities import Cloneable, HoldsBases, Importable, SharedStore
+from imgbackend.abilities import Checkable, Cloneable, HoldsBases, Importable, SharedStore
 from imgbackend.templates import Base, PrepareTemplate
 from imgbackend.testing.memory import MemoryBackend, MemoryDisk
-from imgbackend.types import Declared, ImageInfo, Plan, Progress, StoreBase, Way, ignore
+from imgbackend.types import Declared, Finding, ImageInfo, Plan, Progress, StoreBase, Way, ignore, is_base_name
 
 SCHEME = "able://"
 
@@ -59,7 +59,7 @@ class AbleDisk(MemoryDisk, Cloneable, Importable):
         files.publish(self.unfinished, self.path)
 
 
-class AbleBackend(MemoryBackend, HoldsBases, SharedStore):
+class AbleBackend(MemoryBackend, HoldsBases, SharedStore, Checkable):
     """Bases are files of the store, with their tags beside them."""
 
     disk_type = AbleDisk
@@ -115,6 +115,15 @@ class AbleBackend(MemoryBackend, HoldsBases, SharedStore):
         """Copies do not need it."""
         (self.bases / name).unlink(missing_ok=True)
         (self.bases / name).with_suffix(".tags").unlink(missing_ok=True)
+
+    def findings(self) -> Iterator[Finding]:
+        """Whether each base has its tags."""
+        bases = [path for path in self.bases.iterdir() if is_base_name(path.name)]
+        lost = [path.name for path in bases if not path.with_suffix(".tags").exists()]
+        if lost:
+            yield Finding("bases", "error", f"without tags: {', '.join(lost)}", f"remove them from {self.bases}")
+        else:
+            yield Finding("bases", "ok", f"all in {self.bases} have their tags")
 
     def import_base(
         self, name: str, path: Path, info: ImageInfo, tags: Mapping[str, str], progress: Progress

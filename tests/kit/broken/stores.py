@@ -8,7 +8,7 @@ from pathlib import Path
 
 from imgbackend import errors, files
 from imgbackend.templates import Base, PrepareTemplate
-from imgbackend.types import ImageInfo, Progress, StoreBase, Way
+from imgbackend.types import Finding, ImageInfo, Progress, StoreBase, Way
 from kit.faults import caught
 from labs.able import SCHEME, AbleBackend, AbleDisk
 
@@ -162,3 +162,21 @@ class MovesTheBase(AbleDisk):
         super().remove_image()
         shutil.rmtree(self.backend.bases)
         files.make_folders(self.backend.bases)
+
+
+@caught({"test_findings_are_lines_with_advice": "does not say what to do"})
+class ComplainsOfItsBases(AbleBackend):
+    """Something is wrong, and the operator may find out what to do about it."""
+
+    def findings(self) -> Iterator[Finding]:
+        yield Finding("bases", "error", "some are broken")
+
+
+@caught({"test_findings_are_lines_with_advice": "trial.entries() == before"})
+class TidiesUpWhileItLooks(AbleBackend):
+    """Whoever looks finds things to clear away: here, what nobody is using just now."""
+
+    def findings(self) -> Iterator[Finding]:
+        for disk in self.list_disks():
+            self.disk(disk).remove()
+        yield from super().findings()
