@@ -10,10 +10,13 @@ import pytest
 
 from imgbackend.types import Mi
 from labs import leaks, mounts
+from labs.ceph import rbd_cluster, rbd_own_cluster, rbd_pool
 from labs.require import require
 
+__all__ = ["rbd_cluster", "rbd_own_cluster", "rbd_pool"]
+
 _HERE: Final = Path(__file__).parent
-_LABS: Final = ("btrfs", "glance", "nova", "xfs")
+_LABS: Final = ("btrfs", "glance", "nova", "rbd", "xfs")
 _SLOW: Final = ("cli", "conformance", "engine/test_crash.py", "kit", "takeover", "trust")
 """Their tests start the command or real services, or kill processes, again and again."""
 
@@ -29,13 +32,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
 
 
-_FAILED: Final = pytest.StashKey[bool]()
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    item.stash[_FAILED] = item.stash.get(_FAILED, False) or report.failed
+    item.stash[leaks.FAILED] = item.stash.get(leaks.FAILED, False) or report.failed
     return report
 
 
@@ -44,8 +44,8 @@ def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """A test that passes leaves no child process, no thread and no descriptor."""
     before = leaks.Held.now()
     yield
-    if request.node.stash.get(_FAILED, False):
-        return  # its traceback keeps alive what the test used
+    if request.node.stash.get(leaks.FAILED, False):
+        return
     left = leaks.left_since(before)
     if left:
         pytest.fail("the test left behind: " + "; ".join(left), pytrace=False)

@@ -248,7 +248,8 @@ start() {
     [ "${CEPH_LAB_MGR:-no}" != yes ] || launch mgr ceph-mgr -f -c "$dir/ceph.conf" -i x
     launch osd ceph-osd -f -c "$dir/ceph.conf" -i 0
     admin wait "$pools" || fail "the pools did not become usable"
-    [ -z "${CEPH_LAB_OWNER:-}" ] || (keep 9>&- </dev/null >/dev/null 2>&1 &)
+    # In a session of its own: what ends its owner must not end it too.
+    [ -z "${CEPH_LAB_OWNER:-}" ] || setsid "$here/ceph-lab.sh" keep "$dir" </dev/null >/dev/null 2>&1 9>&- &
     say "started; CEPH_CONF=$dir/ceph.conf rbd ls ${pools%% *}"
 }
 
@@ -297,7 +298,7 @@ link() { # the modules fit one Python alone, that of their names
 
 command=${1:-help}
 case $command in
-    start | stop | status | purge | link)
+    start | stop | status | purge | link | keep)
         [ $# -eq 2 ] || die "usage: ceph-lab.sh $command $([ "$command" = link ] && echo VENV || echo DIR)"
         if [ "$command" = start ]; then mkdir -p "$2"; fi
         if [ ! -d "$2" ]; then die "there is no folder $2"; fi
@@ -306,6 +307,7 @@ case $command in
 esac
 case $command in
     start) start ;;
+    keep) keep ;;
     status) status ;;
     stop | purge)
         [ -e "$dir/.ceph-lab" ] || die "$dir is no cluster's"

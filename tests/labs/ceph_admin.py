@@ -92,13 +92,13 @@ def connected(folder: Path, timeout: int = 20) -> Iterator[Admin]:
     limits["rados_osd_op_timeout"] = str(timeout)
     cluster = rados.Rados(conffile=str(folder / "ceph.conf"), name="client.admin", conf=limits)
     try:
-        cluster.connect()
-    except rados.Error as exc:
-        raise CephError(f"no connection to the cluster in {folder}: {exc}") from exc
-    try:
+        try:
+            cluster.connect()
+        except rados.Error as exc:
+            raise CephError(f"no connection to the cluster in {folder}: {exc}") from exc
         yield Admin(cluster)
     finally:
-        cluster.shutdown()
+        cluster.shutdown()  # descriptors stay open without it, even where no connection was made
 
 
 def _register(admin: Admin, osd: str, pools: list[str]) -> None:

@@ -8,6 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import pytest
+
+FAILED: Final = pytest.StashKey[bool]()
+"""Of a test: whether it failed so far; then its traceback keeps alive what it used."""
+
 _PATIENCE: Final = 5.0
 """Seconds in which what is about to end may do so."""
 
