@@ -40,6 +40,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         self._pending = {
             key: value for key, value in (overrides or {}).items() if not options.override(conf, key, value)
         }
+        self._overridden = {key.split(".")[0] for key in self._pending}
         for key in self._pending:
             if "." not in key or key.split(".")[0] == "image_cache":
                 raise errors.ConfigError(f"there is no option {key}")
@@ -129,8 +130,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
     def _configured(self) -> set[str]:
         """The sections that have an installed driver, and what ``images_type`` names."""
         installed = {found.name for found in loader.drivers()}
-        overridden = {key.split(".")[0] for key in self._pending}
-        sections = {*self.conf.list_all_sections(), *overridden, *self._backends} - options.RESERVED
+        sections = {*self.conf.list_all_sections(), *self._overridden, *self._backends} - options.RESERVED
         return {name for name in sections if self.driver_of(name) in installed} | {self._resolved(None)}
 
     def _stores(self, recorded: Collection[str]) -> Stores:
@@ -141,6 +141,8 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
             try:
                 if not issubclass(loader.load_driver(self.driver_of(name)), HoldsBases):
                     continue
+                if name == "local":
+                    raise errors.ConfigError("local is what the base folder is called; rename the section")
                 backend = self.backend(name)
             except errors.Error as exc:
                 faults.append(f"the backend {name} cannot be opened, and what bases it holds is not known: {exc}")

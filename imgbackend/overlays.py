@@ -50,9 +50,9 @@ class Look:
         self._root = os.path.realpath(host.instances)
         self._real: dict[str, str] = {}
         self._listed: dict[str, int] = {}
-        self.unseen: list[str] = []
+        self.unseen: dict[str, None] = {}
         """What may hang on a base and could not be read, a line each: no base is known to be unused."""
-        self.foreign: list[str] = []
+        self.foreign: dict[str, None] = {}
         """Files whose headers refer to what is no base of this host, a line each; they count for nothing."""
         self.named: dict[tuple[str, str], dict[str, None]] = {}
         """The disks whose records name a base, by backend and base, as ``instance/disk``."""
@@ -70,7 +70,7 @@ class Look:
             for name in names:
                 if (yield from self._instance(name)):
                     done.add(name)
-        self.unseen.append(f"{self._root}: folders come and go too fast to be looked at; try again")
+        self.unseen[f"{self._root}: folders come and go too fast to be looked at; try again"] = None
 
     def again(self) -> Iterator[Overlay]:
         """The overlays in folders that are new, or changed since they were listed."""
@@ -83,7 +83,7 @@ class Look:
         try:
             return instances(self._host)
         except OSError as exc:
-            self.unseen.append(_told(exc, self._root))
+            self.unseen[_told(exc, self._root)] = None
             return []
 
     def _changed_at(self, instance: str) -> int:
@@ -118,11 +118,11 @@ class Look:
                     return False
                 whole = False
             except OSError as exc:
-                self.unseen.append(_told(exc, folder))
+                self.unseen[_told(exc, folder)] = None
                 return True
             if whole:
                 return True
-        self.unseen.append(f"{folder}: files come and go too fast to be looked at; try again")
+        self.unseen[f"{folder}: files come and go too fast to be looked at; try again"] = None
         return True
 
     def _recorded(self, instance: str) -> dict[str, str]:
@@ -131,10 +131,10 @@ class Look:
             records = self._host.records.all(instance)
             formats = self._host.records.nova_formats(instance)
         except errors.DiskError as exc:
-            self.unseen.append(str(exc))
+            self.unseen[str(exc)] = None
             return {}
         except OSError as exc:
-            self.unseen.append(_told(exc, f"{self._root}/{instance}"))
+            self.unseen[_told(exc, f"{self._root}/{instance}")] = None
             return {}
         self._note(instance, records)
         return formats | {name: record.format for name, record in records.items()}
@@ -162,15 +162,15 @@ class Look:
             return qcow2.read(Path(path))
         except errors.DiskError as exc:
             if needed:
-                self.unseen.append(f"{exc}, and is recorded as one")
+                self.unseen[f"{exc}, and is recorded as one"] = None
         except FileNotFoundError:
             if not os.path.islink(path):
                 raise
             if wanted:
-                self.unseen.append(f"{path} is a link to nothing that is here now")
+                self.unseen[f"{path} is a link to nothing that is here now"] = None
         except OSError as exc:
             if wanted:
-                self.unseen.append(_told(exc, path))
+                self.unseen[_told(exc, path)] = None
         return None
 
     def _root_of(self, path: str, backing: str, *, recorded: bool) -> str | None:
@@ -179,23 +179,23 @@ class Look:
         for _ in range(_DEEPEST):
             target = self._resolved(path, backing)
             if target is None:
-                self.foreign.append(f"{first} refers to {backing}, which is no file of this host")
+                self.foreign[f"{first} refers to {backing}, which is no file of this host"] = None
                 return None
             folder, name = os.path.split(target)
             if folder == self._bases:
                 return name
             if not target.startswith(f"{self._root}/"):
-                self.foreign.append(f"{first} refers to {target}, which is outside {self._root}")
+                self.foreign[f"{first} refers to {target}, which is outside {self._root}"] = None
                 return None
             try:
                 header = self._header(target, needed=False, wanted=recorded)
             except FileNotFoundError:
-                self.foreign.append(f"{first} refers to {target}, which is not there")
+                self.foreign[f"{first} refers to {target}, which is not there"] = None
                 return None
             if header is None or header.backing_file is None:
                 return None
             path, backing = target, header.backing_file
-        self.foreign.append(f"{first} has too many files below it")
+        self.foreign[f"{first} has too many files below it"] = None
         return None
 
     def _resolved(self, path: str, backing: str) -> str | None:

@@ -41,6 +41,8 @@ class Listing:
 
     bases: list[CachedBase]
     """Those of the base folder first, then each store's, by name."""
+    stores: list[str]
+    """The backends whose stores keep bases and could be opened, by name."""
     faults: list[str]
     """What could not be looked at, a line each: there may be more bases, and more disks on them."""
     foreign: list[str]
@@ -85,7 +87,9 @@ class Cache:
             use = Use(self._host)
             stores = self._stores(use.backends)
             found, faults = self._found(use, stores)
-            return Listing(bases=found, faults=[*use.unseen, *faults], foreign=use.foreign)
+            return Listing(
+                bases=found, stores=sorted(stores.opened), faults=[*use.unseen, *faults], foreign=use.foreign
+            )
 
     def pins(self) -> frozenset[Pin]:
         """All pins, also of bases that are not there."""

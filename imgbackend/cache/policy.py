@@ -95,6 +95,7 @@ def judge(base: CachedBase, policy: Policy, now: float) -> Verdict:
         return _stays(base, "pinned", refresh=True)
     if unused < -_SKEW:
         return _stays(base, f"last used {span(-unused)} in the future: a clock was changed", refresh=True)
+    unused = max(unused, 0.0)
     if unused < policy.lease:
         return _stays(base, f"used {span(unused)} ago, and leased for {span(policy.lease)}")
     if not policy.remove:

@@ -108,9 +108,8 @@ class Removal:
 
     def _kept(self, verdict: Verdict) -> str | None:
         """Why a base stays after all; None: it goes."""
-        unseen = len(self._use.unseen)
         self._use.again()
-        if len(self._use.unseen) > unseen:
+        if self._use.unseen:
             return "a disk that may hang on it could not be looked at"
         now = self._now(verdict.base)
         if now is None:

@@ -20,12 +20,12 @@ class Use:
     @property
     def unseen(self) -> list[str]:
         """What may hang on a base and could not be read, a line each."""
-        return self._look.unseen
+        return list(self._look.unseen)
 
     @property
     def foreign(self) -> list[str]:
         """Headers that refer to what is no base of this host, a line each."""
-        return self._look.foreign
+        return list(self._look.foreign)
 
     @property
     def backends(self) -> set[str]:

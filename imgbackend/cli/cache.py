@@ -1,58 +1,82 @@
 """``imgbackend cache``: the base images that disks are made from."""
 
+import abc
 import argparse
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from imgbackend.cli.base import Lister, ShowOne, UsageError, pick, row
-from imgbackend.cli.figures import Listed, Size, Time
+from imgbackend.cli.figures import Listed, Size, Time, human_size, size_or_none
 from imgbackend.errors import ConfigError
 
 if TYPE_CHECKING:
-    from imgbackend.bases import BaseEntry
+    from imgbackend.cache import CachedBase, Listing
     from imgbackend.engine import Engine
 
+LOG = logging.getLogger(__name__)
+
 _SHORTEST = 6
+_LOCAL = "local"
+_TOLD = 20
+"""Lines on stderr of what could not be looked at; one cause has often thousands of them."""
 
 
-def _facts(base: "BaseEntry", users: Sequence[str]) -> dict[str, Any]:
-    manifest = base.manifest
+def _facts(base: "CachedBase") -> dict[str, Any]:
     return {
+        "store": base.where,
         "name": base.name,
-        "image_id": manifest.image_id if manifest is not None else None,
-        "source": manifest.source if manifest is not None else None,
-        "format": manifest.format if manifest is not None else None,
-        "virtual_size": Size(manifest.virtual_size) if manifest is not None else None,
-        "cluster_size": manifest.cluster_size if manifest is not None else None,
-        "digest": manifest.digest if manifest is not None else None,
+        "image_id": base.image_id,
+        "source": base.source,
+        "format": base.format,
+        "virtual_size": size_or_none(base.virtual_size),
+        "cluster_size": base.cluster_size,
+        "digest": base.digest,
         "size": Size(base.size),
         "allocated": Size(base.allocated),
         "last_used": Time(base.last_used),
-        "users": len(users),
-        "disks": Listed(list(users)),
-        "path": str(base.path),
+        "users": base.users,
+        "children": base.children,
+        "disks": Listed(list(base.disks)),
+        "pinned": base.pinned,
+        "path": None if base.path is None else str(base.path),
     }
 
 
-class List(Lister):
-    """List the base images that disks are made from."""
+def _warn(lines: Sequence[str]) -> None:
+    for line in lines[:_TOLD]:
+        LOG.warning("%s", line)
+    if len(lines) > _TOLD:
+        LOG.warning("and %d more of that kind", len(lines) - _TOLD)
 
-    columns = ("name", "image_id", "source", "format", "virtual_size", "size", "allocated", "last_used", "users")
+
+def _listing(engine: "Engine") -> "Listing":
+    """All bases; what could not be looked at is told on stderr."""
+    listing = engine.cache.bases()
+    _warn(listing.faults)
+    return listing
+
+
+class List(Lister):
+    """List the base images that disks are made from, in the base folder and in stores."""
+
+    columns = (
+        *("store", "name", "image_id", "source", "format", "virtual_size", "size", "allocated", "last_used"),
+        *("users", "pinned"),
+    )
 
     def take_action(self, _parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
         """List them."""
         with self.engine() as engine:
-            users = engine.users()
-            found = [row(self.columns, _facts(base, users.get(base.name, []))) for base in engine.bases()]
-            return self.columns, found
+            return self.columns, [row(self.columns, _facts(base)) for base in _listing(engine).bases]
 
 
 class Show(ShowOne):
     """Show a base image, and the disks that hang on it."""
 
     columns = (
-        *("name", "image_id", "source", "format", "virtual_size", "cluster_size", "digest"),
-        *("size", "allocated", "last_used", "disks", "path"),
+        *("store", "name", "image_id", "source", "format", "virtual_size", "cluster_size", "digest"),
+        *("size", "allocated", "last_used", "children", "disks", "pinned", "path"),
     )
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -61,51 +85,190 @@ class Show(ShowOne):
         parser.add_argument(
             "base", metavar="NAME", help=f"its name, its first {_SHORTEST} digits or more, or the image's id"
         )
+        _add_store(parser)
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
         """Show it."""
+        word, store = parsed_args.base, parsed_args.store
         with self.engine() as engine:
-            base = _named(engine, parsed_args.base)
-            return pick(self.columns, _facts(base, engine.users().get(base.name, [])))
+            found = list(_named(_listing(engine).bases, word, store))
+            if not found:
+                raise ConfigError(
+                    f"there is no base {word}{f' in {store}' if store else ''}; "
+                    "imgbackend cache list shows those there are"
+                )
+            if len(found) > 1:
+                where = ", ".join(base.where for base in found)
+                raise UsageError(f"{word} is in several stores: {where}; say which with --store")
+            return pick(self.columns, _facts(found[0]))
 
 
-def _named(engine: "Engine", word: str) -> "BaseEntry":
-    bases = list(engine.bases())
-    for base in bases:
-        if base.name == word or (base.manifest is not None and base.manifest.image_id == word):
-            return base
-    found = [base for base in bases if len(word) >= _SHORTEST and base.name.startswith(word)]
-    if len(found) > 1:
-        raise UsageError(f"{word} is the beginning of {len(found)} names; write more of it")
-    if not found:
-        raise ConfigError(f"there is no base {word}; imgbackend cache list shows those there are")
-    return found[0]
+def _add_store(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--store", metavar="NAME", help=f"only the one that this backend's store keeps; {_LOCAL}: the base folder"
+    )
 
 
-class Usage(ShowOne):
-    """Show how much room the base images take."""
+def _named(bases: Iterable["CachedBase"], word: str, store: str | None) -> "Iterator[CachedBase]":
+    """The bases that a word names; one base may be in several stores."""
+    bases = [base for base in bases if store in (None, base.where)]
+    found = [base for base in bases if word in (base.name, base.image_id)]
+    if not found and len(word) >= _SHORTEST:
+        found = [base for base in bases if base.name.startswith(word)]
+    names = {base.name for base in found}
+    if len(names) > 1:
+        raise UsageError(f"{word} is the beginning of {len(names)} names; write more of it")
+    yield from found
 
-    columns = ("folder", "bases", "in_use", "unused", "size", "allocated", "allocated_unused", "total", "free")
 
-    def take_action(self, _parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
+class Usage(Lister):
+    """Show how much room the base images take, in the base folder and in each store."""
+
+    columns = (
+        *("store", "folder", "bases", "in_use", "unused", "pinned", "size", "allocated", "allocated_unused"),
+        *("total", "free"),
+    )
+
+    def take_action(self, _parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
         """Add up."""
+        with self.engine() as engine:
+            listing = _listing(engine)
+            return self.columns, [
+                row(self.columns, self._added_up(engine, store, listing)) for store in (_LOCAL, *listing.stores)
+            ]
+
+    @staticmethod
+    def _added_up(engine: "Engine", store: str, listing: "Listing") -> dict[str, Any]:
         from imgbackend.cli.places import room
 
-        with self.engine() as engine:
-            bases, users = list(engine.bases()), engine.users()
-            folder = engine.host.bases
-        unused = [base for base in bases if not users.get(base.name)]
-        capacity = room(folder)
-        facts = {
-            "folder": str(folder),
+        bases = [base for base in listing.bases if base.where == store]
+        unused = [base for base in bases if not base.users]
+        folder = engine.host.bases
+        capacity = room(folder) if store == _LOCAL else engine.backend(store).capacity()
+        return {
+            "store": store,
+            "folder": str(folder) if store == _LOCAL else None,
             "bases": len(bases),
             "in_use": len(bases) - len(unused),
             "unused": len(unused),
+            "pinned": sum(base.pinned for base in bases),
             "size": Size(sum(base.size for base in bases)),
             "allocated": Size(sum(base.allocated for base in bases)),
             "allocated_unused": Size(sum(base.allocated for base in unused)),
             "total": Size(capacity.total),
             "free": Size(capacity.free),
         }
-        return pick(self.columns, facts)
+
+
+class _Pinning(Lister):
+    """What pin and unpin have in common."""
+
+    columns = ("store", "name", "image_id", "cached", "pinned")
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """The arguments."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument(
+            "base",
+            metavar="BASE-OR-REF",
+            help="a base's name, its beginning, or its image's id; or an image: glance:<id or name>, a URL, a path, "
+            "or a name. Where it is in several stores, all of them are meant",
+        )
+        _add_store(parser)
+        return parser
+
+    def _meant(self, engine: "Engine", word: str, store: str | None) -> "list[tuple[str, str, CachedBase | None]]":
+        """``(name, where, base)`` of what is meant; base None: it is not cached there."""
+        listing = _listing(engine)
+        known = {_LOCAL, *listing.stores, *(pin.store or _LOCAL for pin in engine.cache.pins())}
+        if store is not None and store not in known:
+            raise ConfigError(f"there is no store {store}; there are: {', '.join(sorted(known))}")
+        found = list(_named(listing.bases, word, store))
+        name = found[0].name if found else self._name_of(engine, word)
+        cached = {base.where: base for base in listing.bases if base.name == name and store in (None, base.where)}
+        pinned = {pin.store or _LOCAL for pin in engine.cache.pins() if pin.name == name}
+        places = [store] if store else self._places(engine, set(cached), pinned)
+        return [(name, where, cached.get(where)) for where in sorted(places)]
+
+    @staticmethod
+    def _name_of(engine: "Engine", word: str) -> str:
+        from imgbackend.types import is_base_name
+
+        return word if is_base_name(word) else engine.image(word).filename
+
+    @abc.abstractmethod
+    def _places(self, engine: "Engine", cached: set[str], pinned: set[str]) -> set[str]:
+        """The stores that are meant where none is named."""
+
+    def _row(self, name: str, where: str, base: "CachedBase | None", *, pinned: bool) -> Sequence[Any]:
+        facts = {"store": where, "name": name, "image_id": base.image_id if base else None}
+        return row(self.columns, facts | {"cached": base is not None, "pinned": pinned})
+
+
+class Pin(_Pinning):
+    """Keep a base image, used or not."""
+
+    def _places(self, engine: "Engine", cached: set[str], _pinned: set[str]) -> set[str]:
+        """Where it is; where the bases of new disks are, if it is not cached yet."""
+        from imgbackend.abilities import HoldsBases
+
+        if cached:
+            return cached
+        backend = engine.backend()
+        return {backend.name if isinstance(backend, HoldsBases) else _LOCAL}
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
+        """Pin."""
+        with self.engine() as engine:
+            meant = self._meant(engine, parsed_args.base, parsed_args.store)
+            for name, where, _ in meant:
+                engine.cache.pin(name, None if where == _LOCAL else where)
+            return self.columns, [self._row(*each, pinned=True) for each in meant]
+
+
+class Unpin(_Pinning):
+    """Let a base image go again when nothing uses it."""
+
+    def _places(self, _engine: "Engine", cached: set[str], pinned: set[str]) -> set[str]:
+        """Where it is, and where it is pinned."""
+        return cached | pinned
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
+        """Unpin."""
+        with self.engine() as engine:
+            meant = self._meant(engine, parsed_args.base, parsed_args.store)
+            for name, where, _ in meant:
+                engine.cache.unpin(name, None if where == _LOCAL else where)
+            return self.columns, [self._row(*each, pinned=False) for each in meant]
+
+
+class Prune(Lister):
+    """Remove the base images that nothing needs."""
+
+    columns = ("store", "name", "image_id", "action", "reason", "last_used", "allocated")
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """The arguments."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument("--dry-run", action="store_true", help="change nothing, and show what would be done")
+        parser.add_argument("--all", action="store_true", help="list those that are kept too, with the reason")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
+        """Prune; what could not be looked at or done is told on stderr, and the status is 1."""
+        with self.engine() as engine:
+            done = engine.cache.prune(dry_run=parsed_args.dry_run)
+        _warn(done.faults)
+        _warn(done.foreign)
+        self.status = 1 if done.faults else 0
+        gone = [each for each in done.outcomes if each.action in ("removed", "would be removed")]
+        if not self.app.options.quiet:
+            freed = human_size(sum(each.base.allocated for each in gone))
+            verb = "would be removed, and free" if parsed_args.dry_run else "removed, and freed"
+            self.app.stderr.write(f"imgbackend: {len(gone)} of {len(done.outcomes)} bases {verb} {freed}\n")
+        return self.columns, [
+            row(self.columns, _facts(each.base) | {"action": each.action, "reason": each.reason})
+            for each in done.outcomes
+            if parsed_args.all or each.action != "kept"
+        ]

@@ -45,7 +45,8 @@ def test_usage_adds_up(cli: Cli, raw_image: Path, qcow2_image: Path) -> None:
     base_of(cli, raw_image)
     base_of(cli, qcow2_image, "web2")
     assert cli("disk", "delete", "web2").status == 0
-    usage = cli("cache", "usage", "-f", "json").json()
+    [usage] = cli("cache", "usage", "-f", "json").json()
+    assert usage["store"] == "local"
     assert usage["folder"] == str(cli.instances / "_base")
     assert (usage["bases"], usage["in_use"], usage["unused"], usage["size"]) == (2, 1, 1, 8 * Mi)
     assert 0 < usage["allocated_unused"] < usage["allocated"]
@@ -54,7 +55,7 @@ def test_usage_adds_up(cli: Cli, raw_image: Path, qcow2_image: Path) -> None:
 
 
 def test_usage_of_a_host_without_a_disk_is_nothing(cli: Cli) -> None:
-    usage = cli("cache", "usage", "-f", "json").json()
+    [usage] = cli("cache", "usage", "-f", "json").json()
     assert (usage["bases"], usage["size"]) == (0, 0)
 
 
