@@ -99,6 +99,23 @@ DEFAULT_OPTS: Sequence[cfg.Opt] = (
         default=1000,
         help="No compressed image may unpack to more than this many times its size.",
     ),
+    cfg.StrOpt(
+        "default_ephemeral_format",
+        help="The file system of ephemeral disks that name none. None: what the image's os_type has.",
+    ),
+    cfg.MultiStrOpt(
+        "virt_mkfs",
+        default=[],
+        help="os_type=command: what makes the file system of an ephemeral disk that names none, with "
+        "%(fs_label)s and %(target)s in it. default=command is for any other os_type.",
+    ),
+    cfg.Opt(
+        "max_concurrent_disk_ops",
+        type=types.Integer(min=0),
+        default=0,
+        deprecated_opts=_was("max_concurrent_disk_ops", "compute"),
+        help="Disks that an engine makes at once, over all instances. 0: no limit.",
+    ),
     cfg.BoolOpt(
         "durable_disks",
         default=True,
@@ -213,8 +230,46 @@ SOURCES_OPTS: Sequence[cfg.Opt] = (
     ),
 )
 
+LIBVIRT_OPTS: Sequence[cfg.Opt] = (
+    cfg.StrOpt("connection_uri", default="qemu:///system", help="Where libvirt is."),
+    cfg.StrOpt("virt_type", default="kvm", help="kvm, or qemu where there is no hardware for it."),
+    cfg.ListOpt("hw_machine_type", default=[], help="architecture=machine: such as x86_64=q35."),
+    cfg.StrOpt("cpu_mode", help="Such as host-model or host-passthrough. None: libvirt's default."),
+    cfg.StrOpt("disk_prefix", help="Of the names of disks in the guest, instead of their bus's."),
+    cfg.ListOpt(
+        "disk_cachemodes",
+        default=[],
+        help="file=..., block=..., network=...: cache modes. None: none, and writeback for files where "
+        "O_DIRECT does not work.",
+    ),
+    cfg.StrOpt("hw_disk_discard", help="What becomes of what a guest discards: ignore or unmap."),
+    cfg.Opt(
+        "start_timeout",
+        type=types.Float(min=0),
+        default=60.0,
+        help="Seconds that a new instance has to run.",
+    ),
+    cfg.Opt(
+        "wait_soft_reboot_seconds",
+        type=types.Float(min=0),
+        default=120.0,
+        help="Seconds that a guest has to shut itself down, before it is ended.",
+    ),
+)
+
+COMPUTE_OPTS: Sequence[cfg.Opt] = (
+    cfg.Opt(
+        "max_disk_devices_to_attach",
+        type=types.Integer(),
+        default=-1,
+        help="Disks that an instance may have; -1 is no limit.",
+    ),
+)
+
 GROUPS: dict[str, Sequence[cfg.Opt]] = {
     "DEFAULT": DEFAULT_OPTS,
+    "libvirt": LIBVIRT_OPTS,
+    "compute": COMPUTE_OPTS,
     "image_cache": IMAGE_CACHE_OPTS,
     "sources": SOURCES_OPTS,
 }

@@ -16,10 +16,15 @@
     │   ├── CommandFailed
     │   ├── StorageFull
     │   └── StorageUnavailable   the one class that is worth retrying
-    └── SourceError
-        ├── ImageNotFound
-        ├── SourceDenied
-        └── SourceUnavailable    the source is down or broke off; it was retried
+    ├── SourceError
+    │   ├── ImageNotFound
+    │   ├── SourceDenied
+    │   └── SourceUnavailable    the source is down or broke off; it was retried
+    ├── InstanceError            the caller has to: a machine, not a disk
+    │   ├── InstanceNotFound
+    │   └── InstanceFailed       it was started, and did not come to run
+    └── HypervisorError          libvirt refused; see the cause
+        └── HypervisorUnavailable   libvirtd does not answer; worth retrying too
 
 A message is one line, and says what to do where that is known.  What a progress
 callback raises, and what a caller's own fetch function raises (but for an
@@ -125,3 +130,33 @@ class SourceDenied(SourceError):
 
 class SourceUnavailable(SourceError):
     """The source does not answer, or broke off; it was tried ``num_retries`` times more."""
+
+
+class InstanceError(Error):
+    """The instance is not as the call needs it."""
+
+
+class InstanceNotFound(InstanceError):
+    """There is no such instance."""
+
+
+class InstanceFailed(InstanceError):
+    """The instance was started, and ended, or did not come to run in time."""
+
+    def __init__(self, message: str, console: str = "") -> None:
+        """``console`` is the end of what the guest said; it is no part of the message."""
+        super().__init__(message)
+        self.console = console
+
+
+class HypervisorError(Error):
+    """libvirt did not do what it was asked for."""
+
+    def __init__(self, message: str, code: int | None = None) -> None:
+        """``code`` is libvirt's own number of the error, where it gave one."""
+        super().__init__(message)
+        self.code = code
+
+
+class HypervisorUnavailable(HypervisorError):
+    """libvirtd does not answer; trying again later may help."""

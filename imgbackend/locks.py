@@ -1,4 +1,4 @@
-"""The locks, in the order in which they may be taken: disk, base, store, record.
+"""The locks, in the order in which they may be taken: instance, disk, base, store, record.
 
 Each is an external lock of oslo.concurrency under ``instances_path/locks``, for other
 processes, with a semaphore before it, for the threads of this one: fcntl's locks belong
@@ -23,6 +23,7 @@ from oslo_concurrency import lockutils
 from imgbackend import errors, files
 from imgbackend.types import DiskId, Progress, ignore
 
+INSTANCE: Final = -1
 DISK: Final = 0
 BASE: Final = 1
 STORE: Final = 2
@@ -64,6 +65,10 @@ class Locks:
     def __init__(self, folder: Path) -> None:
         """Keep the folder; it is made when the first lock is taken."""
         self._folder = folder
+
+    def instance(self, instance: str, progress: Progress = ignore) -> contextlib.AbstractContextManager[Held]:
+        """Of one instance: held while it is spawned, started, stopped or destroyed."""
+        return self._lock(INSTANCE, f"imgbackend-i.{instance}", progress)
 
     def disk(self, disk: DiskId, progress: Progress = ignore) -> contextlib.AbstractContextManager[Held]:
         """Of one disk: held where it is made, changed or removed."""

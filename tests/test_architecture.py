@@ -32,8 +32,9 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("templates",),
     ("creation", "export"),
     ("backend",),
-    ("binding", "cache", "filedisk", "guest", "sources"),
+    ("binding", "cache", "filedisk", "sources"),
     ("loader", "references"),
+    ("guest",),
     ("engine",),
     ("cli",),
 )

@@ -1,0 +1,62 @@
+"""What a guest says on its serial port: a file in the instance's folder."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from imgbackend.host import Host
+from imgbackend.types import Ki
+
+FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+_TAIL: Final = 4 * Ki
+_LINES: Final = 10
+_CHUNK: Final = 64 * Ki
+_LOOK: Final = 0.05
+
+
+def path_of(host: Host, instance: str) -> Path:
+    """The console's file."""
+    return host.instances / instance / "console.log"
+
+
+def tail(path: Path) -> str:
+    """The last lines of a console; empty where nothing was said, or it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(line.rstrip() for line in text.splitlines()[-_LINES:])
+
+
+def follow(path: Path, ended: Callable[[], bool]) -> Iterator[bytes]:
+    """All that was said, and what is said from now on, until ``ended`` says that nobody speaks any more.
+
+    A file that began anew, because the instance was started again, is read from its start.
+    """
+    at = 0
+    while True:
+        over = ended()
+        for chunk in _new(path, at):
+            if chunk is None:
+                at = 0
+                continue
+            at += len(chunk)
+            yield chunk
+        if over:
+            return
+        time.sleep(_LOOK)
+
+
+def _new(path: Path, at: int) -> Iterator[bytes | None]:
+    """What a file has after ``at``; None: it has become shorter."""
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size < at:
+            yield None
+        else:
+            file.seek(at)
+        while chunk := file.read(_CHUNK):
+            yield chunk

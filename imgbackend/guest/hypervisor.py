@@ -1,0 +1,315 @@
+"""libvirt: the only module that imports it.
+
+A connection is made when it is first needed, and anew where it was lost; every call that is
+repeated then is one that may be.  What libvirt reports becomes one of our errors.
+"""
+
+import enum
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+from xml.etree import ElementTree as ET
+
+from imgbackend import errors
+from imgbackend.guest.domain import NAMESPACE
+from imgbackend.guest.spec import Nic
+
+T = TypeVar("T")
+
+_FAILED, _SYSTEM, _NO_DOMAIN, _NO_NETWORK, _INVALID = 9, 38, 42, 43, 55
+"""libvirt's numbers, of virErrorNumber: OPERATION_FAILED, SYSTEM_ERROR, NO_DOMAIN, NO_NETWORK, OPERATION_INVALID."""
+_LINKS: Final = "/sys/class/net"
+
+
+class State(enum.StrEnum):
+    """Of a domain."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPING = "stopping"
+    """The guest is shutting itself down."""
+    OFF = "off"
+    CRASHED = "crashed"
+
+
+_STATES: Final = {
+    0: State.RUNNING,
+    1: State.RUNNING,
+    2: State.RUNNING,  # blocked: it waits for I/O
+    3: State.PAUSED,
+    4: State.STOPPING,
+    5: State.OFF,
+    6: State.CRASHED,
+    7: State.PAUSED,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A domain that libvirt knows."""
+
+    name: str
+    uuid: str
+    state: State
+    instance: str | None
+    """Whose domain it is, by its metadata; None: none of ours."""
+
+
+class Hypervisor:
+    """One libvirtd.  May be used from any number of threads; making one connects to nothing."""
+
+    def __init__(self, uri: str) -> None:
+        """``uri`` as libvirt has it: ``qemu:///system``."""
+        self.uri = uri
+        self._connection: Any = None
+        self._guard = threading.RLock()
+
+    def close(self) -> None:
+        """Close the connection.  Twice is no error."""
+        with self._guard:
+            connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                connection.close()
+            except _libvirt().libvirtError:
+                return  # it was lost before
+
+    def check(self) -> None:
+        """See that libvirtd answers.
+
+        :raises HypervisorUnavailable: if it does not.
+        :raises ConfigError: if libvirt's own library is missing, or the URI is none.
+        """
+        self._call(lambda connection: connection.getLibVersion())
+
+    def find(self, name: str) -> Found | None:
+        """A domain by its name; None: there is none."""
+
+        def look(connection: Any) -> Found | None:
+            domain = self._lookup(connection, name)
+            return None if domain is None else _found(domain)
+
+        return self._call(look)
+
+    def domains(self) -> Iterator[Found]:
+        """All domains that are instances of ours, by name."""
+        found = self._call(lambda connection: [_found(domain) for domain in connection.listAllDomains()])
+        yield from sorted((each for each in found if each.instance is not None), key=lambda each: each.name)
+
+    def xml(self, name: str) -> str:
+        """How libvirt has a domain now.
+
+        :raises InstanceNotFound: if there is none.
+        """
+        return str(self._on(name, lambda domain: domain.XMLDesc()))
+
+    def define(self, xml: str) -> None:
+        """Make a domain known, or change it; it is started by :meth:`start`.
+
+        :raises InstanceError: if another domain has its name.
+        """
+        self._call(lambda connection: connection.defineXML(xml))
+
+    def start(self, name: str) -> None:
+        """Start a domain; one that runs is no error.
+
+        :raises HypervisorError: if the hypervisor refuses its disks, devices or files.
+        """
+
+        def start(domain: Any) -> None:
+            if not domain.isActive():
+                self._unless_invalid(domain.create)
+
+        self._on(name, start)
+
+    def state(self, name: str) -> State | None:
+        """None: there is no such domain."""
+        found = self.find(name)
+        return None if found is None else found.state
+
+    def shut_down(self, name: str) -> None:
+        """Ask the guest to shut down, as by its power button; one that is off is no error."""
+        self._on(name, lambda domain: self._unless_invalid(domain.shutdown))
+
+    def reboot(self, name: str) -> None:
+        """Ask the guest to boot again.
+
+        :raises HypervisorError: if it does not run.
+        """
+        self._on(name, lambda domain: domain.reboot())
+
+    def reset(self, name: str) -> None:
+        """Boot again without asking the guest."""
+        self._on(name, lambda domain: domain.reset())
+
+    def force_off(self, name: str) -> None:
+        """End a domain at once; one that is off or gone is no error."""
+
+        def end(connection: Any) -> None:
+            domain = self._lookup(connection, name)
+            if domain is not None:
+                self._unless_invalid(domain.destroy)
+
+        self._call(end)
+
+    def forget(self, name: str) -> None:
+        """Have libvirt forget a domain that is off, with its firmware's variables; absent is no error."""
+
+        def undefine(connection: Any) -> None:
+            domain = self._lookup(connection, name)
+            if domain is not None:
+                libvirt = _libvirt()
+                flags = libvirt.VIR_DOMAIN_UNDEFINE_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+                self._unless_gone(lambda: domain.undefineFlags(flags))
+
+        self._call(undefine)
+
+    def check_link(self, nic: Nic) -> None:
+        """See that what an interface is to be connected to is there.
+
+        :raises ConfigError: if it is not; it names the bridge or network.
+        """
+        if nic.kind == "bridge" and not os.path.isdir(f"{_LINKS}/{nic.name}"):
+            raise errors.ConfigError(f"nic: there is no bridge {nic.name} on this host; make it, or use another")
+        if nic.kind == "network":
+
+            def look(connection: Any) -> bool:
+                return bool(connection.networkLookupByName(nic.name).isActive())
+
+            if not self._call(look):
+                raise errors.ConfigError(f"nic: libvirt's network {nic.name} is not active: virsh net-start {nic.name}")
+
+    # The connection
+
+    def _call(self, work: Callable[[Any], T]) -> T:
+        """Do it; once more on a new connection where the old one was lost."""
+        libvirt = _libvirt()
+        connection = self._opened()
+        try:
+            return work(connection)
+        except libvirt.libvirtError as exc:
+            if self._lives(connection):
+                raise _translated(exc) from exc
+        self._drop(connection)
+        try:
+            return work(self._opened())
+        except libvirt.libvirtError as exc:
+            raise _translated(exc) from exc
+
+    def _on(self, name: str, work: Callable[[Any], T]) -> T:
+        def look(connection: Any) -> T:
+            domain = self._lookup(connection, name)
+            if domain is None:
+                raise errors.InstanceNotFound(f"libvirt knows no domain {name}")
+            return work(domain)
+
+        return self._call(look)
+
+    def _opened(self) -> Any:
+        libvirt = _libvirt()
+        with self._guard:
+            if self._connection is None:
+                try:
+                    self._connection = libvirt.open(self.uri)
+                except libvirt.libvirtError as exc:
+                    raise errors.HypervisorUnavailable(
+                        f"cannot reach libvirt at {self.uri}: {_line(exc)}; see that libvirtd runs, "
+                        "and that this user may use it (group libvirt)",
+                        exc.get_error_code(),
+                    ) from exc
+            return self._connection
+
+    def _lives(self, connection: Any) -> bool:
+        try:
+            return bool(connection.isAlive())
+        except _libvirt().libvirtError:
+            return False
+
+    def _drop(self, lost: Any) -> None:
+        with self._guard:
+            if self._connection is lost:
+                self._connection = None
+
+    @staticmethod
+    def _lookup(connection: Any, name: str) -> Any:
+        libvirt = _libvirt()
+        try:
+            return connection.lookupByName(name)
+        except libvirt.libvirtError as exc:
+            if exc.get_error_code() == _NO_DOMAIN:
+                return None
+            raise
+
+    @staticmethod
+    def _unless_invalid(work: Callable[[], Any]) -> None:
+        """Not an error where the domain is in that state already, or has gone."""
+        libvirt = _libvirt()
+        try:
+            work()
+        except libvirt.libvirtError as exc:
+            if exc.get_error_code() not in (_INVALID, _NO_DOMAIN):
+                raise
+
+    @staticmethod
+    def _unless_gone(work: Callable[[], Any]) -> None:
+        libvirt = _libvirt()
+        try:
+            work()
+        except libvirt.libvirtError as exc:
+            if exc.get_error_code() != _NO_DOMAIN:
+                raise
+
+
+def _libvirt() -> Any:
+    """libvirt's module, silenced: what it would print is in its errors."""
+    try:
+        import libvirt  # type: ignore[import-untyped]  # libvirt-python ships no types
+    except ImportError as exc:
+        raise errors.ConfigError(
+            "libvirt-python is not installed; install imgbackend[libvirt], or Debian's python3-libvirt"
+        ) from exc
+    libvirt.registerErrorHandler(_silent, None)
+    return libvirt
+
+
+def _silent(_context: object, _error: object) -> None:
+    return None
+
+
+def _found(domain: Any) -> Found:
+    return Found(
+        name=str(domain.name()),
+        uuid=str(domain.UUIDString()),
+        state=_STATES.get(int(domain.state()[0]), State.OFF),
+        instance=_instance_of(domain),
+    )
+
+
+def _instance_of(domain: Any) -> str | None:
+    libvirt = _libvirt()
+    try:
+        text = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, NAMESPACE)
+    except libvirt.libvirtError:
+        return None  # it has none, or it has just gone
+    return ET.fromstring(text).text  # noqa: S314 - libvirt's own answer, of what we gave it
+
+
+def _line(exc: Any) -> str:
+    return " ".join(str(exc).split())
+
+
+def _translated(exc: Any) -> errors.Error:
+    code, said = exc.get_error_code(), _line(exc)
+    if code == _NO_DOMAIN:
+        return errors.InstanceNotFound(f"libvirt has no such domain: {said}")
+    if code == _NO_NETWORK:
+        return errors.ConfigError(f"nic: {said}; define it (virsh net-define), or use another")
+    if code == _FAILED and "already exists with uuid" in said:
+        return errors.InstanceError(f"another domain has this name: {said}")
+    if code == _INVALID:
+        return errors.InstanceError(f"the instance is in no state for that: {said}")
+    if code == _SYSTEM and "Connection refused" in said:
+        return errors.HypervisorUnavailable(f"libvirtd does not answer: {said}", code)
+    return errors.HypervisorError(f"libvirt refuses: {said}", code)

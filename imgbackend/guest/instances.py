@@ -1,0 +1,247 @@
+"""The instances of a host: spawned, looked at, stopped, started and destroyed."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from imgbackend import errors
+from imgbackend.backend import Disk
+from imgbackend.guest import console, ending
+from imgbackend.guest.domain import Alter
+from imgbackend.guest.hypervisor import Hypervisor, State
+from imgbackend.guest.layout import Layout, layout_of
+from imgbackend.guest.settings import settings_of
+from imgbackend.guest.spawning import ProgressOf, Spawned, Spawning, silent, xml_path
+from imgbackend.guest.spec import InstanceSpec
+from imgbackend.types import DiskId, Plan, Progress
+
+if TYPE_CHECKING:
+    from imgbackend.engine import Engine
+
+_POLL: Final = 0.2
+_LOOK: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """An instance, as it is listed."""
+
+    id: str
+    uuid: str | None
+    """None: it has no domain."""
+    state: State | None
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """What a spawn would do for one disk."""
+
+    name: str
+    backend: str
+    plan: Plan | None
+    """None: the disk exists."""
+
+
+class Instances:
+    """All instances of one ``instances_path`` and one libvirtd; may be used from any number of threads."""
+
+    def __init__(self, engine: "Engine") -> None:
+        """Read the options; nothing is connected to.
+
+        :raises ConfigError: if one has a value that it cannot have.
+        """
+        self._engine = engine
+        self._settings = settings_of(engine.conf)
+        self._hypervisor = Hypervisor(self._settings.uri)
+        most = self._settings.most_disk_operations
+        self._slots = threading.Semaphore(most) if most is not None else None
+
+    def close(self) -> None:
+        """Let go of libvirt.  Twice is no error."""
+        self._hypervisor.close()
+
+    def spawn(self, spec: InstanceSpec, *, progress: ProgressOf = silent, alter: Alter | None = None) -> Spawned:
+        """Make an instance's disks and its domain, and wait until it runs.
+
+        Disks that are whole are used as they are; an instance that runs already is left
+        alone.  ``progress`` gives the callable of each disk, by its name; raising from one
+        cancels the spawn.  ``alter`` may change the domain's XML.  Where this raises,
+        everything that the call made is gone, and nothing else.
+
+        :raises ConfigError: if something of the spec or of the host cannot be so.
+        :raises SourceError: if an image cannot be had.
+        :raises TemplateError: if an image is refused.
+        :raises StorageError: if a storage fails.
+        :raises DiskError: if a disk is another backend's.
+        :raises InstanceError: if the name is another domain's, or the instance does not come to run.
+        :raises HypervisorError: if libvirt refuses, or does not answer.
+        """
+        self._hypervisor.check()
+        with self._engine.host.locks.instance(spec.id):
+            ending.finish(self._engine, self._hypervisor, spec.id)
+            layout = self.layout(spec)
+            work = Spawning(self._engine.host, self._settings, self._hypervisor, layout, self._bounded)
+            return work.run(progress, alter)
+
+    def layout(self, spec: InstanceSpec) -> Layout:
+        """What the instance would have; nothing is made."""
+        return layout_of(self._engine, self._settings, spec)
+
+    def explain(self, spec: InstanceSpec) -> list[Planned]:
+        """What :meth:`spawn` would do for each disk, without doing it."""
+        found = []
+        for making in self.layout(spec).makings:
+            name, backend = making.disk.id.name, making.disk.backend.name
+            if making.imported:
+                plan = None if making.disk.exists() else Plan(way="import", reason="it is made as a file first")
+            else:
+                plan = making.disk.explain(making.template, making.filename, making.size)
+            found.append(Planned(name=name, backend=backend, plan=plan))
+        return found
+
+    def list(self) -> Iterator[Instance]:
+        """All instances, by name: those with a domain, and those that have a folder only."""
+        domains = {found.name: found for found in self._hypervisor.domains()}
+        host = self._engine.host
+        folders = {path.parent.name for path in host.instances.glob(f"*/{xml_path(host, 'x').name}")}
+        for name in sorted({*domains, *(name for name in folders if _is_id(name))}):
+            found = domains.get(name)
+            yield Instance(
+                id=name,
+                uuid=found.uuid if found is not None else None,
+                state=found.state if found is not None else None,
+                folder=host.instances / name,
+            )
+
+    def show(self, name: str) -> Instance:
+        """One instance.
+
+        :raises InstanceNotFound: if there is none.
+        """
+        _checked(name)
+        found = self._hypervisor.find(name)
+        mine = found is not None and found.instance == name
+        if not mine and not ending.is_ours(self._engine, name):
+            raise errors.InstanceNotFound(f"there is no instance {name}")
+        return Instance(
+            id=name,
+            uuid=found.uuid if found is not None and mine else None,
+            state=found.state if found is not None and mine else None,
+            folder=self._engine.host.instances / name,
+        )
+
+    def disks(self, name: str) -> Iterator[Disk[Any]]:
+        """The instance's disks that exist."""
+        return self._engine.disks(name)
+
+    def xml(self, name: str) -> str:
+        """How libvirt has the instance now."""
+        self._mine(name)
+        return self._hypervisor.xml(name)
+
+    def start(self, name: str) -> None:
+        """Start an instance that is off; one that runs is no error.
+
+        Where libvirt has forgotten it, it is told again, from ``libvirt.xml``.
+
+        :raises InstanceFailed: if it does not come to run.
+        """
+        with self._engine.host.locks.instance(name):
+            if self.show(name).uuid is None:
+                self._hypervisor.define(xml_path(self._engine.host, name).read_text())
+            self._hypervisor.start(name)
+            self._until(name, (State.RUNNING,), self._settings.start_seconds)
+
+    def stop(self, name: str, *, seconds: float | None = None, progress: Progress | None = None) -> bool:
+        """Have the guest shut itself down, and end it where it does not; one that is off is no error.
+
+        ``seconds`` None: ``[libvirt] wait_soft_reboot_seconds``; 0: end it at once.
+        Returns whether the guest had to be ended.
+        """
+        self._mine(name)
+        wait = self._settings.stop_seconds if seconds is None else seconds
+        with self._engine.host.locks.instance(name):
+            end, asked = time.monotonic() + wait, 0.0
+            while self._hypervisor.state(name) not in (None, State.OFF, State.CRASHED):
+                if time.monotonic() >= end:
+                    self._hypervisor.force_off(name)
+                    return True
+                if time.monotonic() - asked > 10:  # a guest that boots does not hear it yet
+                    self._hypervisor.shut_down(name)
+                    asked = time.monotonic()
+                if progress is not None:
+                    progress("wait", 0, None)
+                time.sleep(_POLL)
+        return False
+
+    def reboot(self, name: str, *, hard: bool = False) -> None:
+        """Boot again: the guest is asked, or, where ``hard``, is not.
+
+        :raises InstanceError: if it does not run.
+        """
+        self._mine(name)
+        with self._engine.host.locks.instance(name):
+            (self._hypervisor.reset if hard else self._hypervisor.reboot)(name)
+
+    def destroy(self, name: str) -> None:
+        """Take an instance away: domain, disks and folder; what was gone before is no error.
+
+        :raises InstanceNotFound: if nothing of it is there.
+        :raises InstanceError: if what has its name is not imgbackend's.
+        """
+        _checked(name)
+        with self._engine.host.locks.instance(name) as lock:
+            ending.destroy(self._engine, self._hypervisor, name)
+            lock.forget()
+
+    def console(self, name: str, *, follow: bool = False) -> Iterator[bytes]:
+        """What the guest said so far; with ``follow``, and what it says until it is off."""
+        self.show(name)
+        path = console.path_of(self._engine.host, name)
+        if not path.exists():
+            return iter(())
+        off = (None, State.OFF, State.CRASHED)
+        return console.follow(path, lambda: not follow or self._hypervisor.state(name) in off)
+
+    def _mine(self, name: str) -> None:
+        if self.show(name).uuid is None:
+            raise errors.InstanceNotFound(f"libvirt does not know the instance {name}; start it, or destroy it")
+
+    def _until(self, name: str, states: tuple[State, ...], seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (state := self._hypervisor.state(name)) not in states:
+            if state in (None, State.OFF, State.CRASHED) or time.monotonic() > end:
+                said = console.tail(console.path_of(self._engine.host, name))
+                raise errors.InstanceFailed(f"the instance {name} did not come to run ({state or 'gone'})", said)
+            time.sleep(_POLL)
+
+    @contextlib.contextmanager
+    def _bounded(self, progress: Progress) -> Iterator[None]:
+        """At most so many disks at once."""
+        if self._slots is None:
+            yield
+            return
+        while not self._slots.acquire(timeout=_LOOK):
+            progress("wait", 0, None)
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+
+def _checked(name: str) -> None:
+    if not _is_id(name):
+        raise errors.ConfigError(f"not a name for an instance: {name!r}")
+
+
+def _is_id(name: str) -> bool:
+    try:
+        DiskId(instance=name, name="disk")
+    except ValueError:
+        return False
+    return True
