@@ -11,9 +11,10 @@ import pytest
 from imgbackend.types import Mi
 from labs import leaks, mounts
 from labs.ceph import rbd_cluster, rbd_own_cluster, rbd_pool
+from labs.glance import rbd_glance, rbd_glances
 from labs.require import require
 
-__all__ = ["rbd_cluster", "rbd_own_cluster", "rbd_pool"]
+__all__ = ["rbd_cluster", "rbd_glance", "rbd_glances", "rbd_own_cluster", "rbd_pool"]
 
 _HERE: Final = Path(__file__).parent
 _LABS: Final = ("btrfs", "glance", "nova", "rbd", "xfs")

@@ -1,6 +1,6 @@
 #!/bin/sh
-# A real Glance (version 33) on 127.0.0.1, as plain processes: sqlite, a store of files,
-# no Keystone, no message bus, no systemd.
+# A real Glance (version 33) on 127.0.0.1, as plain processes: sqlite, a store of files and
+# perhaps one in Ceph, no Keystone, no message bus, no systemd.
 #
 #   glance-lab.sh install          make the virtual environment that it runs from, once
 #   glance-lab.sh start DIR        start it on DIR, and print its URL when it answers
@@ -12,6 +12,9 @@
 #                       token: the token says who asks: "bad" and none at all are refused (401),
 #                       "project:P" is a member of project P, any other an administrator
 # GLANCE_LOCATIONS      yes: images show where their bytes are      [yes]
+#                       direct: as direct_url alone; locations: as locations alone; no: nowhere
+# GLANCE_CEPH_CONF      a ceph.conf: images are kept in the pool "images" of that cluster, by client.imgbackend,
+#                       unless an upload names the store "files"
 set -eu
 LC_ALL=C.UTF-8
 export LC_ALL
@@ -47,8 +50,11 @@ make_schema() { # the migrations run once for a virtual environment; labs get a 
 }
 
 configuration() { # DIR -> the name of a configuration file for it
-    shows=True
-    [ "${GLANCE_LOCATIONS:-yes}" = yes ] || shows=False
+    direct=False locations=False
+    case ${GLANCE_LOCATIONS:-yes} in yes | direct) direct=True ;; esac
+    case ${GLANCE_LOCATIONS:-yes} in yes | locations) locations=True ;; esac
+    stores=files:file default=files
+    [ -z "${GLANCE_CEPH_CONF:-}" ] || { stores=files:file,ceph:rbd default=ceph; }
     flavor=
     [ "${GLANCE_AUTH:-none}" = none ] || flavor=lab
     mkdir -p "$1/etc" "$1/store" "$1/staging" "$1/tasks"
@@ -74,16 +80,20 @@ END
 [DEFAULT]
 log_file = $1/glance.log
 use_stderr = False
-enabled_backends = files:file
+enabled_backends = $stores
 # The brackets are needed: without them every answer is an error 500.
 enabled_import_methods = [glance-direct]
-show_image_direct_url = $shows
-show_multiple_locations = $shows
+show_image_direct_url = $direct
+show_multiple_locations = $locations
 transport_url = fake://
 [glance_store]
-default_backend = files
+default_backend = $default
 [files]
 filesystem_store_datadir = $1/store
+[ceph]
+rbd_store_ceph_conf = ${GLANCE_CEPH_CONF:-}
+rbd_store_user = imgbackend
+rbd_store_pool = images
 [os_glance_staging_store]
 filesystem_store_datadir = $1/staging
 [os_glance_tasks_store]
@@ -129,6 +139,7 @@ free_port() {
 start() {
     [ -f "$venv/complete" ] || die "not installed: run tests/labs/glance-lab.sh install"
     if runs; then echo "http://127.0.0.1:$(cat "$dir/port")"; return; fi
+    [ -z "${GLANCE_CEPH_CONF:-}" ] || "$here/ceph-lab.sh" link "$venv" || exit 1
     configuration "$dir" >/dev/null
     [ -s "$dir/glance.db" ] || cp "$venv/schema.db" "$dir/glance.db"
     [ -s "$dir/port" ] || free_port >"$dir/port"

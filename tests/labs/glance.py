@@ -5,7 +5,6 @@ shared by all workers of a session, and end with the last of them.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import http.client
 import json
@@ -20,12 +19,15 @@ from typing import Any, Final, Literal
 
 import pytest
 
+from labs.ceph import Cluster
 from labs.require import require
+from labs.sharing import locked, shared
 
 _SCRIPT: Final = Path(__file__).with_name("glance-lab.sh")
 _TIMEOUT: Final = 90.0
 
 Auth = Literal["none", "token"]
+Shown = Literal["yes", "direct", "locations", "no"]
 
 
 class GlanceError(Exception):
@@ -35,10 +37,16 @@ class GlanceError(Exception):
 class Glance:
     """A Glance on a folder of its own."""
 
-    def __init__(self, folder: Path, *, auth: Auth = "none", locations: bool = True) -> None:
+    def __init__(
+        self, folder: Path, *, auth: Auth = "none", locations: Shown = "yes", ceph: Cluster | None = None
+    ) -> None:
+        """With ``ceph``, images are kept in its pool ``images``."""
         self.folder = folder
-        self._settings = {"GLANCE_AUTH": auth, "GLANCE_LOCATIONS": "yes" if locations else "no"}
+        self._settings: dict[str, str] = {"GLANCE_AUTH": auth, "GLANCE_LOCATIONS": locations}
+        if ceph is not None:
+            self._settings["GLANCE_CEPH_CONF"] = str(ceph.conf)
         self.url = ""
+        self._added: list[str] = []
 
     def start(self) -> None:
         """Start it, also again after a stop: the URL and all images stay."""
@@ -64,7 +72,14 @@ class Glance:
         return done.stdout
 
     def call(
-        self, method: str, path: str, body: Any = None, *, caller: str = "admin", kind: str = "application/json"
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        caller: str = "admin",
+        kind: str = "application/json",
+        store: str | None = None,
     ) -> Any:
         """One request to the API; what it answers, read as JSON."""
         host = self.url.removeprefix("http://")
@@ -73,7 +88,8 @@ class Glance:
                 stack.enter_context(self._writing())
             connection = stack.enter_context(contextlib.closing(http.client.HTTPConnection(host, timeout=_TIMEOUT)))
             data = json.dumps(body).encode() if isinstance(body, dict | list) else body
-            connection.request(method, path, data, {"Content-Type": kind, "X-Auth-Token": caller})
+            headers = {"Content-Type": kind, "X-Auth-Token": caller} | ({"X-Image-Meta-Store": store} if store else {})
+            connection.request(method, path, data, headers)
             answer = connection.getresponse()
             content = answer.read()
         if answer.status >= 300:
@@ -81,15 +97,23 @@ class Glance:
         return json.loads(content) if content else None
 
     def add(
-        self, name: str, data: bytes | Path | None, *, caller: str = "admin", disk_format: str = "raw", **facts: Any
+        self,
+        name: str,
+        data: bytes | Path | None,
+        *,
+        caller: str = "admin",
+        disk_format: str = "raw",
+        store: Literal["files", "ceph"] | None = None,
+        **facts: Any,
     ) -> str:
-        """Make an image, with ``data`` unless that is None; its id."""
+        """Make an image, with ``data`` unless that is None; its id.  ``store`` None: the lab's first."""
         told = {"name": name, "disk_format": disk_format, "container_format": "bare", **facts}
         image_id = str(self.call("POST", "/v2/images", told, caller=caller)["id"])
+        self._added.append(image_id)
         if data is not None:
             content = data if isinstance(data, bytes) else data.read_bytes()
             where = f"/v2/images/{image_id}/file"
-            self.call("PUT", where, content, caller=caller, kind="application/octet-stream")
+            self.call("PUT", where, content, caller=caller, kind="application/octet-stream", store=store)
         return image_id
 
     def plant(self, name: str, data: bytes, disk_format: str) -> str:
@@ -103,9 +127,16 @@ class Glance:
             database.execute(f"update images set {facts} where id = ?", (len(data), *sums, disk_format, image_id))  # noqa: S608 - our own words
         return image_id
 
+    def forget(self) -> None:
+        """Delete the images that were added through this object, but for those that something hangs on."""
+        for image_id in self._added:
+            with contextlib.suppress(GlanceError):
+                self.call("DELETE", f"/v2/images/{image_id}")
+        self._added.clear()
+
     def _writing(self) -> contextlib.AbstractContextManager[None]:
         """One writer at a time: two transactions of SQLite that turn to writing fail, they do not wait."""
-        return _locked(self.folder / "writing")
+        return locked(self.folder / "writing")
 
     def deactivate(self, image_id: str) -> None:
         self.call("POST", f"/v2/images/{image_id}/actions/deactivate")
@@ -161,52 +192,46 @@ def _running(lab: Glance) -> Iterator[Glance]:
 
 
 @contextlib.contextmanager
-def _shared(factory: pytest.TempPathFactory, auth: Auth) -> Iterator[Glance]:
-    """One lab for all workers of pytest-xdist: the first one starts it, the last one stops it."""
-    base = factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"glance-{auth}"
-    folder.mkdir(exist_ok=True)
-    lab = Glance(folder, auth=auth)
+def _shared(factory: pytest.TempPathFactory, make: Callable[[Path], Glance], kind: str) -> Iterator[Glance]:
+    made: list[Glance] = []
 
-    def counted(change: int) -> int:
-        file = folder / "users"
-        users = int(file.read_text()) + change if file.exists() else change
-        file.write_text(str(users))
-        return users
+    def start(folder: Path) -> None:
+        made.append(make(folder))
+        made[-1].start()
 
-    with _locked(folder / "lock"):
-        try:
-            lab.start()
-        except GlanceError as exc:
-            require("glance", str(exc))
-        counted(1)
-    try:
-        yield lab
-    finally:
-        with _locked(folder / "lock"):
-            if counted(-1) == 0:
-                lab.stop()
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    with shared(factory, f"glance-{kind}", start, lambda _: made[-1].stop(), GlanceError):
+        yield made[-1]
 
 
 @pytest.fixture(scope="session")
 def glance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Glance]:
     """A Glance to which everybody is an administrator; do it no harm."""
-    with _shared(tmp_path_factory, "none") as lab:
+    with _shared(tmp_path_factory, Glance, "files") as lab:
         yield lab
 
 
 @pytest.fixture(scope="session")
 def glance_with_tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Glance]:
     """A Glance that wants a token: ``project:P``, ``bad``, or another (administrator); do it no harm."""
-    with _shared(tmp_path_factory, "token") as lab:
+    with _shared(tmp_path_factory, lambda folder: Glance(folder, auth="token"), "token") as lab:
         yield lab
+
+
+@pytest.fixture(scope="session")
+def rbd_glances(tmp_path_factory: pytest.TempPathFactory, rbd_cluster: Cluster) -> Iterator[Glance]:
+    """For :func:`rbd_glance`."""
+    with _shared(tmp_path_factory, lambda folder: Glance(folder, auth="token", ceph=rbd_cluster), "rbd") as lab:
+        yield lab
+
+
+@pytest.fixture
+def rbd_glance(rbd_glances: Glance) -> Iterator[Glance]:
+    """A Glance that keeps images in ``rbd_cluster`` and wants a token, as ``glance_with_tokens``; do it no harm.
+
+    What the test adds goes with it, for it would stay in memory.
+    """
+    yield rbd_glances
+    rbd_glances.forget()
 
 
 @pytest.fixture

@@ -136,7 +136,7 @@ def test_boot_file_is_declared_without_a_format(source: GlanceSource, glance: Gl
 def test_locations_are_told_only_where_glance_shows_them(
     connect: Connect, glance_of_my_own: Callable[..., Glance]
 ) -> None:
-    lab = glance_of_my_own(locations=False)
+    lab = glance_of_my_own(locations="no")
     assert connect(lab).find(lab.add("a", _DATA)).declared.locations == ()
 
 
