@@ -35,6 +35,7 @@ Permission = Literal["r", "rw"]
 
 _AS_LARGE: Final = re.compile(r"matches existing size|not larger than existing size")
 _AS_PERMITTED: Final = re.compile(r"is already (?:read only|writable)")
+_EXTENTS: Final = re.compile(r"/dev/[A-Za-z0-9_+./-]+:[0-9]+-[0-9]+")
 _ABSENT: Final = re.compile(r"Failed to find logical volume")
 _NO_POOL: Final = "lv_attr!~^t"
 """Selects what is no thin pool: ``--yes`` would remove one with all that is in it."""
@@ -119,27 +120,57 @@ class Lvm2:
         self._allocate(group, "lvcreate", *made, "--name", name, *_new_tags(tags), "--", group)
 
     def lvcreate_snapshot(
-        self, group: str, origin: str, name: str, *, tags: Sequence[str] = (), permission: Permission = "rw"
+        self,
+        group: str,
+        origin: str,
+        name: str,
+        *,
+        tags: Sequence[str] = (),
+        permission: Permission = "rw",
+        activate: bool = True,
     ) -> None:
-        """Make a thin snapshot of the thin volume ``origin``; it is active, and will be after a restart.
+        """Make a thin snapshot of the thin volume ``origin``, with none of its tags.
 
-        It has none of its origin's tags.
+        ``activate``: it is active, and will be after a restart; else neither.
 
         :raises DiskNotFound: if there is no such origin.
         :raises StorageError: if the origin is not thin.
         """
         check_name(group, origin)
         check_name(group, name)
-        made = ["--yes", "--snapshot", "--setactivationskip", "n", "--activate", "y", "--permission", permission]
+        skip, active = ("n", "y") if activate else ("y", "n")
+        made = ["--yes", "--snapshot", "--setactivationskip", skip, "--activate", active, "--permission", permission]
         self._allocate(group, "lvcreate", *made, "--name", name, *_new_tags(tags), "--", f"{group}/{origin}")
 
-    def lvextend(self, group: str, name: str, size: int) -> None:
+    def lvextend(self, group: str, name: str, size: int, *, extents: str | None = None) -> None:
         """Grow a volume to ``size`` bytes, rounded up to extents; one that has as many or more stays as it is.
 
-        The new bytes of a thick volume are those of whoever had the room before.
+        The new bytes of a thick volume are those of whoever had the room before.  ``extents``:
+        a range as :meth:`pe_ranges` tells it, and the room is taken there or not at all.
+
+        :raises StorageFull: if there is no such room.
         """
         check_name(group, name)
-        self._allocate(group, "lvextend", "--yes", *_size("--size", size), "--", f"{group}/{name}", fine=_AS_LARGE)
+        if extents is not None and not _EXTENTS.fullmatch(extents):
+            raise ValueError(f"not a range of extents: {extents!r}")
+        where = [f"{group}/{name}", *([extents] if extents else [])]
+        self._allocate(group, "lvextend", "--yes", *_size("--size", size), "--", *where, fine=_AS_LARGE)
+
+    def pe_ranges(self, group: str, name: str) -> list[str]:
+        """The extents that a thick volume has, ``<device>:<first>-<last>``, in its own order."""
+        check_name(group, name)
+        printed = self.commands.run("lvs", *reports.OPTIONS, "--options", "seg_pe_ranges", "--", f"{group}/{name}")
+        return reports.extents(printed)
+
+    def lvconvert_mergethin(self, group: str, name: str) -> None:
+        """Let a thin snapshot take its origin's place: under the origin's name are its bytes and its size.
+
+        Name, tags, permission and activation stay the origin's; the snapshot's are gone.  One
+        commit of the metadata does it all.  Where either is in use, it is done
+        when the origin is activated the next time, and the snapshot stays until then.
+        """
+        check_name(group, name)
+        self.commands.run("lvconvert", "--yes", "--mergethin", "--", f"{group}/{name}")
 
     def lvrename(self, group: str, name: str, new: str) -> None:
         """Rename a volume, open ones too, in one step.
@@ -172,6 +203,7 @@ class Lvm2:
         permission: Permission | None = None,
         activate: bool | None = None,
         ignoreactivationskip: bool = False,
+        setactivationskip: bool | None = None,
     ) -> None:
         """Change what is given; what is so already is no error.
 
@@ -184,6 +216,8 @@ class Lvm2:
         change = [*_tags("add", addtag), *_tags("del", deltag)]
         if permission is not None:
             change.append(f"--permission={permission}")
+        if setactivationskip is not None:
+            change.append(f"--setactivationskip={'y' if setactivationskip else 'n'}")
         for start in range(0, len(change), MOST_TAGS):
             self._change(group, name, *change[start : start + MOST_TAGS])
         if activate is not None:
