@@ -1,0 +1,182 @@
+"""Bases in a pool: images with one protected snapshot, that disks are clones of.
+
+A base is visible by its mark, which is set last, in one request, and taken away first: then
+it is whole and can be cloned.  What there is of a base without its mark is a leftover, and
+the next import clears it.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from imgbackend import errors, files
+from imgbackend.types import ImageInfo, Progress, StoreBase, is_base_name
+from imgbackend_rbd import headers, images
+from imgbackend_rbd.images import Patience
+
+if TYPE_CHECKING:
+    from imgbackend_rbd.cluster import Cluster
+
+SNAPSHOT: Final = "base"
+"""What disks are cloned from."""
+_PREFIX: Final = "imgbackend-base."
+"""No name of a disk begins so and goes on as that of a base; nor does an id of Glance's."""
+_MARK: Final = "imgbackend.base"
+_TOUCHED: Final = "imgbackend.touched"
+_COARSE: Final = 300.0
+"""Seconds in which a use is not noted again."""
+
+
+def image_of(base: str) -> str:
+    """The name of the image that keeps a base."""
+    return f"{_PREFIX}{base}"
+
+
+class PoolBases:
+    """The bases of one pool."""
+
+    def __init__(self, cluster: "Cluster", pool: str, patience: Patience) -> None:
+        """Keep them."""
+        self._cluster, self._pool, self._patience = cluster, pool, patience
+        self._noted: dict[str, float] = {}
+
+    def find(self, name: str) -> StoreBase | None:
+        """A base that can be cloned.  Its children are not counted: that asks each of them."""
+        with self._cluster.asked(f"looking for the base {name}", self._pool):
+            return self._found(name)
+
+    def all(self) -> Iterator[StoreBase]:
+        """All bases, with the number of their children."""
+        with self._cluster.asked("listing the bases", self._pool):
+            listed = [image["name"] for image in self._cluster.rbd().list2(self._cluster.pool(self._pool))]
+        for image in sorted(listed):
+            name = image.removeprefix(_PREFIX)
+            if image == name or not is_base_name(name):
+                continue
+            with self._cluster.asked(f"looking at the base {name}", self._pool):
+                found = self._counted(name)
+            if found is not None:
+                yield found
+
+    def touch(self, name: str) -> None:
+        """Note a use; one within some minutes of the last is the same."""
+        now = time.time()
+        if now - self._noted.get(name, 0.0) < _COARSE:
+            return
+        with self._cluster.asked(f"noting a use of the base {name}", self._pool):
+            ioctx = self._cluster.pool(self._pool)
+            with contextlib.suppress(*self._cluster.absent):
+                image_id = headers.identity(ioctx, image_of(name))
+                headers.set_metadata(ioctx, image_id, _TOUCHED, str(now))
+                self._noted[name] = now
+
+    def remove(self, name: str) -> None:
+        """Remove a base, visible or not; absent is no error.
+
+        :raises DiskBusy: if disks are clones of it; then it is as it was.
+        """
+        self._noted.pop(name, None)
+        with self._cluster.asked(f"removing the base {name}", self._pool):
+            ioctx, image = self._cluster.pool(self._pool), image_of(name)
+            try:
+                image_id = headers.identity(ioctx, image)
+                mark = headers.read(ioctx, image_id, (_MARK,)).metadata.get(_MARK)
+                images.refuse_dependents(self._cluster, self._pool, image)
+                if mark is not None:
+                    headers.remove_metadata(ioctx, image_id, _MARK)
+            except self._cluster.absent:
+                mark = None
+            refused: tuple[type[Exception], ...] = (errors.DiskBusy, *self._cluster.busy)
+            try:
+                images.purge(self._cluster, self._pool, image, self._patience)
+            except refused:
+                if mark is not None:  # a disk was cloned meanwhile
+                    self._publish(name, mark)
+                raise
+
+    def put(
+        self,
+        name: str,
+        path: Path,
+        info: ImageInfo,
+        tags: Mapping[str, str],
+        progress: Progress,
+        check: Callable[[], None],
+    ) -> StoreBase:
+        """Make a base of a raw file; ``check`` raises where it is not ours to publish any more."""
+        image = image_of(name)
+        with self._cluster.asked(f"importing the base {name}", self._pool):
+            try:
+                if not self._has_clones(image):  # else it was whole once, and nobody writes to a base
+                    self._write(image, path, info.virtual_size, progress)
+                check()
+            except BaseException:
+                with contextlib.suppress(errors.Error), self._cluster.asked("clearing an import", self._pool):
+                    images.purge(self._cluster, self._pool, image, self._patience)
+                raise
+            image_id = headers.identity(self._cluster.pool(self._pool), image)
+            self._publish(name, json.dumps({"image": image_id, "time": time.time(), "tags": dict(tags)}))
+            found = self._found(name)
+        if found is None:
+            raise errors.StorageUnavailable(f"the base {name} went away while it was imported; try again")
+        return found
+
+    def _has_clones(self, image: str) -> bool:
+        try:
+            with self._cluster.image(self._pool, image, read_only=True) as found:
+                return bool(images.dependents(found))
+        except self._cluster.absent:
+            return False
+
+    def _write(self, image: str, path: Path, size: int, progress: Progress) -> None:
+        images.purge(self._cluster, self._pool, image, self._patience)
+        with files.open_fd(path, os.O_RDONLY) as source:
+            length = os.fstat(source).st_size
+            self._cluster.rbd().create(self._cluster.pool(self._pool), image, max(size, length), old_format=False)
+            with self._cluster.image(self._pool, image) as target:
+                images.fill(target, source, length, progress)
+
+    def _publish(self, name: str, mark: str) -> None:
+        """Make sure of the snapshot, and set the mark."""
+        with self._cluster.image(self._pool, image_of(name)) as image:
+            if all(snap["name"] != SNAPSHOT for snap in images.snapshots(image)):
+                image.create_snap(SNAPSHOT)
+            if not image.is_protected_snap(SNAPSHOT):
+                image.protect_snap(SNAPSHOT)
+            image_id = image.id()
+        headers.set_metadata(self._cluster.pool(self._pool), image_id, _MARK, mark)
+
+    def _found(self, name: str) -> StoreBase | None:
+        ioctx = self._cluster.pool(self._pool)
+        try:
+            header = headers.read(ioctx, headers.identity(ioctx, image_of(name)), (_MARK, _TOUCHED))
+        except self._cluster.absent:
+            return None
+        mark: dict[str, Any] = json.loads(header.metadata.get(_MARK, "{}"))
+        if mark.get("image") != header.id:
+            return None  # a clone has its parent's metadata, and a leftover none
+        touched = max(float(mark["time"]), float(header.metadata.get(_TOUCHED, "0")))
+        self._noted[name] = touched
+        return StoreBase(
+            name=name,
+            size=header.size,
+            allocated=headers.allocated(ioctx, header) if header.mapped else header.size,
+            children=None,
+            touched=touched,
+            tags=mark["tags"],
+        )
+
+    def _counted(self, name: str) -> StoreBase | None:
+        found = self._found(name)
+        if found is None:
+            return None
+        try:
+            with self._cluster.image(self._pool, image_of(name), read_only=True) as image:
+                return dataclasses.replace(found, children=len(images.dependents(image)))
+        except self._cluster.absent:
+            return None

@@ -1,0 +1,305 @@
+"""Disks that are images of a Ceph pool."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from imgbackend import errors, files, qemu_img
+from imgbackend.abilities import Cloneable, Flattenable, Importable, Snapshottable
+from imgbackend.backend import Disk
+from imgbackend.templates import Base, PrepareTemplate
+from imgbackend.types import (
+    Declared,
+    DiskInfo,
+    ImageInfo,
+    NetworkSource,
+    Plan,
+    Progress,
+    SnapshotInfo,
+    Way,
+    ignore,
+)
+from imgbackend_rbd import bases, headers, images, locations
+from imgbackend_rbd.images import Patience
+from imgbackend_rbd.locations import Place
+
+if TYPE_CHECKING:
+    from imgbackend_rbd.driver import RbdBackend
+
+MARK: Final = "imgbackend.disk"
+"""The key of an image's metadata that says whose disk it is."""
+_ROLLBACK: Final = "imgbackend.rollback"
+"""The key that names the snapshot that a disk is being rolled back to."""
+_A_MOMENT: Final = Patience(retries=6, interval=0.5)
+"""What is open for longer is open at a guest."""
+
+
+class RbdDisk(Disk["RbdBackend"], Cloneable, Importable, Snapshottable, Flattenable):
+    """An image named ``<instance>_<disk>``, as Nova's; whole where the pool's list does not say unfinished."""
+
+    backend: "RbdBackend"
+
+    @property
+    def image(self) -> str:
+        """Its name in the pool: no instance's has ``_`` in it."""
+        return f"{self.id.instance}_{self.id.name}"
+
+    def find(self) -> DiskInfo | None:
+        """Four small requests; the image is not opened."""
+        backend = self.backend
+        with self._asked("looking for"):
+            try:
+                image_id = headers.identity(backend.ioctx, self.image)
+            except backend.cluster.absent:
+                return None
+            if backend.unfinished.has(self.image):
+                return None
+            header = headers.read(backend.ioctx, image_id, (_ROLLBACK,))
+            if _ROLLBACK in header.metadata:
+                self._recover(header.metadata[_ROLLBACK])
+                header = headers.read(backend.ioctx, image_id)
+            return DiskInfo(format="raw", size=header.size, allocated=self._allocated(header))
+
+    def _allocated(self, header: headers.Header) -> int:
+        if header.mapped:
+            return headers.allocated(self.backend.ioctx, header)
+        with self.backend.cluster.image(self.backend.pool, self.image, read_only=True) as image:
+            return images.own_bytes(image)
+
+    def plan(self, template: Declared, base: ImageInfo | None, size: int | None) -> Plan:  # noqa: ARG002 - a clone of any size costs the same
+        """A clone; of an image that the pool does not have yet, after an import."""
+        whole = template.virtual_size or template.size or 0
+        if template.role == "private":
+            return Plan(way="import", reason="it is a secret, and becomes no base", writes=whole, needs=whole)
+        if base is not None:
+            return Plan(way="clone")
+        reason = f"the image is not in the pool {self.backend.pool} yet: it is imported once"
+        return Plan(way="clone", reason=reason, writes=whole, needs=whole)
+
+    def create_image(self, prepare_template: PrepareTemplate, base: Base, size: int | None) -> Way:
+        """A clone of the pool's base; a secret is written to an image of its own."""
+        if base.secret:
+            local = self.backend.host.unfinished(self.id)
+            try:
+                prepare_template(local)
+                self._import(local, size or 0, base.progress)
+            finally:
+                local.unlink(missing_ok=True)
+            return "import"
+        prepare_template(base)
+        place = Place(pool=self.backend.pool, image=bases.image_of(base.name), snapshot=bases.SNAPSHOT)
+        try:
+            self._clone(place, size)
+        except (*self.backend.cluster.absent, *self.backend.cluster.invalid) as exc:
+            if self.backend.find_base(base.name) is not None:
+                raise errors.StorageError(f"cannot clone {place}: {exc}") from exc
+            raise errors.BaseMissing(f"the base {base.name} has gone from the pool {self.backend.pool}") from exc
+        return "clone"
+
+    def parent(self, location: str) -> ImageInfo | str:
+        """What is at ``rbd://fsid/pool/image/snapshot``, if it is in this cluster."""
+        return locations.parent(self.backend.cluster, location)
+
+    def clone_image(self, location: str) -> Way:
+        """From another pool, or this one."""
+        place = locations.parsed(location)
+        if place is None:
+            raise errors.StorageError(f"{location} is no location in a Ceph cluster")
+        with self._asked("cloning"):
+            self._clone(place, None)
+        return "clone"
+
+    def import_image(self, path: Path) -> None:
+        """Written to an image of its own."""
+        self._import(path, 0, ignore)
+
+    def _clone(self, place: Place, size: int | None) -> None:
+        backend = self.backend
+        with self._asked("cloning", but=(*backend.cluster.absent, *backend.cluster.invalid)), self._making():
+            parent = backend.cluster.pool(place.pool)
+            backend.cluster.rbd().clone(parent, place.image, place.snapshot, backend.ioctx, self.image)
+            image_id = headers.identity(backend.ioctx, self.image)
+            if size is not None and size > headers.read(backend.ioctx, image_id).size:
+                self._resize(size)
+            self._mark(image_id)
+
+    def _import(self, path: Path, size: int, progress: Progress) -> None:
+        backend = self.backend
+        with files.open_fd(path, os.O_RDONLY) as source, self._asked("importing"), self._making():
+            length = os.fstat(source).st_size
+            whole = -(-length // 512) * 512
+            backend.cluster.rbd().create(backend.ioctx, self.image, max(size, whole), old_format=False)
+            with backend.cluster.image(backend.pool, self.image) as image:
+                images.fill(image, source, length, progress)
+                image_id = image.id()
+            self._mark(image_id)
+
+    def _mark(self, image_id: str) -> None:
+        """Say whose it is, of this image alone: its clones have its metadata too."""
+        told = {"image": image_id, "backend": self.backend.name, "instance": self.id.instance, "disk": self.id.name}
+        record = asdict(self.recorded) if self.recorded else None
+        headers.set_metadata(self.backend.ioctx, image_id, MARK, json.dumps({**told, "record": record}))
+
+    @contextlib.contextmanager
+    def _making(self) -> Iterator[None]:
+        """The image is unfinished until the end of this, or until it is discarded."""
+        backend = self.backend
+        entry = backend.unfinished.add(self.image)
+        try:
+            yield
+        except backend.cluster.taken as exc:
+            backend.unfinished.drop(self.image, entry)  # whose it is it is not told to be unfinished
+            raise errors.DiskBusy(f"{backend.pool}/{self.image} was made meanwhile by another host; try again") from exc
+        backend.unfinished.drop(self.image, entry)
+
+    def discard(self) -> None:
+        """What is on the list of the unfinished; whatever else has the name is whole."""
+        backend = self.backend
+        backend.host.unfinished(self.id).unlink(missing_ok=True)
+        with self._asked("clearing"):
+            entry = backend.unfinished.settle(self.image)
+            if entry is not None:
+                images.purge(backend.cluster, backend.pool, self.image, backend.patience)
+                backend.unfinished.drop(self.image, entry)
+
+    def resize_image(self, size: int) -> None:
+        """One request to the header; a guest that runs is told by librbd."""
+        with self._asked("growing"):
+            self._resize(size)
+
+    def _resize(self, size: int) -> None:
+        with self.backend.cluster.image(self.backend.pool, self.image) as image:
+            image.resize(size, allow_shrink=False)
+
+    def remove_image(self) -> None:
+        """With its own snapshots.  It is unfinished from the first step on, and whole again if it is refused."""
+        backend = self.backend
+        with self._asked("removing"):
+            try:
+                headers.identity(backend.ioctx, self.image)
+            except backend.cluster.absent:
+                return
+            if backend.unfinished.has(self.image):
+                return
+            with contextlib.suppress(*backend.cluster.absent):
+                images.refuse_dependents(backend.cluster, backend.pool, self.image)
+                images.refuse_open(backend.cluster, backend.pool, self.image, backend.patience)
+            refused: tuple[type[Exception], ...] = (errors.DiskBusy, *backend.cluster.busy)
+            entry = backend.unfinished.add(self.image)
+            try:
+                images.purge(backend.cluster, backend.pool, self.image, backend.patience)
+            except refused:
+                backend.unfinished.drop(self.image, entry)  # librbd looks before it takes anything away
+                raise
+            backend.unfinished.drop(self.image, entry)
+
+    def extract_image(self, target: Path, format: str, *, compress: bool, progress: Progress) -> None:
+        """Read here; for qcow2 into a file without a name, which qemu-img then converts."""
+        backend = self.backend
+        self._refuse_open()
+        if format == "raw":
+            with files.open_fd(target, os.O_RDWR) as out:
+                self._drain(out, progress, "extract")
+            return
+        with (
+            files.open_fd(target.parent, os.O_RDWR | os.O_TMPFILE) as read,
+            files.open_fd(target, os.O_RDWR) as out,
+        ):
+            self._drain(read, progress, "copy")
+            size = os.fstat(read).st_size
+            qemu_img.convert(
+                backend.host, [(read, "raw")], out, format, size=size, compress=compress, progress=progress,
+                phase="extract",
+            )  # fmt: skip
+
+    def _drain(self, target: int, progress: Progress, phase: str) -> None:
+        with self._asked("reading"), self.backend.cluster.image(self.backend.pool, self.image, read_only=True) as image:
+            images.drain(image, target, progress, phase)
+
+    def source(self) -> NetworkSource:
+        """With the monitors that were there when the backend was opened."""
+        backend = self.backend
+        return NetworkSource(
+            protocol="rbd",
+            name=f"{backend.pool}/{self.image}",
+            hosts=backend.cluster.monitors,
+            user=backend.cluster.access.user,
+            secret_uuid=backend.conf.secret_uuid,
+            conf=backend.cluster.access.conf or None,
+        )
+
+    def create_image_snap(self, name: str) -> None:
+        """One request to the header."""
+        self._refuse_open()
+        with self._asked("making a snapshot of"), self.backend.cluster.image(self.backend.pool, self.image) as image:
+            image.create_snap(name)
+
+    def rollback_image_snap(self, name: str) -> None:
+        """Noted before it is begun, for librbd copies object by object; ``find`` finishes what a killed one left."""
+        self._refuse_open()
+        backend = self.backend
+        with self._asked("rolling back"), backend.rolling(self.image):
+            headers.set_metadata(backend.ioctx, headers.identity(backend.ioctx, self.image), _ROLLBACK, name)
+            self._roll_back(name)
+
+    def _recover(self, name: str) -> None:
+        """Finish the rollback that a killed process began; who is at it is waited for."""
+        with self.backend.rolling(self.image):
+            header = headers.read(self.backend.ioctx, headers.identity(self.backend.ioctx, self.image), (_ROLLBACK,))
+            if header.metadata.get(_ROLLBACK) == name:
+                self._roll_back(name)
+
+    def _roll_back(self, name: str) -> None:
+        backend = self.backend
+        with backend.cluster.image(backend.pool, self.image) as image:
+            image.rollback_to_snap(name)
+            image_id = image.id()
+        headers.remove_metadata(backend.ioctx, image_id, _ROLLBACK)
+
+    def remove_image_snap(self, name: str) -> None:
+        """DiskBusy where it has clones."""
+        self._refuse_open()
+        backend = self.backend
+        with self._asked("removing a snapshot of"), backend.cluster.image(backend.pool, self.image) as image:
+            if image.is_protected_snap(name):
+                image.unprotect_snap(name)
+            image.remove_snap(name)
+
+    def image_snaps(self) -> Iterator[SnapshotInfo]:
+        """Those that people made, with any tool."""
+        backend = self.backend
+        with (
+            self._asked("listing the snapshots of"),
+            backend.cluster.image(backend.pool, self.image, read_only=True) as image,
+        ):
+            found = [
+                SnapshotInfo(
+                    name=snap["name"], size=snap["size"], time=image.get_snap_timestamp(snap["id"]).timestamp()
+                )
+                for snap in images.snapshots(image)
+            ]
+        yield from found
+
+    def flatten_image(self, progress: Progress) -> None:
+        """By librbd, object by object; at each of them the bytes are the same."""
+        backend = self.backend
+        with self._asked("flattening"), backend.cluster.image(backend.pool, self.image) as image:
+            try:
+                image.parent_info()
+            except backend.cluster.absent:
+                return
+            size = image.size()
+            progress("convert", 0, size)
+            image.flatten()
+            progress("convert", size, size)
+
+    def _refuse_open(self) -> None:
+        with self._asked("looking who has opened"):
+            images.refuse_open(self.backend.cluster, self.backend.pool, self.image, _A_MOMENT)
+
+    def _asked(self, what: str, but: tuple[type[Exception], ...] = ()) -> contextlib.AbstractContextManager[None]:
+        return self.backend.cluster.asked(f"{what} {self.backend.pool}/{self.image}", self.backend.pool, but=but)

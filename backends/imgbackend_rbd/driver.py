@@ -1,0 +1,226 @@
+"""The backend: a Ceph pool, its options, its bases and its lock."""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from oslo_config import cfg, types
+
+from imgbackend import errors
+from imgbackend.abilities import Checkable, HoldsBases, SharedStore
+from imgbackend.backend import Backend
+from imgbackend.host import Host
+from imgbackend.types import (
+    Capacity,
+    DiskId,
+    Finding,
+    ImageInfo,
+    Progress,
+    StoreBase,
+    Traits,
+    ignore,
+)
+from imgbackend_rbd import checks, headers, locations
+from imgbackend_rbd.bases import PoolBases
+from imgbackend_rbd.cluster import Access, Cluster
+from imgbackend_rbd.disk import MARK, RbdDisk
+from imgbackend_rbd.images import Patience
+from imgbackend_rbd.lock import StoreLock
+from imgbackend_rbd.unfinished import Unfinished
+
+if TYPE_CHECKING:
+    from rados import Ioctx
+
+_LOCK_SECONDS: Final = 30
+"""How long an importer that was killed holds others up."""
+_ROLLBACK_SECONDS: Final = 6
+"""The same of a rollback: whoever looks at the disk waits for it."""
+
+
+def _was(name: str) -> list[cfg.DeprecatedOpt]:
+    return [cfg.DeprecatedOpt(name, group="libvirt")]
+
+
+class RbdBackend(Backend, HoldsBases, SharedStore, Checkable):
+    """Disks are clones of a base that the pool keeps once, or of Glance's own image in the same cluster."""
+
+    disk_type = RbdDisk
+    traits = Traits(shared=True)
+    opts: ClassVar[Sequence[cfg.Opt]] = (
+        cfg.StrOpt("pool", default="rbd", deprecated_opts=_was("images_rbd_pool"), help="The pool of the disks."),
+        cfg.StrOpt(
+            "user",
+            deprecated_opts=_was("rbd_user"),
+            help="The user of Ceph, without client.; None: Ceph's own default, admin.",
+        ),
+        cfg.StrOpt(
+            "ceph_conf",
+            default="",
+            deprecated_opts=_was("images_rbd_ceph_conf"),
+            help="The cluster's ceph.conf; empty: where Ceph looks for it, such as /etc/ceph/ceph.conf.",
+        ),
+        cfg.Opt(
+            "connect_timeout",
+            type=types.Integer(),
+            default=5,
+            deprecated_opts=_was("rbd_connect_timeout"),
+            help="Seconds that connecting may take; 0 or less: as long as ceph.conf says (client_mount_timeout).",
+        ),
+        cfg.Opt(
+            "operation_timeout",
+            type=types.Integer(min=1),
+            default=30,
+            help="Seconds that a monitor or an OSD may take for one operation.",
+        ),
+        cfg.StrOpt(
+            "secret_uuid",
+            deprecated_opts=_was("rbd_secret_uuid"),
+            help="The libvirt secret that has the user's key.",
+        ),
+        cfg.Opt(
+            "destroy_volume_retries",
+            type=types.Integer(min=0),
+            default=12,
+            deprecated_opts=_was("rbd_destroy_volume_retries"),
+            help="How often the removal of a disk that is in use is tried again.",
+        ),
+        cfg.Opt(
+            "destroy_volume_retry_interval",
+            type=types.Float(min=0),
+            default=5,
+            deprecated_opts=_was("rbd_destroy_volume_retry_interval"),
+            help="Seconds between two attempts to remove a disk that is in use.",
+        ),
+    )
+
+    def __init__(self, name: str, conf: cfg.ConfigOpts.GroupAttr, host: Host) -> None:
+        """Keep them; a cluster that is not open asks nobody."""
+        super().__init__(name, conf, host)
+        self._locks: dict[str, StoreLock] = {}
+        self.cluster = Cluster(Access(conf="", user=None, connect_timeout=0, operation_timeout=1))
+        self.pool = ""
+
+    def open(self) -> None:
+        """Connect, find the pool, and see that we may read it."""
+        conf = self.conf
+        self.pool = conf.pool
+        self.patience = Patience(retries=conf.destroy_volume_retries, interval=conf.destroy_volume_retry_interval)
+        access = Access(
+            conf=conf.ceph_conf,
+            user=conf.user or None,
+            connect_timeout=conf.connect_timeout,
+            operation_timeout=conf.operation_timeout,
+        )
+        self.cluster = Cluster(access)
+        self._bases = PoolBases(self.cluster, self.pool, self.patience)
+        self.unfinished = Unfinished(self.cluster, self.pool, self.host.instances)
+        try:
+            self.cluster.open()
+            absent = contextlib.suppress(*self.cluster.absent)
+            with self.cluster.asked(f"reading the pool {self.pool}", self.pool), absent:
+                self.ioctx.stat("rbd_directory")
+        except BaseException:
+            self.cluster.close()
+            raise
+
+    def close(self) -> None:
+        """Disconnect."""
+        self.cluster.close()
+
+    @property
+    def ioctx(self) -> "Ioctx":
+        """The pool, over this process's connection."""
+        return self.cluster.pool(self.pool)
+
+    def list_disks(self) -> Iterator[DiskId]:
+        """By their marks, and this host's records: an unfinished one has no mark yet."""
+        found = set(self._marked()) | set(self.host.records.kept_by(self.name))
+        return iter(sorted(found, key=str))
+
+    def _marked(self) -> Iterator[DiskId]:
+        with self.cluster.asked("listing the disks", self.pool):
+            for image in self.cluster.rbd().list2(self.ioctx):
+                disk = locations.disk_of(image["name"])
+                if disk is not None and self._is_ours(image["id"]):
+                    yield disk
+
+    def _is_ours(self, image_id: str) -> bool:
+        try:
+            header = headers.read(self.ioctx, image_id, (MARK,))
+        except self.cluster.absent:
+            return False
+        mark: dict[str, Any] = json.loads(header.metadata.get(MARK, "{}"))
+        return bool(mark.get("image") == image_id and mark.get("backend") == self.name)
+
+    def capacity(self) -> Capacity:
+        """What the pool could still take, replicas and all, by the monitors' figures."""
+        told = self.cluster.monitor("df")
+        pools = told.get("pools")
+        for pool in pools if isinstance(pools, list) else []:
+            stats: dict[str, int] = pool["stats"]
+            if pool["name"] == self.pool and (stats["max_avail"] or stats["stored"]):
+                return Capacity(total=stats["max_avail"] + stats["stored"], free=stats["max_avail"])
+        raise errors.StorageUnavailable(
+            f"the Ceph cluster does not tell how large the pool {self.pool} is: no manager is active (ceph mgr stat)"
+        )
+
+    def findings(self) -> Iterator[Finding]:
+        """Whether disks can be made here, and how."""
+        store = checks.Store(cluster=self.cluster, pool=self.pool, host=self.host, secret_uuid=self.conf.secret_uuid)
+        return checks.findings(store)
+
+    # Bases
+
+    def find_base(self, name: str) -> StoreBase | None:
+        """By its mark; its children are not counted."""
+        return self._bases.find(name)
+
+    def list_bases(self) -> Iterator[StoreBase]:
+        """By their marks, with the number of their children."""
+        return self._bases.all()
+
+    def touch_base(self, name: str) -> None:
+        """To some minutes."""
+        self._bases.touch(name)
+
+    def remove_base(self, name: str) -> None:
+        """DiskBusy where disks are clones of it, or of what it was."""
+        self._bases.remove(name)
+
+    def import_base(
+        self, name: str, path: Path, info: ImageInfo, tags: Mapping[str, str], progress: Progress
+    ) -> StoreBase:
+        """Published only if the store's lock is held still, where it was taken."""
+
+        def check() -> None:
+            lock = self._locks.get(name)
+            if lock is not None:
+                lock.check()
+
+        return self._bases.put(name, path, info, tags, progress, check)
+
+    @contextlib.contextmanager
+    def store_lock(self, name: str, progress: Progress = ignore) -> Iterator[None]:
+        """RADOS' own, renewed while it is held."""
+        with StoreLock(self.cluster, self.pool, name, _LOCK_SECONDS).held(progress) as lock:
+            self._locks[name] = lock
+            try:
+                yield
+            finally:
+                del self._locks[name]
+
+    def rolling(self, image: str) -> contextlib.AbstractContextManager[StoreLock]:
+        """The lock of one disk's rollback.
+
+        :raises StorageUnavailable: if it is held for long: somebody is at it.
+        """
+        end = time.monotonic() + 2 * _ROLLBACK_SECONDS
+
+        def wait(_phase: str, _done: int, _total: int | None) -> None:
+            if time.monotonic() > end:
+                raise errors.StorageUnavailable(f"{self.pool}/{image} is being rolled back just now; try again later")
+
+        return StoreLock(self.cluster, self.pool, f"rollback.{image}", _ROLLBACK_SECONDS).held(wait)

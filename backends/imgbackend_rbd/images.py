@@ -1,0 +1,204 @@
+"""Whole images: filled, read, and taken away with what hangs on them."""
+
+import contextlib
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from imgbackend import errors, files
+from imgbackend.types import Ki, Mi, Progress
+
+if TYPE_CHECKING:
+    from rbd import Completion, Image, Snapshot
+
+    from imgbackend_rbd.cluster import Cluster
+
+_STEP: Final = 4 * Mi
+"""Bytes of one request: an object, as images have them by default."""
+_IN_FLIGHT: Final = 16
+_BLOCK: Final = 64 * Ki
+"""What is all zeroes in a file of ours is a hole, in blocks of so many bytes."""
+_USERS: Final = 0
+"""RBD_SNAP_NAMESPACE_TYPE_USER."""
+
+
+class _Window:
+    """Requests that are under way; leaving it waits for them, for their bytes are librbd's until then."""
+
+    def __init__(self) -> None:
+        self._pending: deque[tuple[Completion, Callable[[], object]]] = deque()
+
+    def __enter__(self) -> "_Window":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with contextlib.suppress(OSError) if any(exc) else contextlib.nullcontext():
+            while self._pending:
+                self._finish(act=not any(exc))
+
+    def add(self, completion: "Completion", then: Callable[[], object]) -> None:
+        """Keep a request in view; ``then`` is called in this thread when it is done, in order."""
+        self._pending.append((completion, then))
+        if len(self._pending) >= _IN_FLIGHT:
+            self._finish(act=True)
+
+    def _finish(self, *, act: bool) -> None:
+        completion, then = self._pending.popleft()
+        completion.wait_for_complete_and_cb()
+        code = completion.get_return_value()
+        if code < 0 and act:
+            raise OSError(-code, os.strerror(-code))
+        if act:
+            then()
+
+
+def _steps(start: int, end: int) -> Iterator[tuple[int, int]]:
+    """``(offset, length)``: no step goes beyond the end of an object."""
+    while start < end:
+        length = min(end, (start // _STEP + 1) * _STEP) - start
+        yield start, length
+        start += length
+
+
+def fill(image: "Image", source: int, size: int, progress: Progress) -> None:
+    """Write the ``size`` bytes of a file into a new image; holes and zeroes are left out.  It is flushed.
+
+    :raises OSError: as the cluster answers.
+    """
+    progress("import", 0, size)
+    with _Window() as window:
+        for start, end in files.data_ranges(source, size):
+            for at, length in _steps(start, end):
+                data = os.pread(source, length, at)
+                if data.count(0) != len(data):
+                    window.add(image.aio_write(data, at, _ignore), data.__len__)
+                progress("import", at + length, size)
+    image.flush()
+    progress("import", size, size)
+
+
+def drain(image: "Image", target: int, progress: Progress, phase: str) -> None:
+    """Write all bytes of an image, its parent's too, into an empty file, zeroes as holes.
+
+    :raises OSError: as the cluster answers, or the file system.
+    """
+    size = image.size()
+    os.ftruncate(target, size)
+    progress(phase, 0, size)
+    with _Window() as window:
+        for start, end in _extents(image, size, include_parent=True):
+            for at, length in _steps(start, end):
+                _request(image, window, target, at, length)
+                progress(phase, at, size)
+    progress(phase, size, size)
+
+
+def _request(image: "Image", window: _Window, target: int, at: int, length: int) -> None:
+    got: list[bytes] = []
+    completion = image.aio_read(at, length, lambda _completion, data: got.append(data or b""))
+    window.add(completion, lambda: _put(target, at, b"".join(got)))
+
+
+def _put(target: int, at: int, data: bytes) -> None:
+    for start in range(0, len(data), _BLOCK):
+        block = memoryview(data)[start : start + _BLOCK]
+        if data.count(0, start, start + _BLOCK) == len(block):
+            continue
+        done = 0
+        while done < len(block):
+            done += os.pwrite(target, block[done:], at + start + done)
+
+
+def _ignore(_completion: "Completion") -> None:
+    pass
+
+
+def snapshots(image: "Image") -> list["Snapshot"]:
+    """Those that people made, oldest first; not what librbd keeps for clones after a removal."""
+    found = [snap for snap in image.list_snaps() if image.snap_get_namespace_type(snap["id"]) == _USERS]
+    return sorted(found, key=lambda snap: snap["id"])
+
+
+def dependents(image: "Image") -> list[str]:
+    """The images that are clones of any snapshot of this one, as ``pool/image``."""
+    return [
+        f"{child['pool']}/{child['image']}" + (" (in the trash)" if child["trash"] else "")
+        for child in image.list_children2()
+    ]
+
+
+def own_bytes(image: "Image") -> int:
+    """Bytes of the objects that an image has of its own, where it has no object map."""
+    return sum(end - start for start, end in _extents(image, image.size(), include_parent=False))
+
+
+def _extents(image: "Image", size: int, *, include_parent: bool) -> list[tuple[int, int]]:
+    """``(start, end)`` of the objects that are there."""
+    found: list[tuple[int, int]] = []
+
+    def note(at: int, length: int, there: bool) -> None:
+        if there:
+            found.append((at, min(at + length, size)))
+
+    image.diff_iterate(0, size, None, note, include_parent, whole_object=True)
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How often what is in use is tried again."""
+
+    retries: int
+    interval: float
+    """Seconds."""
+
+
+def refuse_dependents(cluster: "Cluster", pool: str, name: str) -> None:
+    """Refuse to take away what others hang on.
+
+    :raises DiskBusy: naming up to five of them.
+    """
+    with cluster.image(pool, name, read_only=True) as image:
+        found = dependents(image)
+    if found:
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        raise errors.DiskBusy(f"{pool}/{name} has clones: {', '.join(found[:5])}{more}; flatten or remove them first")
+
+
+def refuse_open(cluster: "Cluster", pool: str, name: str, patience: Patience) -> None:
+    """Refuse an image that somebody has open for writing.
+
+    :raises DiskBusy: with the address of who has.
+    """
+    for left in range(patience.retries, -1, -1):
+        with cluster.image(pool, name, read_only=True) as image:
+            found = [watcher["addr"] for watcher in image.watchers_list()]
+        if not found:
+            return
+        if left:
+            time.sleep(patience.interval)
+    raise errors.DiskBusy(
+        f"{pool}/{name} is open at {', '.join(found)}; stop its guest first (who died is forgotten in half a minute)"
+    )
+
+
+def purge(cluster: "Cluster", pool: str, name: str, patience: Patience) -> None:
+    """Remove an image with its snapshots; one that is absent, half made or half removed too.
+
+    :raises DiskBusy: if it has clones, or somebody has it open.
+    """
+    try:
+        refuse_dependents(cluster, pool, name)
+        refuse_open(cluster, pool, name, patience)
+        with cluster.image(pool, name) as image:
+            for snap in snapshots(image):
+                if image.is_protected_snap(snap["name"]):
+                    image.unprotect_snap(snap["name"])
+                image.remove_snap(snap["name"])
+    except cluster.absent:
+        pass  # what there may be of it is removed by its name
+    with contextlib.suppress(*cluster.absent):
+        cluster.rbd().remove(cluster.pool(pool), name)
