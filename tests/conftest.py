@@ -9,24 +9,32 @@ from typing import Final, Literal
 import pytest
 
 from imgbackend.types import Mi
-from labs import leaks, mounts
+from labs import leaks, lvm, mounts
 from labs.ceph import rbd_cluster, rbd_own_cluster, rbd_pool
 from labs.glance import rbd_glance, rbd_glances
+from labs.lvm import lvm_group, lvm_make_group
 from labs.require import require
 
-__all__ = ["rbd_cluster", "rbd_glance", "rbd_glances", "rbd_own_cluster", "rbd_pool"]
+__all__ = ["lvm_group", "lvm_make_group", "rbd_cluster", "rbd_glance", "rbd_glances", "rbd_own_cluster", "rbd_pool"]
 
 _HERE: Final = Path(__file__).parent
-_LABS: Final = ("btrfs", "glance", "nova", "rbd", "xfs")
+_LABS: Final = ("btrfs", "glance", "lvm_group", "lvm_make_group", "nova", "rbd", "xfs")
 _SLOW: Final = ("cli", "conformance", "engine/test_crash.py", "kit", "takeover", "trust")
 """Their tests start the command or real services, or kill processes, again and again."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: takes seconds, or a lab; `./dev check` leaves it out")
+    config.addinivalue_line("markers", "lvm: runs inside the lab of LVM alone, where tests/test_lvm_lab.py has it run")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    inside = [item for item in items if not lvm.FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))]
+    for item in inside:
+        item.add_marker("lvm")
+    if inside and not lvm.INSIDE:
+        items[:] = [item for item in items if item not in inside]
+        config.hook.pytest_deselected(items=inside)
     for item in items:
         lab = any(name.startswith(_LABS) for name in getattr(item, "fixturenames", ()))
         if lab or any(item.path.is_relative_to(_HERE / slow) for slow in _SLOW):
