@@ -85,20 +85,22 @@ def convert(
     progress: Progress = ignore,
     phase: str = "convert",
 ) -> None:
-    """Write the image that ``layers`` make, as format ``out``, into the empty file ``target``.
+    """Write the image that ``layers`` make, as format ``out``, into ``target``: an empty file, or a block device.
 
-    ``size`` is the virtual size, and the most that the file may have but for metadata.
-    The target is not flushed.
+    ``size`` is the virtual size, and the most that the file may have but for metadata.  Of a
+    device the first ``size`` bytes are written, zeroes too.  The target is not flushed.
 
     :raises CommandFailed: if it cannot be read, or a limit fired.
     """
+    device = _is_device(target)
     limits = Limits(
         cpu_seconds=host.settings.cpu_seconds * (1 + size // Gi),
         address_space=host.settings.convert_address_space,
-        file_size=size + (_HEADROOM if out == "raw" else size // 64 + 64 * _HEADROOM),
+        file_size=None if device else size + (_HEADROOM if out == "raw" else size // 64 + 64 * _HEADROOM),
         stall_seconds=host.settings.stall_seconds,
     )
-    argv = ["convert", "-p", *(["-c"] if compress else []), "-O", out, _spec(layers), f"/proc/self/fd/{target}"]
+    options = [*(["-n", "-t", "none"] if device else []), *(["-c"] if compress else [])]
+    argv = ["convert", "-p", *options, "-O", out, _spec(layers), f"/proc/self/fd/{target}"]
     _run(
         host, argv, read=[fd for fd, _ in layers], write=[target], limits=limits, watch=_percent(progress, phase, size)
     )
@@ -170,13 +172,17 @@ def _spec(layers: Sequence[Layer]) -> str:
     """A ``json:`` file name: every driver is named, and nothing else is opened."""
     node: dict[str, Any] | None = None
     for fd, name in reversed(layers):
-        file = {"driver": "file", "filename": f"/proc/self/fd/{fd}"}
+        file = {"driver": "host_device" if _is_device(fd) else "file", "filename": f"/proc/self/fd/{fd}"}
         made: dict[str, Any] = {"driver": NAMES.get(name, name), "file": file}
         if name in _CHAINED:
             made["backing"] = node
         made |= _OPTIONS.get(name, {})
         node = made
     return "json:" + json.dumps(node)
+
+
+def _is_device(fd: int) -> bool:
+    return stat.S_ISBLK(os.fstat(fd).st_mode)
 
 
 def _percent(progress: Progress, phase: str, total: int) -> Callable[[str], None]:
@@ -228,7 +234,7 @@ def _access(host: Host, read: Sequence[int], write: Sequence[int]) -> Iterator[I
             status = os.fstat(fd)
             if status.st_mode & bits == bits:
                 continue
-            if status.st_mode >> 3 & bits == bits:
+            if status.st_mode >> 3 & bits == bits and not stat.S_ISBLK(status.st_mode):  # its group has all disks
                 groups.add(status.st_gid)
             else:
                 _lend(lent, fd, status, uid)

@@ -1,0 +1,137 @@
+"""The bases that a thin pool keeps: thin volumes, read-only, and without a device of their own."""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from imgbackend import errors, files
+from imgbackend.types import ImageInfo, Progress, StoreBase
+from imgbackend_lvm.lvm2 import LogicalVolume, tag_of, tags_of, value_of
+from imgbackend_lvm.volumes import BACKEND, FROM, spent
+
+if TYPE_CHECKING:
+    from imgbackend_lvm.driver import ThinBackend
+
+BASE: Final = "imgbackend.base"
+"""The tag of a base: its name."""
+_SIZE: Final = "imgbackend.size"
+_ALLOCATED: Final = "imgbackend.allocated"
+_TOLD: Final = ("image_id", "digest", "format")
+"""Tags that the engine gives."""
+
+
+class PoolBases:
+    """The bases of a backend.  What is whole is under its own name, and tagged."""
+
+    def __init__(self, backend: "ThinBackend") -> None:
+        """Keep the backend; nothing is run."""
+        self._backend = backend
+
+    def volume_of(self, name: str) -> str:
+        """The volume of a base: two backends may be in one group."""
+        own = hashlib.sha1(self._backend.name.encode(), usedforsecurity=False).hexdigest()
+        return f"base_{name}_{own[:8]}"
+
+    def find(self, name: str) -> StoreBase | None:
+        """See :meth:`imgbackend.abilities.HoldsBases.find_base`."""
+        volumes = self._backend.lvm.lvs(self._backend.group)
+        return next((base for base in self._all(volumes) if base.name == name), None)
+
+    def all(self) -> Iterator[StoreBase]:
+        """See :meth:`imgbackend.abilities.HoldsBases.list_bases`."""
+        yield from self._all(self._backend.lvm.lvs(self._backend.group))
+
+    def _all(self, volumes: list[LogicalVolume]) -> Iterator[StoreBase]:
+        for volume in volumes:
+            name = value_of(volume.lv_tags, BASE)
+            if name is None or volume.lv_name[0] == "." or not self._is_mine(volume):
+                continue
+            yield StoreBase(
+                name=name,
+                size=int(value_of(volume.lv_tags, _SIZE) or volume.lv_size),
+                allocated=int(value_of(volume.lv_tags, _ALLOCATED) or 0),
+                children=self._children(volume, name, volumes),
+                touched=self._touched(name, volume),
+                tags={key: value_of(volume.lv_tags, f"imgbackend.{key}") or "" for key in _TOLD},
+            )
+
+    def _is_mine(self, volume: LogicalVolume) -> bool:
+        return value_of(volume.lv_tags, BACKEND) == self._backend.name
+
+    def _children(self, base: LogicalVolume, name: str, volumes: list[LogicalVolume]) -> int:
+        """Snapshots of it, whoever made them; a disk that was rolled back has another origin, and its tag."""
+        return sum(
+            volume.origin == base.lv_name or (self._is_mine(volume) and value_of(volume.lv_tags, FROM) == name)
+            for volume in volumes
+        )
+
+    def touch(self, name: str) -> None:
+        """The clock of an empty file: a command of lvm2's costs a hundred times as much."""
+        path = self._used(name)
+        try:
+            os.utime(path)
+        except FileNotFoundError:
+            files.make_folders(path.parent)
+            path.touch(mode=0o644)
+
+    def _touched(self, name: str, volume: LogicalVolume) -> float:
+        try:
+            return self._used(name).stat().st_mtime
+        except FileNotFoundError:
+            return float(volume.lv_time)
+
+    def _used(self, name: str) -> Path:
+        own = hashlib.sha1(self._backend.name.encode(), usedforsecurity=False).hexdigest()
+        return self._backend.host.bases / ".used" / f"{own[:8]}-{name}"
+
+    def remove(self, name: str) -> None:
+        """See :meth:`imgbackend.abilities.HoldsBases.remove_base`."""
+        found = self.find(name)
+        if found is not None and found.children:
+            raise errors.DiskBusy(f"{found.children} disks hang on the base {name}; remove them first")
+        self._clear(self.volume_of(name), f".{self.volume_of(name)}")
+        self._used(name).unlink(missing_ok=True)
+
+    def _clear(self, *names: str) -> None:
+        """Remove those of these volumes that are this backend's."""
+        backend = self._backend
+        mine = {volume.lv_name for volume in backend.lvm.lvs(backend.group) if self._is_mine(volume)}
+        if doomed := sorted(mine & set(names)):
+            backend.lvm.lvremove(backend.group, *doomed)
+
+    def take(self, name: str, path: Path, info: ImageInfo, tags: Mapping[str, str], progress: Progress) -> StoreBase:
+        """See :meth:`imgbackend.abilities.HoldsBases.import_base`."""
+        final, unfinished = self.volume_of(name), f".{self.volume_of(name)}"
+        self._clear(unfinished)
+        known = [tag_of(BACKEND, self._backend.name), tag_of(BASE, name), tag_of(_SIZE, str(info.virtual_size))]
+        for key in _TOLD:
+            known += tags_of(f"imgbackend.{key}", tags.get(key, ""))
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._undo, unfinished)
+            self._write(unfinished, path, self._backend.rounded(info.virtual_size), known, progress)
+            self._backend.lvm.lvrename(self._backend.group, unfinished, final)
+            undo.pop_all()
+        self.touch(name)
+        found = self.find(name)
+        if found is None:
+            raise errors.StorageUnavailable(f"the base {name} was imported into {self._backend.pool}, and is gone")
+        return found
+
+    def _write(self, unfinished: str, path: Path, size: int, tags: list[str], progress: Progress) -> None:
+        """Make a volume of a raw file, read-only and without a device."""
+        backend, lvm = self._backend, self._backend.lvm
+        with files.open_fd(path, os.O_RDONLY) as source:
+            lvm.lvcreate_thin(backend.group, backend.pool, unfinished, size, tags=tags)
+            backend.thin.write(unfinished, source, size, progress, phase="import")
+        [volume] = lvm.lvs(backend.group, unfinished)
+        allocated = tag_of(_ALLOCATED, str(spent(volume)))
+        lvm.lvchange(backend.group, unfinished, addtag=[allocated], permission="r", setactivationskip=True)
+        lvm.lvchange(backend.group, unfinished, activate=False)
+
+    def _undo(self, unfinished: str) -> None:
+        """What fails here must not hide why the import failed; the next one clears it too."""
+        with contextlib.suppress(errors.Error):
+            self._clear(unfinished)

@@ -1,0 +1,184 @@
+"""The driver ``lvm``: with a thin pool, or without one."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from oslo_config import cfg, types
+
+from imgbackend import errors
+from imgbackend.abilities import Checkable, HoldsBases
+from imgbackend.backend import Backend
+from imgbackend.types import Capacity, DiskId, Finding, ImageInfo, Progress, StoreBase
+from imgbackend_lvm import checks
+from imgbackend_lvm.bases import PoolBases
+from imgbackend_lvm.lvm2 import Lvm2, check_name, value_of
+from imgbackend_lvm.pool import Pool
+from imgbackend_lvm.thick import ThickDisk
+from imgbackend_lvm.thin import ThinDisk
+from imgbackend_lvm.volumes import BACKEND, DISK, VolumeDisk
+from imgbackend_lvm.writing import BLOCK
+
+
+def _novas(name: str) -> list[cfg.DeprecatedOpt]:
+    return [cfg.DeprecatedOpt(name, group="libvirt")]
+
+
+class LvmBackend(Backend, Checkable):
+    """A volume group."""
+
+    disk_type = VolumeDisk
+    opts: ClassVar[Sequence[cfg.Opt]] = (
+        cfg.StrOpt(
+            "volume_group", deprecated_opts=_novas("images_volume_group"), help="The volume group; it has to be there."
+        ),
+        cfg.StrOpt(
+            "thin_pool",
+            help="A thin pool of that group: disks are snapshots of a base in it, made at once whatever their size. "
+            "None: each disk is a thick volume, and a copy.",
+        ),
+        cfg.StrOpt(
+            "volume_clear",
+            default="zero",
+            choices=["none", "zero", "shred"],
+            deprecated_opts=_novas("volume_clear"),
+            help="How a thick volume is overwritten when it is removed. A thin one is not: its pool gives out zeroes.",
+        ),
+        cfg.Opt(
+            "volume_clear_size",
+            type=types.Integer(min=0),
+            default=0,
+            deprecated_opts=_novas("volume_clear_size"),
+            help="MiB at the start of a thick volume that are overwritten when it is removed; 0: all of it.",
+        ),
+        cfg.BoolOpt(
+            "allow_unzeroed_pool",
+            default=False,
+            help="Use a thin pool that does not zero new chunks: guests may see what others have written.",
+        ),
+        cfg.StrOpt(
+            "root_helper",
+            help="What runs the commands of lvm2 as root where this process is not; None: sudo -n.",
+        ),
+    )
+
+    @classmethod
+    def for_options(cls, conf: cfg.ConfigOpts.GroupAttr) -> "type[LvmBackend]":
+        """With a thin pool, or without."""
+        return ThinBackend if conf.thin_pool else ThickBackend
+
+    @functools.cached_property
+    def lvm(self) -> Lvm2:
+        """The commands of lvm2."""
+        return Lvm2(root_helper=self.conf.root_helper)
+
+    extent = 0
+    """Bytes of an extent of the group; known when it is open."""
+
+    @property
+    def group(self) -> str:
+        """The volume group's name."""
+        return str(self.conf.volume_group)
+
+    def open(self) -> None:
+        """See that the group is there, and may be looked at."""
+        if not self.conf.volume_group:
+            raise errors.ConfigError(
+                f"[{self.name}] volume_group is not set; name the volume group that holds the disks"
+            )
+        self.extent = self.lvm.vgs(self.group).vg_extent_size
+        self.traits = dataclasses.replace(self.traits, granularity=max(self.extent, BLOCK))
+
+    def rounded(self, size: int) -> int:
+        """Up to what a volume can have."""
+        return -(-size // self.traits.granularity) * self.traits.granularity
+
+    def device(self, name: str) -> Path:
+        """The device of a volume, while it is active."""
+        return Path("/dev", self.group, name)
+
+    def findings(self) -> Iterator[Finding]:
+        """Of the group, and of the pool where there is one."""
+        return checks.findings(self.lvm, self.host, self.group, self.conf.thin_pool)
+
+    def list_disks(self) -> Iterator[DiskId]:
+        """By their tags; whether whole, unfinished, or not yet cleared."""
+        found = dict.fromkeys(
+            value_of(volume.lv_tags, DISK)
+            for volume in self.lvm.lvs(self.group)
+            if value_of(volume.lv_tags, BACKEND) == self.name
+        )
+        for name in found:
+            if name is not None:
+                instance, _, disk = name.partition("/")
+                yield DiskId(instance=instance, name=disk)
+
+
+class ThickBackend(LvmBackend):
+    """Disks are thick volumes."""
+
+    disk_type = ThickDisk
+
+    def capacity(self) -> Capacity:
+        """Of the group."""
+        found = self.lvm.vgs(self.group)
+        return Capacity(total=found.vg_size, free=found.vg_free)
+
+
+class ThinBackend(LvmBackend, HoldsBases):
+    """Disks are thin volumes, and the pool keeps their bases."""
+
+    disk_type = ThinDisk
+
+    @property
+    def pool(self) -> str:
+        """The thin pool's name."""
+        return str(self.conf.thin_pool)
+
+    @functools.cached_property
+    def thin(self) -> Pool:
+        """Its room."""
+        return Pool(self)
+
+    @functools.cached_property
+    def bases(self) -> PoolBases:
+        """Its bases."""
+        return PoolBases(self)
+
+    def open(self) -> None:
+        """See that the pool is there, and gives out zeroes."""
+        super().open()
+        check_name(self.group, self.pool)
+        if not self.thin.volume().zeroes and not self.conf.allow_unzeroed_pool:
+            raise errors.ConfigError(
+                f"{self.thin.name} does not zero new chunks: guests would see what others have written; "
+                f"set it: lvchange --zero y {self.group}/{self.pool}"
+            )
+
+    def capacity(self) -> Capacity:
+        """Of the pool."""
+        return self.thin.capacity()
+
+    def find_base(self, name: str) -> StoreBase | None:
+        """By its tag."""
+        return self.bases.find(name)
+
+    def list_bases(self) -> Iterator[StoreBase]:
+        """By their tags."""
+        return self.bases.all()
+
+    def touch_base(self, name: str) -> None:
+        """In a file beside the local bases."""
+        self.bases.touch(name)
+
+    def remove_base(self, name: str) -> None:
+        """With its file."""
+        self.bases.remove(name)
+
+    def import_base(
+        self, name: str, path: Path, info: ImageInfo, tags: Mapping[str, str], progress: Progress
+    ) -> StoreBase:
+        """Its data are written into a thin volume under another name."""
+        return self.bases.take(name, path, info, tags, progress)

@@ -1,0 +1,107 @@
+"""A thin pool: how much room it has, and what is written into its volumes."""
+
+import os
+import time
+from typing import TYPE_CHECKING, Final
+
+from imgbackend import errors, files
+from imgbackend.types import Capacity, Progress
+from imgbackend_lvm.lvm2 import LogicalVolume
+from imgbackend_lvm.writing import fill, opened
+
+if TYPE_CHECKING:
+    from imgbackend_lvm.driver import ThinBackend
+
+_WATCHED: Final = 2.0
+"""Seconds between two looks at the pool while it is written to."""
+_OF_CHUNK: Final = 64
+"""Bytes of metadata that a chunk may take: two entries of B-trees that are half full."""
+_USABLE: Final = 0.9
+"""Of the metadata: the kernel keeps a tenth for itself, and stops all writing to the pool beyond that."""
+
+
+class Pool:
+    """The thin pool of a backend."""
+
+    def __init__(self, backend: "ThinBackend") -> None:
+        """Keep the backend; nothing is run."""
+        self._backend = backend
+        self.name = f"the thin pool {backend.group}/{backend.pool}"
+        """For messages."""
+
+    def volume(self) -> LogicalVolume:
+        """As lvm2 has it.
+
+        :raises ConfigError: if there is none, or it is no thin pool.
+        """
+        backend = self._backend
+        found = backend.lvm.lvs(backend.group, backend.pool)
+        if not found or not found[0].is_thin_pool:
+            what = f"{backend.group}/{backend.pool} is no thin pool" if found else f"{self.name} is not there"
+            made = f"lvcreate --type thin-pool -n {backend.pool} -L SIZE {backend.group}"
+            raise errors.ConfigError(f"{what}; set thin_pool, or make one: {made}")
+        return found[0]
+
+    def capacity(self) -> Capacity:
+        """Of its data."""
+        volume = self.volume()
+        return Capacity(total=volume.lv_size, free=_free(volume))
+
+    def refuse_full(self, need: int = 0) -> None:
+        """See that ``need`` bytes more can be written, or just another volume made.
+
+        :raises StorageFull: if they cannot; with what is needed and what is free.
+        :raises StorageUnavailable: if the pool has failed.
+        """
+        volume = self.volume()
+        if volume.health == "F":
+            raise errors.StorageUnavailable(f"{self.name} has failed; see lvs and dmesg")
+        chunk = volume.chunk_size or 1
+        if need + chunk > _free(volume):
+            raise errors.StorageFull(self.name, max(need, chunk), _free(volume))
+        wanted, left = (need // chunk + 1) * _OF_CHUNK, _metadata_left(volume)
+        if wanted > left or volume.health == "M":
+            raise errors.StorageFull(f"the metadata of {self.name}", wanted, max(left, 0))
+
+    def write(self, name: str, source: int, size: int, progress: Progress, *, phase: str) -> None:
+        """Write an open file's data into the fresh thin volume ``name`` of ``size`` bytes, and flush it.
+
+        :raises StorageFull: if they do not fit, before or while they are written.
+        """
+        data = self._data(source)
+        self.refuse_full(data)
+        seen = time.monotonic()
+
+        def look() -> None:
+            nonlocal seen
+            if time.monotonic() - seen > _WATCHED:
+                self._refuse_out_of_space(data)
+                seen = time.monotonic()
+
+        try:
+            with opened(self._backend.device(name), os.O_WRONLY | os.O_DIRECT) as device:
+                fill(source, device, size, progress, phase=phase, zero=False, look=look)
+        except OSError as exc:
+            self._refuse_out_of_space(data, exc)
+            raise
+
+    def _data(self, source: int) -> int:
+        """Bytes that a file's data take here, in whole chunks."""
+        chunk, total, at = self.volume().chunk_size or 1, 0, 0
+        for start, end in files.data_ranges(source, os.fstat(source).st_size):
+            first, last = max(start // chunk, at), -(-end // chunk)
+            total, at = total + max(last - first, 0) * chunk, max(last, at)
+        return total
+
+    def _refuse_out_of_space(self, need: int, cause: OSError | None = None) -> None:
+        volume = self.volume()
+        if volume.health in "DM" or _free(volume) <= 0 or (cause is not None and cause.errno in files.FULL):
+            raise errors.StorageFull(self.name, need, _free(volume)) from cause
+
+
+def _free(volume: LogicalVolume) -> int:
+    return max(0, int(volume.lv_size * (100 - (volume.data_percent or 0)) / 100))
+
+
+def _metadata_left(volume: LogicalVolume) -> int:
+    return int((volume.lv_metadata_size or 0) * (_USABLE - (volume.metadata_percent or 0) / 100))

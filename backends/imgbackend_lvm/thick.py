@@ -1,0 +1,126 @@
+"""Disks without a thin pool: thick volumes, each a copy."""
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Final
+
+from imgbackend import errors, qemu_img
+from imgbackend.templates import Base, PrepareTemplate
+from imgbackend.types import Declared, ImageInfo, Mi, Plan, Progress, Way
+from imgbackend_lvm import wipe
+from imgbackend_lvm.lvm2 import LogicalVolume
+from imgbackend_lvm.volumes import VolumeDisk
+from imgbackend_lvm.writing import BLOCK, fill, opened, zero
+
+if TYPE_CHECKING:
+    from imgbackend_lvm.driver import ThickBackend
+
+_NO_POOL: Final = "no thin pool: set thin_pool, and further disks of an image are made at once"
+_TRIES: Final = 5
+
+
+class ThickDisk(VolumeDisk):
+    """A thick volume: its room may be somebody else's bytes until it is overwritten."""
+
+    backend: "ThickBackend"
+
+    def plan(self, template: Declared, base: ImageInfo | None, size: int | None) -> Plan:
+        """A copy, always."""
+        whole = self.backend.rounded(size or (base.virtual_size if base else template.virtual_size) or 0)
+        if template.role in {"generated", "private"}:
+            return Plan(way="generate", writes=whole, needs=whole)
+        way: Way = "copy" if base is None or base.format == "raw" else "convert"
+        return Plan(way=way, reason=_NO_POOL, writes=whole, needs=whole)
+
+    def create_image(self, prepare_template: PrepareTemplate, base: Base, size: int | None) -> Way:
+        """All of the volume is written under another name: the base, and zeroes in its holes and after it."""
+        if base.generated:
+            return self.made_in_place(prepare_template, base, size)
+        info = prepare_template(base)
+        whole = max(size or 0, info.virtual_size)
+        if info.format == "raw":
+            self.made_from(base.open(), whole, base.progress)
+            return "copy"
+        whole = self.backend.rounded(whole)
+        self.allocate(whole)
+        self._convert(base, info, whole)
+        self.publish()
+        return "convert"
+
+    def _convert(self, base: Base, info: ImageInfo, whole: int) -> None:
+        """By qemu-img, over zeroes where the base ends."""
+        with opened(self.backend.device(self.unfinished), os.O_RDWR | os.O_DIRECT) as target:
+            zero(target, info.virtual_size // BLOCK * BLOCK, whole)
+            layers, size = [(base.open(), info.format)], info.virtual_size
+            qemu_img.convert(self.backend.host, layers, target, "raw", size=size, progress=base.progress, phase="copy")
+            os.fsync(target)
+
+    def allocate(self, size: int) -> None:
+        """All of its extents."""
+        self.backend.lvm.lvcreate(self.backend.group, self.unfinished, size, tags=self.tags)
+
+    def fill(self, source: int, size: int, progress: Progress) -> None:
+        """Every byte of the volume."""
+        with opened(self.backend.device(self.unfinished), os.O_WRONLY | os.O_DIRECT) as target:
+            fill(source, target, size, progress, phase="copy", zero=True)
+
+    def resize_image(self, size: int) -> None:
+        """By extents that are zeroed as a volume of their own, so that the disk never shows what was in them.
+
+        Between that volume's removal and the growth they are free for a moment: where another
+        command of lvm2's takes one, others are zeroed.
+        """
+        backend, lvm, tail = self.backend, self.backend.lvm, f"{self.unfinished}+tail"
+        for _ in range(_TRIES):
+            now = self.found().size
+            need = size - now
+            if need <= 0:
+                return
+            lvm.lvremove(backend.group, tail)
+            lvm.lvcreate(backend.group, tail, need, tags=self.tags)
+            wipe.zero(lvm.commands, backend.group, tail, 0, need, _unheard)
+            extents = lvm.pe_ranges(backend.group, tail)
+            lvm.lvremove(backend.group, tail)
+            with contextlib.suppress(errors.StorageFull):
+                for each in extents:
+                    now += _count(each) * self.backend.extent
+                    lvm.lvextend(backend.group, self.name, now, extents=each)
+        raise errors.StorageUnavailable(f"others take the free extents of {backend.group} that {self.id} is to grow by")
+
+    def remove_image(self) -> None:
+        """Renamed, so that it is no disk any more; overwritten, and removed."""
+        self.discard()
+        if self.name in self.parts():
+            self.refuse_open()
+            self.backend.lvm.lvrename(self.backend.group, self.name, self.unfinished)
+            self.discard()
+
+    def discard(self) -> None:
+        """What was made of it, or is not yet overwritten, and what it was to grow by."""
+        parts = self.parts()
+        if self.unfinished in parts:
+            self._overwrite(parts[self.unfinished])
+        if doomed := sorted(name for name in parts if name[0] == "."):
+            self.backend.lvm.lvremove(self.backend.group, *doomed)
+        super().discard()
+
+    def _overwrite(self, volume: LogicalVolume) -> None:
+        """As ``volume_clear`` and ``volume_clear_size`` say."""
+        backend, limit = self.backend, self.backend.conf.volume_clear_size * Mi
+        how = {"zero": wipe.zero, "shred": wipe.shred}.get(backend.conf.volume_clear)
+        if how is None:
+            return
+        if not volume.active:
+            backend.lvm.lvchange(backend.group, volume.lv_name, activate=True)
+        size = min(volume.lv_size, limit or volume.lv_size)
+        how(backend.lvm.commands, backend.group, volume.lv_name, 0, size, _unheard)
+
+
+def _count(extents: str) -> int:
+    """Of a range ``<device>:<first>-<last>``."""
+    first, _, last = extents.rpartition(":")[2].partition("-")
+    return int(last) - int(first) + 1
+
+
+def _unheard(_done: int, _total: int) -> None:
+    """Nobody is told: neither growth nor removal tells of progress."""
