@@ -53,6 +53,16 @@ class Facts(FormattableColumn[dict[str, Any]]):
         return {name: _plain(value) for name, value in self._value.items()}
 
 
+class Several(FormattableColumn[list[dict[str, Any]]]):
+    """Several things with the same facts: objects for machines, a line each for people."""
+
+    def human_readable(self) -> str:
+        return "\n".join(" ".join(_text(value) for value in each.values() if value is not None) for each in self._value)
+
+    def machine_readable(self) -> list[dict[str, Any]]:
+        return [{name: _plain(value) for name, value in each.items()} for each in self._value]
+
+
 class Listed(FormattableColumn[list[str]]):
     """Several names: a list for machines, a line each for people."""
 
@@ -66,6 +76,8 @@ def size_or_none(size: int | None) -> Size | None:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, FormattableColumn):
+        return str(value.human_readable())
     return ", ".join(str(item) for item in value) if isinstance(value, list | tuple) else str(value)
 
 
@@ -83,6 +95,6 @@ def cell(value: Any, formatter: str) -> Any:
         return ""
     if formatter == "table" or not isinstance(value, FormattableColumn):
         return value
-    if formatter not in STRUCTURED and isinstance(value, Listed | Facts):
+    if formatter not in STRUCTURED and isinstance(value, Listed | Facts | Several):
         return value.human_readable().replace("\n", ", ")
     return value.machine_readable()

@@ -30,7 +30,8 @@ _XML_MODE: Final = 0o640
 _LOG_MODE: Final = 0o640
 
 ProgressOf = Callable[[str], Progress]
-"""The progress of a disk, by its name."""
+"""The progress of a disk, by its name, and of the domain's start, by ``start``."""
+_STARTING: Final = "start"
 
 
 def silent(_name: str) -> Progress:
@@ -80,7 +81,7 @@ class Spawning:
             disks = self._disks(progress_of)
             self._define(alter, known=state is not None)
             self._hypervisor.start(spec.id)
-            self._wait()
+            self._wait(progress_of(_STARTING))
             self._undo.pop_all()
         LOG.info("Instance %s spawned successfully", spec.id)
         return Spawned(id=spec.id, uuid=spec.uuid, disks=disks, existed=False, seconds=time.monotonic() - started)
@@ -148,7 +149,7 @@ class Spawning:
             self._undo.callback(self._forget_domain)
         self._hypervisor.define(xml)
 
-    def _wait(self) -> None:
+    def _wait(self, progress: Progress) -> None:
         """Until it runs.
 
         :raises InstanceFailed: if it ends first, or takes too long; with the end of its console.
@@ -166,6 +167,7 @@ class Spawning:
                 raise errors.InstanceFailed(
                     f"the instance {name} did not run in {self._settings.start_seconds} s", said
                 )
+            progress("wait", 0, None)
             time.sleep(next(polls, _POLL))
 
     # Undoing: what fails here must not hide why the instance was not spawned.

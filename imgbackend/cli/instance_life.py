@@ -1,0 +1,114 @@
+"""``imgbackend instance``: start, stop, reboot, destroy, and the console."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from imgbackend.cli.base import ShowOne, pick
+from imgbackend.cli.instance import OfInstances, add_instance
+from imgbackend.errors import Error
+
+
+class _OfOne(OfInstances, ShowOne):
+    """About one instance."""
+
+    columns: ClassVar[Sequence[str]] = ("instance", "uuid", "state")
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """The arguments."""
+        parser = super().get_parser(prog_name)
+        add_instance(parser)
+        return parser
+
+    def _facts(self, instances: Any, name: str) -> dict[str, Any]:
+        found = instances.show(name)
+        return {"instance": found.id, "uuid": found.uuid, "state": str(found.state or "no domain")}
+
+
+class Start(_OfOne):
+    """Start an instance that is off; one that runs is no error."""
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
+        """Start it."""
+        with self.instances() as (_, instances):
+            instances.start(parsed_args.instance)
+            return pick(self.columns, self._facts(instances, parsed_args.instance))
+
+
+class Stop(_OfOne):
+    """Have the guest shut itself down; end it where it does not."""
+
+    columns = ("instance", "uuid", "state", "forced")
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """The arguments."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument(
+            "--timeout", metavar="SECONDS", type=float, help="then it is ended; 0: at once (default: as configured)"
+        )
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
+        """Stop it."""
+        name = parsed_args.instance
+        with self.instances() as (_, instances):
+            with self.cancellable(lambda: _state(instances, name)), self.progress() as progress:
+                forced = instances.stop(name, seconds=parsed_args.timeout, progress=progress)
+            return pick(self.columns, self._facts(instances, name) | {"forced": forced})
+
+
+class Reboot(_OfOne):
+    """Boot an instance again."""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """The arguments."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument("--hard", action="store_true", help="without asking the guest")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
+        """Reboot it."""
+        with self.instances() as (_, instances):
+            instances.reboot(parsed_args.instance, hard=parsed_args.hard)
+            return pick(self.columns, self._facts(instances, parsed_args.instance))
+
+
+class Destroy(_OfOne):
+    """Take an instance away: domain, disks and folder; calling again goes on where a call was cancelled."""
+
+    columns = ("instance", "destroyed")
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
+        """Destroy it."""
+        name = parsed_args.instance
+        with self.instances() as (_, instances):
+            with self.cancellable(lambda: _state(instances, name), interruptible=False):
+                instances.destroy(name)
+            return pick(self.columns, {"instance": name, "destroyed": True})
+
+
+class Console(OfInstances):
+    """Print what a guest said on its serial console."""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """The arguments."""
+        parser = super().get_parser(prog_name)
+        add_instance(parser)
+        parser.add_argument("-F", "--follow", action="store_true", help="and what it says from now on, until it is off")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> None:
+        """Print it, byte for byte."""
+        out = sys.stdout.buffer
+        with self.instances() as (_, instances):
+            for chunk in instances.console(parsed_args.instance, follow=parsed_args.follow):
+                out.write(chunk)
+                out.flush()
+
+
+def _state(instances: Any, name: str) -> str:
+    try:
+        return f"the instance {name} is {instances.show(name).state or 'without a domain'}"
+    except Error:
+        return f"the instance {name} is gone"
