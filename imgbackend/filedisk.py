@@ -9,6 +9,7 @@ Each hook flushes what it changed: the file, and the folder that its name is in,
 Folders that a driver makes or removes beside that are flushed by the driver.
 """
 
+import contextlib
 import functools
 import os
 import shutil
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from imgbackend import files, qemu_img
+from imgbackend import errors, files, qemu_img
 from imgbackend.backend import Backend, Disk
 from imgbackend.host import DISK_MODE, SECRET_MODE
 from imgbackend.templates import Base, PrepareTemplate
@@ -42,8 +43,30 @@ class FileBackend(Backend):
         """Whether disks can share blocks with their bases; tried once, when it is first asked."""
         return files.can_reflink(self.host.bases, into=self.folder)
 
+    _there: tuple[int, int] | None = None
+    _device: int | None = None
+
+    def open(self) -> None:
+        """Note where the folder is, or will be; whoever overrides this calls it."""
+        with contextlib.suppress(FileNotFoundError):
+            self._there = _place(self.folder)
+        self._device = os.stat(files.nearest(self.folder)).st_dev
+
+    def expect_folder(self) -> None:
+        """Nothing is known of a disk whose file system went away since this was opened.
+
+        :raises StorageUnavailable: if the folder is another one now, or on another file system.
+        """
+        place = files.nearest(self.folder)
+        device, number = _place(place)
+        if self._device not in (None, device) or self._there not in (None, (device, number)):
+            raise errors.StorageUnavailable(
+                f"{self.folder} is not the folder that it was; mount its file system, or restart if it was moved"
+            )
+
     def list_disks(self) -> Iterator[DiskId]:
         """By their records; Nova's are whoever's backend the engine finds for them."""
+        self.expect_folder()
         return self.host.records.kept_by(self.name)
 
     def capacity(self) -> Capacity:
@@ -53,6 +76,11 @@ class FileBackend(Backend):
         except OSError as exc:
             raise files.translated(exc, self.folder) from exc
         return Capacity(total=usage.total, free=usage.free)
+
+
+def _place(folder: Path) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 FileBackendT = TypeVar("FileBackendT", bound=FileBackend)
@@ -81,6 +109,7 @@ class FileDisk(Disk[FileBackendT], Generic[FileBackendT]):
         try:
             status = os.stat(self.path)
         except (FileNotFoundError, NotADirectoryError):
+            self.backend.expect_folder()
             return None
         return DiskInfo(format=self.format, size=self.virtual_size(status.st_size), allocated=status.st_blocks * 512)
 
@@ -170,6 +199,7 @@ class FileDisk(Disk[FileBackendT], Generic[FileBackendT]):
         try:
             self.path.unlink()
         except (FileNotFoundError, NotADirectoryError):
+            self.backend.expect_folder()
             return
         if self.backend.host.settings.durable:
             files.flush_folder(self.path.parent)

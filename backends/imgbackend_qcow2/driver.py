@@ -78,8 +78,14 @@ class Qcow2Disk(FileDisk["Qcow2Backend"], Backed, Snapshottable, Flattenable):
             files.flush(layers[0][0])
 
     def create_image_snap(self, name: str) -> None:
-        """An internal snapshot."""
-        self._snapshot("-c", name)
+        """An internal snapshot; where it is made and then something fails, it goes again."""
+        try:
+            self._snapshot("-c", name)
+        except BaseException:
+            with contextlib.suppress(errors.Error, OSError):
+                if any(snap.name == name for snap in self.image_snaps()):
+                    self._snapshot("-d", name)
+            raise
 
     def rollback_image_snap(self, name: str) -> None:
         """Its size comes back too."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from imgbackend.testing.memory import MemoryBackend as MemoryBackend
     from imgbackend.testing.place import conforming as conforming
 
-SUITE: Final = "1.0"
+SUITE: Final = "1.1"
 """The version of what is demanded.  A new demand is advisory for one minor release."""
 
 _HOMES: Final = {"BackendConformance": "conformance", "MemoryBackend": "memory", "conforming": "place"}
@@ -35,8 +35,11 @@ TOPICS: Final = (
     "info",
     "source",
     "extract",
+    "running",
     "crash",
+    "durable",
     "faults",
+    "away",
     "commands",
     "concurrency",
     "progress",

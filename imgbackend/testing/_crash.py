@@ -5,7 +5,6 @@ the same call succeeds, and leaves what it leaves where nothing was killed.
 """
 
 import contextlib
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,10 +12,9 @@ from typing import Any
 
 from imgbackend import errors
 from imgbackend.abilities import Flattenable, Snapshottable
-from imgbackend.testing import children, oracle, steps
+from imgbackend.testing import children, flushing, oracle
 from imgbackend.testing.content import Image
 from imgbackend.testing.killing import Killing, Look, Work
-from imgbackend.testing.steps import Step
 from imgbackend.testing.topic import Topic, needs
 from imgbackend.testing.trial import Trial
 
@@ -145,39 +143,24 @@ class CrashTests(Topic):
         """A power cut after a rename finds the bytes: the order of the steps shows that it will."""
         image = trial.image(size=trial.small)
         for label in ("a", "b"):
-            self._assert_flushed(children.seen(partial(self._anew, trial, label, image), ignored=trial.ignored))
+            flushing.expect_before_renames(
+                children.seen(partial(self._anew, trial, label, image), ignored=trial.ignored)
+            )
 
     def test_growth_is_flushed(self, trial: Trial) -> None:
         """A power cut after it finds the disk as large as was told."""
         trial.made(trial.image(size=trial.small))
-        seen = children.seen(partial(self._grown, trial), ignored=trial.ignored)
-        last = {step.path: step for step in seen if step.name in steps.WRITES | steps.FLUSHES}
-        for path, step in last.items():
-            assert step.name in steps.FLUSHES or not os.path.exists(path), f"{step} is not flushed"
+        flushing.expect_after_writes(children.seen(partial(self._grown, trial), ignored=trial.ignored))
 
     @staticmethod
     def _grown(trial: Trial) -> None:
-        with trial.again() as on:
+        with trial.durable() as on:
             on.disk().resize(trial.rounded(2 * trial.small))
 
     @staticmethod
     def _anew(trial: Trial, label: str, image: Image) -> None:
-        with trial.again() as on:
+        with trial.durable() as on:
             on.made(image, label, trial.rounded(2 * trial.small))
-
-    @staticmethod
-    def _assert_flushed(seen: list[Step]) -> None:
-        for number, step in enumerate(seen):
-            if step.name not in steps.RENAMES or os.path.isdir(step.to):
-                continue
-            before = seen[:number]
-            flushed = [at for at, each in enumerate(before) if each.name in steps.FLUSHES and each.path == step.path]
-            written = [at for at, each in enumerate(before) if each.name in steps.WRITES and each.path == step.path]
-            assert flushed, f"{step.path} is not flushed before it is renamed to {step.to}"
-            assert flushed[-1] > max(written, default=-1), f"{step.path} is written to after it was flushed"
-            folder = os.path.dirname(step.to)
-            after = [each for each in seen[number:] if each.name in steps.FLUSHES and each.path == folder]
-            assert after, f"the new name {step.to} is not flushed: its folder is not"
 
     # How each point is tried
 

@@ -3,15 +3,16 @@
 import errno
 import os
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 from imgbackend import errors
+from imgbackend.abilities import Snapshottable
 from imgbackend.testing.children import Outcome, fail, run
 from imgbackend.testing.sampling import sampled
 from imgbackend.testing.steps import is_engines
-from imgbackend.testing.topic import Topic, destructive
+from imgbackend.testing.topic import Topic, advisory, destructive, needs
 from imgbackend.testing.trial import Trial
 from imgbackend.types import Mi
 
@@ -77,6 +78,30 @@ class FaultTests(Topic):
             on.disk(label).remove()
 
         self._failing_at_every_step(trial, errno.EIO, remove, look, lambda on, label: on.made(image, label))
+
+    @advisory("1.1")
+    @needs(Snapshottable)
+    def test_failed_snapshot_leaves_nothing(self, trial: Trial) -> None:
+        """None of that name is listed, no part of it is there, and it can be made then."""
+        image = trial.image(size=trial.small)
+        entries: dict[str, set[str]] = {}
+
+        def make(on: Trial, label: str) -> None:
+            on.made(image, label)
+            entries[label] = on.entries()
+
+        def snapshot(on: Trial, label: str) -> None:
+            disk: Any = on.disk(label)
+            if not disk.snaps():
+                disk.create_snap("kept")
+
+        def look(on: Trial, label: str, when: str, *, done: bool) -> None:
+            disk: Any = on.disk(label)
+            assert [snap.name for snap in disk.snaps()] == (["kept"] if done else []), when
+            assert done or on.entries() == entries[label], f"something of it is there{when}"
+            on.expect(disk, image.content.read_bytes(), when)
+
+        self._failing_at_every_step(trial, errno.EIO, snapshot, look, make)
 
     def test_absence_is_told_only_where_it_is_sure(self, trial: Trial) -> None:
         """A store that cannot be read has not lost its disks: ``find`` never says None of one that is there."""

@@ -1,6 +1,9 @@
 """Removing: the whole disk, that disk alone, and as often as one likes."""
 
-from imgbackend.testing.topic import Topic
+from typing import Any
+
+from imgbackend.abilities import Snapshottable
+from imgbackend.testing.topic import Topic, advisory
 from imgbackend.testing.trial import Trial
 
 
@@ -21,6 +24,18 @@ class RemoveTests(Topic):
         disk = trial.made(trial.image(), size=trial.rounded(2 * trial.large))
         disk.remove()
         assert trial.entries(bases=False) == before
+
+    @advisory("1.1")
+    def test_remove_leaves_no_folder(self, trial: Trial) -> None:
+        """That the driver made for the disk; one that another disk needs too may stay."""
+        image = trial.image(size=trial.small)
+        trial.made(image, "other")
+        before = trial.folders()
+        disk: Any = trial.made(image, size=trial.rounded(2 * trial.small))
+        if isinstance(disk, Snapshottable):
+            disk.create_snap("kept")
+        disk.remove()
+        assert trial.folders() == before
 
     def test_remove_of_an_absent_disk_is_no_error(self, trial: Trial) -> None:
         """One that never was, and one that was removed before."""

@@ -1,15 +1,18 @@
 """Snapshots: a disk goes back to the bytes, and the size, that it had."""
 
+import os
+import stat
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from imgbackend import errors
 from imgbackend.abilities import Snapshottable
-from imgbackend.testing.topic import Topic, needs
+from imgbackend.testing.topic import Topic, advisory, needs
 from imgbackend.testing.trial import Trial
-from imgbackend.types import Mi
+from imgbackend.types import FileSource, Mi
 
 
 class SnapshotTests(Topic):
@@ -57,6 +60,41 @@ class SnapshotTests(Topic):
         with trial.again() as on:
             other: Any = on.disk()
             assert other.snaps() == found
+
+    @advisory("1.1")
+    @needs(Snapshottable)
+    def test_order_of_snapshots_outlives_their_use(self, trial: Trial) -> None:
+        """Rolling back makes none younger; one that is made again is the youngest."""
+        disk: Any = trial.made(trial.image(size=trial.small))
+        for name in ("m", "z", "a"):
+            disk.create_snap(name)
+        disk.rollback_to_snap("m")
+        assert [snap.name for snap in disk.snaps()] == ["m", "z", "a"]
+        disk.remove_snap("z")
+        disk.create_snap("z")
+        assert [snap.name for snap in disk.snaps()] == ["m", "a", "z"]
+        assert [snap.time for snap in disk.snaps()] == sorted(snap.time for snap in disk.snaps())
+
+    @advisory("1.1")
+    @needs(Snapshottable)
+    def test_snapshots_are_readable_by_whom_the_disk_is(self, trial: Trial) -> None:
+        """Where they are files: of a secret disk by its owner alone; and a rollback opens nothing."""
+        secret = trial.secret()
+        for image, name in ((trial.image(size=trial.small), "disk"), (secret, "disk.config")):
+            try:
+                disk: Any = trial.made(image, name=name)
+            except errors.Error:
+                assert image is secret
+                continue
+            source, before = trial.source(disk), trial.entries()
+            mode = stat.S_IMODE(os.stat(source.path).st_mode) if isinstance(source, FileSource) else 0o640
+            disk.create_snap("kept")
+            for path in [Path(each) for each in trial.entries() - before if each.startswith("/")]:
+                if path.stat().st_size >= trial.small:  # not a note about it
+                    assert stat.S_IMODE(path.stat().st_mode) & 0o444 == mode & 0o444, f"{path}, of a disk of {mode:#o}"
+            disk.rollback_to_snap("kept")
+            if isinstance(source, FileSource):
+                assert stat.S_IMODE(os.stat(source.path).st_mode) == mode, "the rollback changed the disk's mode"
 
     @needs(Snapshottable)
     def test_snapshot_changes_no_bytes(self, trial: Trial) -> None:

@@ -2,12 +2,14 @@
 
 from typing import Any
 
+from imgbackend.testing._away import AwayTests
 from imgbackend.testing._bytes import BytesTests
 from imgbackend.testing._clone import CloneTests
 from imgbackend.testing._commands import CommandTests
 from imgbackend.testing._concurrency import ConcurrencyTests
 from imgbackend.testing._crash import CrashTests
 from imgbackend.testing._create import CreateTests
+from imgbackend.testing._durable import DurableTests
 from imgbackend.testing._errors import ErrorTests
 from imgbackend.testing._extract import ExtractTests
 from imgbackend.testing._faults import FaultTests
@@ -20,6 +22,7 @@ from imgbackend.testing._naming import NamingTests
 from imgbackend.testing._progress import ProgressTests
 from imgbackend.testing._refusals import RefusalTests
 from imgbackend.testing._remove import RemoveTests
+from imgbackend.testing._running import RunningTests
 from imgbackend.testing._size import SizeTests
 from imgbackend.testing._snapshot import SnapshotTests
 from imgbackend.testing._source import SourceTests
@@ -34,8 +37,11 @@ class BackendConformance(
     InfoTests,
     SourceTests,
     ExtractTests,
+    RunningTests,
     CrashTests,
+    DurableTests,
     FaultTests,
+    AwayTests,
     CommandTests,
     ConcurrencyTests,
     ProgressTests,

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from oslo_config import cfg
 
-from imgbackend import files, qemu_img
+from imgbackend import errors, files, qemu_img
 from imgbackend.backend import Backend, Disk
 from imgbackend.host import DISK_MODE, SECRET_MODE
 from imgbackend.templates import Base, PrepareTemplate
@@ -33,6 +33,7 @@ class MemoryDisk(Disk["MemoryBackend"]):
         try:
             status = os.stat(self.path)
         except FileNotFoundError:
+            self.backend.expect_folder()
             return None
         return DiskInfo(format="raw", size=status.st_size, allocated=status.st_blocks * 512)
 
@@ -74,7 +75,9 @@ class MemoryDisk(Disk["MemoryBackend"]):
 
     def remove_image(self) -> None:
         """Unlink it."""
+        self.backend.expect_folder()
         self.path.unlink(missing_ok=True)
+        self.backend.host.flush_folders([self.backend.folder])
 
     def extract_image(self, target: Path, format: str, *, compress: bool, progress: Progress) -> None:
         """By qemu-img."""
@@ -106,6 +109,14 @@ class MemoryBackend(Backend):
     def open(self) -> None:
         """Make the folder."""
         files.make_folders(self.folder)
+
+    def expect_folder(self) -> None:
+        """It was made when this was opened: without it nothing is known of any disk.
+
+        :raises StorageUnavailable: if it is not there.
+        """
+        if not self.folder.is_dir():
+            raise errors.StorageUnavailable(f"{self.folder} is not there any more; mount it")
 
     def list_disks(self) -> Iterator[DiskId]:
         """By their records."""

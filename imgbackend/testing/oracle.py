@@ -3,10 +3,15 @@
 The format is the one that the source states; nothing is guessed.
 """
 
+import contextlib
 import json
+import select
 import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from imgbackend.types import BlockSource, DiskSource, FileSource, NetworkSource
 
@@ -77,6 +82,42 @@ def size(source: DiskSource) -> int:
 def write(source: DiskSource, at: int, count: int, byte: int) -> None:
     """Have a guest write ``count`` times the same byte."""
     _run("qemu-io", "-c", f"write -q -P {byte} {at} {count}", "-c", "flush", spec(source))
+
+
+@contextlib.contextmanager
+def guest_on(source: DiskSource) -> Iterator[None]:
+    """A process of QEMU's has the disk open for writing meanwhile, as that of a running guest has.
+
+    It holds what tells of it: QEMU's locks on a file or a device, a watcher on an RBD image.
+
+    :raises OracleError: if it cannot open the disk.
+    """
+    with tempfile.TemporaryFile() as said:
+        guest = subprocess.Popen(
+            ["qemu-io", spec(source)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, bufsize=0
+        )
+        try:
+            _await_answer(guest, said)
+            yield
+        finally:
+            guest.kill()
+            guest.communicate()
+
+
+def _await_answer(guest: "subprocess.Popen[bytes]", said: IO[bytes]) -> None:
+    """It answers a question when it has opened the disk; else it ends."""
+    assert guest.stdin is not None
+    assert guest.stdout is not None
+    with contextlib.suppress(BrokenPipeError):
+        guest.stdin.write(b"length\n")
+    told, end = b"", time.monotonic() + _SECONDS
+    while b"B\n" not in told and b" bytes\n" not in told:
+        ready, _, _ = select.select([guest.stdout], [], [], max(end - time.monotonic(), 0))
+        data = guest.stdout.read(4096) if ready else b""
+        if not data:
+            said.seek(0)
+            raise OracleError(f"a guest cannot open the disk: {said.read().decode(errors='replace').strip()}")
+        told += data
 
 
 def write_from(source: DiskSource, at: int, file: Path) -> None:

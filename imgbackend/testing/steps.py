@@ -44,6 +44,18 @@ _CHANGES: Final = frozenset(
     }
 )
 _COMMANDS: Final = frozenset({"subprocess.Popen", "os.posix_spawn", "os.exec", "os.system"})
+_FOLDERS: Final = {
+    "os.remove": 1,
+    "os.rmdir": 1,
+    "os.mkdir": 2,
+    "os.chmod": 2,
+    "os.chown": 3,
+    "os.utime": 3,
+    "os.rename": 2,
+    "os.link": 2,
+    "os.symlink": 2,
+}
+"""Events of names that may be relative to an open folder: which argument that is, or the first of two."""
 _LOOKS: Final = frozenset({"os.listdir", "os.scandir", "os.listxattr", "os.getxattr", "socket.getaddrinfo"})
 _CALLS: Final = (
     "fsync",
@@ -79,6 +91,8 @@ LOCKS: Final = frozenset({"fcntl.lockf", "fcntl.flock"})
 """Steps that only who asks for ``locks`` is told of."""
 FLUSHES: Final = frozenset({"os.fsync", "os.fdatasync"})
 RENAMES: Final = frozenset({"os.rename", "os.link"})
+REMOVALS: Final = frozenset({"os.remove", "os.rmdir", "os.rename"})
+"""Steps after which a name is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +150,8 @@ def listen(
             watch.step(f"ctypes {arguments[1]}", "")
         elif event in _CHANGES or (reads and event in _LOOKS) or (locks and event in LOCKS):
             new = arguments[1] if event in ("os.rename", "os.link", "os.symlink") else ""
-            watch.step(event, arguments[0], new)
+            folders = arguments[_FOLDERS[event] :] if event in _FOLDERS else (-1,)
+            watch.step(event, arguments[0], new, folders=(folders[0], folders[-1]))
 
     def opened(file: Any, mode: str = "r", buffering: int = -1, *rest: Any, **options: Any) -> Any:
         if not set("wax+") & set(mode) or isinstance(file, int):
@@ -160,13 +175,13 @@ class _Watch:
         self._ignored = tuple(f"{path}/" for path in ignored)
         self._write, self._lock, self._count = os.write, threading.RLock(), 0
 
-    def step(self, name: str, what: object, new: object = "") -> None:
-        path = str(what) if name in _COMMANDS else _shown(what)
+    def step(self, name: str, what: object, new: object = "", folders: tuple[int, int] = (-1, -1)) -> None:
+        path = str(what) if name in _COMMANDS else _shown(what, folders[0])
         if path == os.devnull or path.startswith(("/memfd:", *self._ignored)):
             return
         if name == "os.mkdir" and os.path.isdir(path):
             return  # lock libraries make their folder again and again
-        found = Step(name, path, _shown(new) if new != "" else "")
+        found = Step(name, path, _shown(new, folders[1]) if new != "" else "")
         with self._lock:
             number, self._count = self._count, self._count + 1
             self._write(self._told, (json.dumps(asdict(found)) + "\n").encode())
@@ -174,14 +189,16 @@ class _Watch:
                 self._act(found)
 
 
-def _shown(what: object) -> str:
+def _shown(what: object, folder: int = -1) -> str:
+    """``folder`` is a descriptor that a name may be relative to; below 0: it is the working folder."""
     if isinstance(what, int):
         try:
             return os.readlink(f"/proc/self/fd/{what}")
         except OSError:
             return str(what)
     if isinstance(what, bytes | str | os.PathLike):
-        return os.path.abspath(os.fsdecode(what)) if os.fspath(what) else ""
+        within = _shown(folder) if folder >= 0 else ""
+        return os.path.abspath(os.path.join(within, os.fsdecode(what))) if os.fspath(what) else ""
     return str(what)
 
 

@@ -1,5 +1,6 @@
 """What every topic of the kit has: the fixtures, and how tests say when they apply."""
 
+import contextlib
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -71,6 +72,8 @@ class Topic:
     known_deviations: ClassVar[dict[str, str]] = {}
     """``{"test_name": "reason and link"}``: what the driver does not do, and why.  Each has to
     fail: one that passes is stale, and fails as such."""
+    advisories_count: ClassVar[bool] = False
+    """New demands fail already now, and not only from the next minor release on."""
     smallest: ClassVar[int] = 512
     """Bytes of the smallest disk that the store can keep, where that is more than a sector."""
     crash_sample: ClassVar[int | None] = None
@@ -91,9 +94,17 @@ class Topic:
             pytest.skip(f"not applicable: not {', '.join(lacking)}")
         if reason is not None:
             request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
-        elif is_advisory(test):
+        elif is_advisory(test) and not self.advisories_count:
             since = getattr(test, _ADVISORY)
             request.applymarker(pytest.mark.xfail(strict=False, reason=f"advisory, new in suite {since}"))
+
+    def without_store(self, trial: Trial) -> contextlib.AbstractContextManager[None] | None:  # noqa: ARG002 - for those who override it
+        """Take the store away, as where it is not mounted or does not answer, and give it back at the end.
+
+        To be overridden where there is a way: by an unmount, a stopped server, a firewall's rule.  The
+        backend stays open meanwhile.  None: there is none, and what is demanded of it does not apply.
+        """
+        return None
 
     @pytest.fixture
     def run_token(self) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Final
 from imgbackend import errors
 from imgbackend.abilities import HoldsBases
 from imgbackend.backend import Backend, Disk
+from imgbackend.filedisk import FileBackend
 from imgbackend.host import Host
 from imgbackend.inspection import rounded
 from imgbackend.templates import Preparer
@@ -42,6 +43,12 @@ class Trial:
         """The same trial on another backend of the same configuration; see :func:`place.again`."""
         with again(self.backend, host) as other:
             yield dataclasses.replace(self, backend=other)
+
+    @contextlib.contextmanager
+    def durable(self) -> Iterator["Trial"]:
+        """The same trial on another backend, of an engine whose disks are durable, whatever the tried one's are."""
+        with self.again(Host(dataclasses.replace(self.backend.host.settings, durable=True))) as on:
+            yield on
 
     # Geometry
 
@@ -163,6 +170,12 @@ class Trial:
         """Have a guest write."""
         oracle.write(self.source(disk), at, count, byte)
 
+    @contextlib.contextmanager
+    def guest(self, disk: Disk[Any]) -> Iterator[None]:
+        """A guest runs on the disk meanwhile."""
+        with oracle.guest_on(self.source(disk)):
+            yield
+
     @staticmethod
     def source(disk: Disk[Any]) -> DiskSource:
         """How it is opened, in the format that is on record."""
@@ -176,16 +189,24 @@ class Trial:
 
     def entries(self, *, bases: bool = True) -> set[str]:
         """All files below the watched folders but locks, and what the store lists."""
-        host = self.backend.host
-        skipped = [host.instances / "locks", *([] if bases else [host.bases])]
-        roots = {host.instances, *self.watched}
-        found = {path for root in roots for path in root.rglob("*") if not path.is_dir() or path.is_symlink()}
-        kept = {str(path) for path in found if not any(path.is_relative_to(folder) for folder in skipped)}
+        kept = {str(path) for path in self._there(bases=bases) if not path.is_dir() or path.is_symlink()}
         if not bases:  # a store of files keeps them under their names, wherever that is
             kept = {path for path in kept if not _BASE.search(path)}
         store = self.backend
         stored = {base.name for base in store.list_bases()} if bases and isinstance(store, HoldsBases) else set()
         return kept | {f"listed {disk}" for disk in self.listed()} | {f"stored {name}" for name in stored}
+
+    def folders(self) -> set[str]:
+        """All folders below the watched ones but those that the engine makes."""
+        mine = {self.backend.host.bases, *self.backend.host.instances.glob(f"{PREFIX}*")}
+        return {str(path) for path in self._there(bases=False) - mine if path.is_dir() and not path.is_symlink()}
+
+    def _there(self, *, bases: bool) -> set[Path]:
+        host, store = self.backend.host, self.backend
+        skipped = [host.instances / "locks", *([] if bases else [host.bases])]
+        roots = {host.instances, *self.watched, *([store.folder] if isinstance(store, FileBackend) else [])}
+        found = {path for root in roots for path in root.rglob("*")}
+        return {path for path in found if not any(path.is_relative_to(folder) for folder in skipped)}
 
     def clear(self) -> None:
         """Take away every disk and stored base of this trial, as far as the driver can."""

@@ -1,5 +1,6 @@
 """The shortest driver of the documentation keeps the contract."""
 
+import contextlib
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 
 from imgbackend.backend import Backend
 from imgbackend.testing import BackendConformance, conforming
+from imgbackend.testing.trial import Trial
+from labs import away
 
 _FILE = Path(__file__).parents[2] / "doc/examples/folder.py"
 
@@ -23,7 +26,27 @@ def _driver() -> Any:
 
 
 class TestFolder(BackendConformance):
+    advisories_count = True
+
     @pytest.fixture
     def backend(self, tmp_path: Path) -> Iterator[Backend]:
         with conforming(_driver(), tmp_path, {"folder": str(tmp_path / "disks")}) as backend:
             yield backend
+
+
+class TestFolderOnItsOwnFileSystem(BackendConformance):
+    """Which may not be mounted."""
+
+    advisories_count = True
+
+    @pytest.fixture
+    def backend(self, xfs: Path, tmp_path: Path) -> Iterator[Backend]:
+        with (
+            away.bound(xfs, tmp_path / "disks") as folder,
+            conforming(_driver(), tmp_path, {"folder": str(folder)}) as backend,
+        ):
+            self.mounted = xfs
+            yield backend
+
+    def without_store(self, trial: Trial) -> contextlib.AbstractContextManager[None]:
+        return away.unmounted(self.mounted, Path(trial.backend.conf.folder))

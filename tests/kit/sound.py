@@ -4,9 +4,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from imgbackend import files
+from imgbackend import files, qemu_img
 from imgbackend.abilities import Snapshottable
-from imgbackend.host import DISK_MODE
 from imgbackend.testing import MemoryBackend
 from imgbackend.testing.memory import MemoryDisk
 from imgbackend.types import SnapshotInfo
@@ -17,15 +16,24 @@ class SnapDisk(MemoryDisk, Snapshottable):
 
     def create_image_snap(self, name: str) -> None:
         """Copied, and renamed when the copy is whole."""
+        self.refuse_guest()
         self.copied(self.path, self.snapshot(name))
 
     def rollback_image_snap(self, name: str) -> None:
         """A copy of the snapshot takes the disk's place."""
+        self.refuse_guest()
         self.copied(self.snapshot(name), self.path)
 
     def remove_image_snap(self, name: str) -> None:
         """Unlinked."""
+        self.refuse_guest()
         self.snapshot(name).unlink()
+        files.flush_folder(self.backend.folder)
+
+    def refuse_guest(self) -> None:
+        """Half of one state and half of another is no state."""
+        with files.open_fd(self.path, os.O_RDONLY) as disk:
+            qemu_img.refuse_open(disk)
 
     def image_snaps(self) -> Iterator[SnapshotInfo]:
         """In the order in which they were made."""
@@ -46,10 +54,17 @@ class SnapDisk(MemoryDisk, Snapshottable):
 
     def copied(self, source: Path, target: Path) -> None:
         """``target`` becomes a copy of ``source``, at once."""
-        with files.open_fd(source, os.O_RDONLY) as read, files.new_file(self.unfinished) as write:
-            files.copy(read, write)
-            self.backend.host.finish(write, mode=DISK_MODE)
-        files.publish(self.unfinished, target)
+        new = not target.exists()
+        try:
+            with files.open_fd(source, os.O_RDONLY) as read, files.new_file(self.unfinished) as write:
+                files.copy(read, write)
+                self.backend.host.finish(write, mode=os.fstat(read).st_mode & 0o777)
+            files.publish(self.unfinished, target)
+        except BaseException:
+            self.unfinished.unlink(missing_ok=True)
+            if new:
+                target.unlink(missing_ok=True)
+            raise
 
 
 class SnapBackend(MemoryBackend):

@@ -88,6 +88,16 @@ def _mounted(place: Path, *arguments: str) -> Iterator[Path]:
             raise  # a test left something open in it: to be seen, not hidden
 
 
+def bind(source: Path, place: Path) -> None:
+    """Mount a folder in another place too; :func:`own_namespace` was called."""
+    _run("mount", "--bind", str(source), str(place))
+
+
+def unmount(place: Path) -> None:
+    """Though somebody may have something open in it."""
+    _run("umount", "--lazy", str(place))
+
+
 def _run(*command: str) -> None:
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     if done.returncode != 0:

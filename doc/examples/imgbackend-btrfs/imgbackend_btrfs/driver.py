@@ -24,7 +24,7 @@ from imgbackend.filedisk import FileBackend, FileDisk
 from imgbackend.host import DISK_MODE, SECRET_MODE
 from imgbackend.runner import Limits
 from imgbackend.templates import Base
-from imgbackend.types import DiskInfo, SnapshotInfo
+from imgbackend.types import SnapshotInfo
 
 _SNAP: Final = "snap."
 _LIMITS: Final = Limits(cpu_seconds=30, address_space=1 << 30)
@@ -58,17 +58,6 @@ class BtrfsDisk(FileDisk["BtrfsBackend"], Snapshottable):
         """The same of the next subvolume."""
         return self.new / "raw"
 
-    def find(self) -> DiskInfo | None:
-        """It is whole if it has its name, and then nothing else needs to be asked.
-
-        Without it: where the file system is not mounted, the folder is there, and empty, and
-        None would have the disk made again.
-        """
-        found = super().find()
-        if found is None:
-            self.backend.expect_mounted()
-        return found
-
     def begin(self) -> None:
         """A new subvolume for the file."""
         self.backend.host.make_folder(self.home)
@@ -90,6 +79,7 @@ class BtrfsDisk(FileDisk["BtrfsBackend"], Snapshottable):
 
     def remove_image(self) -> None:
         """First the disk, so that it is never there without its snapshots; then these."""
+        self.backend.expect_folder()
         self._delete(self.now)
         self.discard()
 
@@ -149,7 +139,7 @@ class BtrfsBackend(FileBackend):
             self.btrfs("filesystem", "df", place)
         except errors.CommandFailed as exc:
             raise errors.ConfigError(f"{place} is not on btrfs; let [{self.name}] folder be on one") from exc
-        self._device = os.stat(place).st_dev
+        super().open()
 
     @property
     def folder(self) -> Path:
@@ -167,11 +157,3 @@ class BtrfsBackend(FileBackend):
         :raises CommandFailed: with what it said.
         """
         self.host.run(["btrfs", *map(str, words)], limits=_LIMITS)
-
-    def expect_mounted(self) -> None:
-        """A store whose file system went away is not an empty one.
-
-        :raises StorageUnavailable: if it did.
-        """
-        if os.stat(files.nearest(self.folder)).st_dev != self._device:
-            raise errors.StorageUnavailable(f"{self.folder} is not on its file system any more; mount that")
