@@ -25,7 +25,7 @@ def stores(engine: "Engine", *, online: bool) -> Iterator[Finding]:
 
 def _backends(engine: "Engine") -> Iterator[Finding]:
     """The one that new disks are made on, and every other that is configured; what they find themselves."""
-    names = engine.backend_names()
+    names = sorted(engine.configured())
     yield _backend(engine, None, f"images_type = {engine.conf.images_type}")
     for name in names:
         yield _backend(engine, name, f"backend {name}")

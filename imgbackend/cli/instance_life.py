@@ -95,7 +95,7 @@ class Console(OfInstances):
         """The arguments."""
         parser = super().get_parser(prog_name)
         add_instance(parser)
-        parser.add_argument("-F", "--follow", action="store_true", help="and what it says from now on, until it is off")
+        parser.add_argument("--follow", action="store_true", help="and what it says from now on, until it is off")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
