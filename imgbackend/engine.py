@@ -125,10 +125,10 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
 
     def backend_names(self) -> list[str]:
         """The backends that are configured, and the installed drivers, each usable as one."""
-        return sorted({found.name for found in loader.drivers()} | self._configured())
+        return sorted({found.name for found in loader.drivers()} | self.configured())
 
-    def _configured(self) -> set[str]:
-        """The sections that have an installed driver, and what ``images_type`` names."""
+    def configured(self) -> set[str]:
+        """The backends that somebody wants: sections with an installed driver, and what ``images_type`` names."""
         installed = {found.name for found in loader.drivers()}
         sections = {*self.conf.list_all_sections(), *self._overridden, *self._backends} - options.RESERVED
         return {name for name in sections if self.driver_of(name) in installed} | {self._resolved(None)}
@@ -137,7 +137,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         """The backends that hold bases, opened: the configured ones, and those that records of disks name."""
         opened: dict[str, HoldsBases] = {}
         faults = []
-        for name in sorted(self._configured().union(recorded)):
+        for name in sorted(self.configured().union(recorded)):
             try:
                 if not issubclass(loader.load_driver(self.driver_of(name)), HoldsBases):
                     continue

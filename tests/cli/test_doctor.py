@@ -125,6 +125,11 @@ def test_the_file_system_is_named_as_the_kernel_does() -> None:
     assert file_system(Path("/proc")) == "proc"
 
 
+def test_a_driver_that_nobody_configured_is_no_business_of_the_doctors(cli: Cli) -> None:
+    found = report(cli, "--set", "images_type=raw", "doctor")
+    assert [check for check in found if check.startswith("backend ")] == ["backend raw"]
+
+
 class Unwell(AbleBackend):
     """A store that is open, and nothing more."""
 
@@ -139,7 +144,10 @@ class Unwell(AbleBackend):
 def test_a_store_that_tells_of_itself_is_told_of_once_and_its_failure_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader, "load_driver", lambda name: {"able": AbleBackend}.get(name, Unwell))
+    kinds = {"able": AbleBackend, "other": Unwell}
+    drivers = [loader.DriverInfo(name=name, distribution="d", version="1", target="t") for name in kinds]
+    monkeypatch.setattr(loader, "drivers", lambda _group=loader.BACKENDS: drivers)
+    monkeypatch.setattr(loader, "load_driver", kinds.__getitem__)
     told = {
         "instances_path": str(tmp_path / "instances"),
         "images_type": "able",
@@ -147,8 +155,8 @@ def test_a_store_that_tells_of_itself_is_told_of_once_and_its_failure_too(
         "other.folder": str(tmp_path / "other"),
     }
     with Engine.from_config([], told) as engine:
-        monkeypatch.setattr(engine, "backend_names", lambda: ["able", "other"])
-        found = [finding for finding in stores(engine, online=False) if not finding.check.startswith("source")]
+        monkeypatch.setattr(engine, "source_names", list)
+        found = list(stores(engine, online=False))
     assert [(finding.check, finding.verdict) for finding in found] == [
         ("images_type = able", "ok"),
         ("backend able", "ok"),
