@@ -15,16 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from imgbackend import errors, qcow2
+from imgbackend import errors, qcow2, records
 from imgbackend.host import Host
 from imgbackend.types import DiskId, Record
 
 _ROUNDS: Final = 8
 """How often a folder is listed again, in which something was gone when it was its turn."""
+_RECORDS: Final = frozenset({records.OURS, records.NOVAS})
 _DEEPEST: Final = 16
 """Files that are followed from a disk to its base."""
 _SAME_TICK: Final = 2_000_000_000
-"""Nanoseconds: a folder that changed so shortly before it was listed may change again with the same time."""
+"""Nanoseconds: a folder that changed so shortly before it was listed may have changed after it with the same time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +50,7 @@ class Look:
         self._bases = os.path.realpath(host.bases)
         self._root = os.path.realpath(host.instances)
         self._real: dict[str, str] = {}
-        self._listed: dict[str, int] = {}
+        self._listed: dict[str, tuple[int, int]] = {}
         self.unseen: dict[str, None] = {}
         """What may hang on a base and could not be read, a line each: no base is known to be unused."""
         self.foreign: dict[str, None] = {}
@@ -75,8 +76,8 @@ class Look:
     def again(self) -> Iterator[Overlay]:
         """The overlays in folders that are new, or changed since they were listed."""
         for name in self._instances():
-            before, now = self._listed.get(name), self._changed_at(name)
-            if before is None or before != now or time.time_ns() - now < _SAME_TICK:
+            changed, listed = self._listed.get(name, (-1, 0))
+            if changed != self._changed_at(name) or listed - changed < _SAME_TICK:
                 yield from self._instance(name)
 
     def _instances(self) -> list[str]:
@@ -95,7 +96,7 @@ class Look:
     def _instance(self, instance: str) -> Generator[Overlay, None, bool]:
         """The overlays of one; it returns whether the folder was there."""
         folder = f"{self._root}/{instance}"
-        self._listed[instance] = self._changed_at(instance)
+        self._listed[instance] = self._changed_at(instance), time.time_ns()
         formats = self._recorded(instance)
         done: set[str] = set()
         for _ in range(_ROUNDS):
@@ -103,7 +104,7 @@ class Look:
             try:
                 for path in _files(folder):
                     name = path[len(folder) + 1 :]
-                    if name in done or formats.get(name, "qcow2") != "qcow2":
+                    if name in done or name in _RECORDS or formats.get(name, "qcow2") != "qcow2":
                         continue
                     try:
                         found = self._overlay(instance, name, path, recorded=name in formats)
@@ -128,7 +129,7 @@ class Look:
     def _recorded(self, instance: str) -> dict[str, str]:
         """The formats on record; of broken records nothing is believed, and their disks count all the same."""
         try:
-            records = self._host.records.all(instance)
+            found = self._host.records.all(instance)
             formats = self._host.records.nova_formats(instance)
         except errors.DiskError as exc:
             self.unseen[str(exc)] = None
@@ -136,11 +137,11 @@ class Look:
         except OSError as exc:
             self.unseen[_told(exc, f"{self._root}/{instance}")] = None
             return {}
-        self._note(instance, records)
-        return formats | {name: record.format for name, record in records.items()}
+        self._note(instance, found)
+        return formats | {name: record.format for name, record in found.items()}
 
-    def _note(self, instance: str, records: Mapping[str, Record]) -> None:
-        for name, record in records.items():
+    def _note(self, instance: str, found: Mapping[str, Record]) -> None:
+        for name, record in found.items():
             if record.base is not None:
                 self.named.setdefault((record.backend, record.base), {})[f"{instance}/{name}"] = None
 
@@ -159,7 +160,7 @@ class Look:
         :raises FileNotFoundError: if the file is gone.
         """
         try:
-            return qcow2.read(Path(path))
+            return qcow2.read(path)
         except errors.DiskError as exc:
             if needed:
                 self.unseen[f"{exc}, and is recorded as one"] = None

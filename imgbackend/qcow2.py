@@ -86,7 +86,7 @@ def _backing_format(head: bytes, at: int) -> str | None:
     return None
 
 
-def read(path: Path) -> Header:
+def read(path: Path | str) -> Header:
     """The header of a file.
 
     :raises DiskError: if it has none.

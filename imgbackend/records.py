@@ -38,7 +38,7 @@ class Records:
 
     def all(self, instance: str) -> dict[str, Record]:
         """What disks.json says of every disk of an instance, by the disks' names."""
-        path = self._instances / instance / OURS
+        path = f"{self._instances}/{instance}/{OURS}"
         try:
             return {name: Record(**fields) for name, fields in _read(path).get("disks", {}).items()}
         except (TypeError, AttributeError) as exc:
@@ -53,13 +53,14 @@ class Records:
 
     def nova_formats(self, instance: str) -> dict[str, str]:
         """What disk.info says of every disk of an instance."""
-        path = self._instances / instance / NOVAS
+        path, whose = f"{self._instances}/{instance}/{NOVAS}", instance.removesuffix("_resize").removesuffix("_del")
         found: dict[str, str] = {}
         for key, value in _read(path).items():
             if not isinstance(value, str):
                 raise errors.DiskError(f"{path} does not hold formats by path; restore it, or remove it")
-            if Path(key).parts[-2:-1] == (instance.removesuffix("_resize").removesuffix("_del"),):
-                found[Path(key).name] = value
+            folder, name = os.path.split(key)
+            if os.path.basename(folder) == whose:
+                found[name] = value
         return found
 
     def kept_by(self, backend: str) -> Iterator[DiskId]:
@@ -128,9 +129,10 @@ def _changed(known: dict[str, Any], key: str, value: Any) -> bool:
     return bool(before != value)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path | str) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes())
+        with open(path, "rb") as file:
+            found = json.loads(file.read())
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except ValueError as exc:

@@ -350,9 +350,9 @@ def test_file_renamed_while_its_folder_is_looked_at_is_not_missed(
     (instances / "web1" / "disk").rename(instances / "web1" / ".disk.part")
     real = headers.read
 
-    def rename_first(path: Path) -> headers.Header:
-        if path.name == ".disk.part":
-            path.rename(path.with_name("disk"))
+    def rename_first(path: Path | str) -> headers.Header:
+        if Path(path).name == ".disk.part":
+            Path(path).rename(Path(path).with_name("disk"))
         return real(path)
 
     monkeypatch.setattr(headers, "read", rename_first)
