@@ -1,5 +1,6 @@
 """The driver ``lvm``: with a thin pool, or without one."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from imgbackend_lvm.lvm2 import Lvm2, check_name, value_of
 from imgbackend_lvm.pool import Pool
 from imgbackend_lvm.thick import ThickDisk
 from imgbackend_lvm.thin import ThinDisk
-from imgbackend_lvm.volumes import BACKEND, DISK, VolumeDisk
+from imgbackend_lvm.volumes import BACKEND, DISK, VolumeDisk, volume_name
 from imgbackend_lvm.writing import BLOCK
 
 
@@ -27,9 +28,9 @@ def _novas(name: str) -> list[cfg.DeprecatedOpt]:
 
 
 class LvmBackend(Backend, Checkable):
-    """A volume group."""
+    """A volume group, whose disks are thick volumes; with a thin pool, :class:`ThinBackend`."""
 
-    disk_type = VolumeDisk
+    disk_type: ClassVar[type[VolumeDisk]] = ThickDisk
     opts: ClassVar[Sequence[cfg.Opt]] = (
         cfg.StrOpt(
             "volume_group", deprecated_opts=_novas("images_volume_group"), help="The volume group; it has to be there."
@@ -67,7 +68,7 @@ class LvmBackend(Backend, Checkable):
     @classmethod
     def for_options(cls, conf: cfg.ConfigOpts.GroupAttr) -> "type[LvmBackend]":
         """With a thin pool, or without."""
-        return ThinBackend if conf.thin_pool else ThickBackend
+        return ThinBackend if conf.thin_pool else cls
 
     @functools.cached_property
     def lvm(self) -> Lvm2:
@@ -99,32 +100,29 @@ class LvmBackend(Backend, Checkable):
         """The device of a volume, while it is active."""
         return Path("/dev", self.group, name)
 
+    def capacity(self) -> Capacity:
+        """Of the group."""
+        found = self.lvm.vgs(self.group)
+        return Capacity(total=found.vg_size, free=found.vg_free)
+
     def findings(self) -> Iterator[Finding]:
         """Of the group, and of the pool where there is one."""
         return checks.findings(self.lvm, self.host, self.group, self.conf.thin_pool)
 
     def list_disks(self) -> Iterator[DiskId]:
-        """By their tags; whether whole, unfinished, or not yet cleared."""
-        found = dict.fromkeys(
-            value_of(volume.lv_tags, DISK)
-            for volume in self.lvm.lvs(self.group)
-            if value_of(volume.lv_tags, BACKEND) == self.name
-        )
-        for name in found:
-            if name is not None:
-                instance, _, disk = name.partition("/")
-                yield DiskId(instance=instance, name=disk)
-
-
-class ThickBackend(LvmBackend):
-    """Disks are thick volumes."""
-
-    disk_type = ThickDisk
-
-    def capacity(self) -> Capacity:
-        """Of the group."""
-        found = self.lvm.vgs(self.group)
-        return Capacity(total=found.vg_size, free=found.vg_free)
+        """By their tags, whether whole, unfinished, or not yet cleared; Nova's by their records."""
+        found: dict[DiskId, None] = {}
+        volumes = self.lvm.lvs(self.group)
+        names = {volume.lv_name for volume in volumes}
+        for volume in volumes:
+            instance, _, name = (value_of(volume.lv_tags, DISK) or "").partition("/")
+            if value_of(volume.lv_tags, BACKEND) == self.name and name:
+                with contextlib.suppress(ValueError):  # tagged by hand
+                    found[DiskId(instance=instance, name=name)] = None
+        for disk in self.host.records.kept_by(self.name):
+            if volume_name(disk) in names:
+                found[disk] = None
+        yield from found
 
 
 class ThinBackend(LvmBackend, HoldsBases):

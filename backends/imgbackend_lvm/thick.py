@@ -13,7 +13,7 @@ from imgbackend_lvm.volumes import VolumeDisk
 from imgbackend_lvm.writing import BLOCK, fill, opened, zero
 
 if TYPE_CHECKING:
-    from imgbackend_lvm.driver import ThickBackend
+    from imgbackend_lvm.driver import LvmBackend
 
 _NO_POOL: Final = "no thin pool: set thin_pool, and further disks of an image are made at once"
 _TRIES: Final = 5
@@ -22,7 +22,7 @@ _TRIES: Final = 5
 class ThickDisk(VolumeDisk):
     """A thick volume: its room may be somebody else's bytes until it is overwritten."""
 
-    backend: "ThickBackend"
+    backend: "LvmBackend"
 
     def plan(self, template: Declared, base: ImageInfo | None, size: int | None) -> Plan:
         """A copy, always."""

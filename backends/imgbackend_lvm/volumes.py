@@ -16,7 +16,7 @@ from imgbackend import errors, files, qemu_img
 from imgbackend.abilities import Importable
 from imgbackend.backend import Disk
 from imgbackend.templates import Base, PrepareTemplate
-from imgbackend.types import BlockSource, DiskInfo, Progress, Way, ignore
+from imgbackend.types import BlockSource, DiskId, DiskInfo, Progress, Way, ignore
 from imgbackend_lvm.lvm2 import LogicalVolume, tag_of, value_of
 from imgbackend_lvm.writing import opened
 
@@ -34,6 +34,11 @@ _LOOKS: Final = 15
 _PAUSE: Final = 0.1
 
 
+def volume_name(disk: DiskId) -> str:
+    """Of the volume of a disk; Nova's too."""
+    return f"{disk.instance}_{disk.name}"
+
+
 class VolumeDisk(Disk[Any], Importable):
     """A disk that is a logical volume."""
 
@@ -42,7 +47,7 @@ class VolumeDisk(Disk[Any], Importable):
     @property
     def name(self) -> str:
         """Of its volume."""
-        return f"{self.id.instance}_{self.id.name}"
+        return volume_name(self.id)
 
     @property
     def unfinished(self) -> str:
@@ -95,12 +100,16 @@ class VolumeDisk(Disk[Any], Importable):
         )
 
     def parts(self) -> dict[str, LogicalVolume]:
-        """All volumes of this disk, unfinished ones and snapshots too, by their names."""
+        """All volumes of this disk, unfinished ones and snapshots too, by their names.
+
+        :raises DiskError: if a volume has its name that is not this disk's.
+        """
         found = {}
         for volume in self.backend.lvm.lvs(self.backend.group):
-            tagged = set(self.tags) <= set(volume.lv_tags)
-            if tagged or (volume.lv_name == self.name and self.recorded is not None):
-                found[volume.lv_name] = self.mine(volume) if volume.lv_name == self.name else volume
+            if volume.lv_name == self.name:
+                found[volume.lv_name] = self.mine(volume)
+            elif set(self.tags) <= set(volume.lv_tags):
+                found[volume.lv_name] = volume
         return found
 
     def refuse_open(self) -> LogicalVolume:

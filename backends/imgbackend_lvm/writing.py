@@ -93,17 +93,17 @@ def fill(
 def _written(source: int, device: int, size: int, *, zero: bool) -> Iterator[int]:
     """Write, and tell after each step how far it is."""
     at, length = 0, os.fstat(source).st_size
-    with mmap.mmap(-1, _STEP) as buffer, memoryview(buffer) as view:
-        for start, end in files.data_ranges(source, length):
-            first = max(at, start // BLOCK * BLOCK)
-            if zero:
-                yield from _zeroed(device, at, first)
-            at = first
-            while at < end:
-                count = _read(source, view, at, min(_STEP, -(-(end - at) // BLOCK) * BLOCK))
-                _put(device, view[:count], at, zero=zero)
-                at += count
-                yield min(at, size)
+    view = memoryview(mmap.mmap(-1, _STEP))  # unmapped with the last that refers to it, a traceback too
+    for start, end in files.data_ranges(source, length):
+        first = max(at, start // BLOCK * BLOCK)
+        if zero:
+            yield from _zeroed(device, at, first)
+        at = first
+        while at < end:
+            count = _read(source, view, at, min(_STEP, -(-(end - at) // BLOCK) * BLOCK))
+            _put(device, view[:count], at, zero=zero)
+            at += count
+            yield min(at, size)
     if zero:
         yield from _zeroed(device, at, size)
 

@@ -1,6 +1,5 @@
 """The driver lvm conforms, with a thin pool and without."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,19 +8,15 @@ import pytest
 from imgbackend.testing import BackendConformance, conforming
 from imgbackend.types import Mi
 from imgbackend_lvm import LvmBackend
-
-
-@pytest.fixture
-def lvm_group() -> str:
-    return os.environ["LVM_LAB_VG"]
+from labs.lvm import Group
 
 
 class TestLvmThin(BackendConformance):
     smallest = 4 * Mi
 
     @pytest.fixture
-    def backend(self, lvm_group: str, tmp_path: Path) -> Iterator[LvmBackend]:
-        own = {"volume_group": lvm_group, "thin_pool": "thinpool"}
+    def backend(self, lvm_group: Group, tmp_path: Path) -> Iterator[LvmBackend]:
+        own = {"volume_group": lvm_group.name, "thin_pool": lvm_group.pool}
         with conforming(LvmBackend, tmp_path, own) as backend:
             yield backend
 
@@ -30,6 +25,6 @@ class TestLvmThick(BackendConformance):
     smallest = 4 * Mi
 
     @pytest.fixture
-    def backend(self, lvm_group: str, tmp_path: Path) -> Iterator[LvmBackend]:
-        with conforming(LvmBackend, tmp_path, {"volume_group": lvm_group}) as backend:
+    def backend(self, lvm_group: Group, tmp_path: Path) -> Iterator[LvmBackend]:
+        with conforming(LvmBackend, tmp_path, {"volume_group": lvm_group.name}) as backend:
             yield backend
