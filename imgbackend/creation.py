@@ -190,6 +190,7 @@ def _bare(role: Role) -> Declared:
 def _kept(order: _Order, found: DiskInfo, progress: Progress, started: float) -> Cached:
     """The disk exists: bring its base back where that is gone, and grow it."""
     disk, fetched, grown = order.disk, False, False
+    _adopt(disk, found)
     if isinstance(disk, Backed):
         backing = disk.backing()
         if backing is not None:
@@ -207,6 +208,23 @@ def _kept(order: _Order, found: DiskInfo, progress: Progress, started: float) ->
         size=found.size,
         seconds=time.monotonic() - started,
     )
+
+
+def _adopt(disk: "AnyDisk", found: DiskInfo) -> None:
+    """Remember a disk that nobody here made: Nova's, another host's, one whose record was lost.
+
+    Its store knew it by its name or its tags.  A file says nothing of whose it is, and its
+    format is not guessed: that takes a record.
+    """
+    if disk.recorded is not None or disk.backend.traits.files:
+        return
+    host, folder = disk.backend.host, disk.backend.host.folder(disk.id)
+    changed = [*host.new_folder(folder), folder]
+    disk.recorded = Record(
+        backend=disk.backend.name, driver=disk.backend.driver, format=found.format, way="exists", time=time.time()
+    )
+    disk.remember(disk.recorded)
+    host.flush_folders(changed)
 
 
 def _bring_back(order: _Order, name: str, format: str, progress: Progress) -> bool:

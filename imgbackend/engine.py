@@ -139,7 +139,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         faults = []
         for name in sorted(self.configured().union(recorded)):
             try:
-                if not issubclass(loader.load_driver(self.driver_of(name)), HoldsBases):
+                if not issubclass(self.backend_class(name), HoldsBases):
                     continue
                 if name == "local":
                     raise errors.ConfigError("local is what the base folder is called; rename the section")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from oslo_config import cfg
 
 from imgbackend import Backend, Disk, Engine, errors, loader
 from imgbackend.abilities import Cloneable, HoldsBases, SharedStore
@@ -477,3 +478,32 @@ def test_disks_on_the_shelf_are_listed_by_record_and_by_the_store(engine: Engine
     assert [str(disk_id) for disk_id in engine.backend("shelf").list_disks()] == wanted
     engine.disk("web1").remove()
     assert [str(disk.id) for disk in engine.disks()] == wanted[1:]
+
+
+def test_disk_that_the_store_knows_without_a_record_is_recorded_by_the_next_call_for_it(
+    engine: Engine, raw_image: Template
+) -> None:
+    disk = engine.disk("web1")
+    disk.cache(raw_image, raw_image.name)
+    engine.host.records.forget(disk.id, durable=False)
+    assert list(engine.disks()) == []
+    assert engine.disk("web1").cache(raw_image, raw_image.name).way == "exists"
+    [found] = engine.disks()
+    assert found.recorded is not None
+    assert (found.recorded.backend, found.recorded.format, found.recorded.way) == ("shelf", "raw", "exists")
+    assert raw_image.fetches == 1
+
+
+def test_bases_are_listed_of_a_store_that_holds_them_only_with_some_options(
+    engine: Engine, raw_image: Template, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Either(Backend):
+        opts = ShelfBackend.opts
+
+        @classmethod
+        def for_options(cls, _conf: cfg.ConfigOpts.GroupAttr) -> type[Backend]:
+            return ShelfBackend
+
+    engine.disk("web1").cache(raw_image, raw_image.name)
+    monkeypatch.setattr(loader, "load_driver", lambda _name: Either)
+    assert [base.name for base in engine.cache.bases().bases] == [raw_image.name]
