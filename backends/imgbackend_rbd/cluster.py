@@ -59,10 +59,11 @@ class _Connection:
     pid: int
     pools: dict[str, "Ioctx"] = field(default_factory=dict)
 
-    def close(self) -> None:
-        for ioctx in self.pools.values():
-            ioctx.close()
-        self.rados.shutdown()
+    def close(self, faults: tuple[type[Exception], ...]) -> None:
+        """Whatever is raised: nobody can do anything about a connection that is not wanted any more."""
+        for let_go in (*(ioctx.close for ioctx in self.pools.values()), self.rados.shutdown):
+            with contextlib.suppress(*faults):
+                let_go()
 
     def abandon(self) -> None:
         """See that nothing of it is ever freed in this process."""
@@ -113,7 +114,7 @@ class Cluster:
             broken, self._broken = self._broken, []
         for each in [*broken, *([connection] if connection else [])]:
             if each.pid == os.getpid():
-                each.close()
+                each.close(self._faults)
 
     def abandon(self) -> None:
         """In a child, after a fork: forget the parent's connection, and whoever held the guard."""
@@ -122,9 +123,21 @@ class Cluster:
             each.abandon()
         self._connection, self._broken = None, []
 
-    def pools(self) -> list[str]:
-        """The names of all pools, as far as this client was told; nobody is asked now."""
-        return self._connected().rados.list_pools()
+    def has(self, pool: str) -> bool:
+        """Whether there is a pool of this name.
+
+        :raises StorageUnavailable: if the monitors do not answer in time.
+        """
+        rados = self._connected().rados
+        if pool in rados.list_pools():
+            return True
+        # it may be new; this call, and opening a pool that is not in the map, have no time limit of their own
+        asked = threading.Thread(target=rados.wait_for_latest_osdmap, name="imgbackend-rbd-map", daemon=True)
+        asked.start()
+        asked.join(self.access.operation_timeout)
+        if asked.is_alive():
+            raise self._meaning(errno.ETIMEDOUT, f"looking for the pool {pool}", None)
+        return pool in rados.list_pools()
 
     def pool(self, name: str) -> "Ioctx":
         """A pool.
@@ -132,14 +145,13 @@ class Cluster:
         :raises ConfigError: if there is none of this name.
         """
         connection = self._connected()
+        if name not in connection.pools and not self.has(name):
+            raise errors.ConfigError(
+                f"there is no pool {name} in the Ceph cluster {self.fsid}; name another, or make it: "
+                f"ceph osd pool create {name} && rbd pool init {name}"
+            )
         with self._guard:
             if name not in connection.pools:
-                # to open one that is not in the map would ask a monitor, without a time limit
-                if name not in connection.rados.list_pools():
-                    raise errors.ConfigError(
-                        f"there is no pool {name} in the Ceph cluster {self.fsid}; name another, or make it: "
-                        f"ceph osd pool create {name} && rbd pool init {name}"
-                    )
                 ioctx = connection.rados.open_ioctx(name)
                 ioctx.set_osdmap_full_try()  # where it is full the answer is an error, and not none
                 connection.pools[name] = ioctx

@@ -286,6 +286,7 @@ class RbdDisk(Disk["RbdBackend"], Cloneable, Importable, Snapshottable, Flattena
 
     def flatten_image(self, progress: Progress) -> None:
         """By librbd, object by object; at each of them the bytes are the same."""
+        self._refuse_open()
         backend = self.backend
         with self._asked("flattening"), backend.cluster.image(backend.pool, self.image) as image:
             try:

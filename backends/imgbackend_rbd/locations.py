@@ -58,7 +58,7 @@ def parent(cluster: "Cluster", location: str) -> ImageInfo | str:
         return f"the image is in another Ceph cluster ({place.fsid})"
     if disk_of(place.image) is not None:
         return f"{place} is a machine's disk, and no image"
-    if place.pool not in cluster.pools():
+    if not cluster.has(place.pool):
         return f"the Ceph cluster has no pool {place.pool}"
     try:
         return _seen(cluster, place)

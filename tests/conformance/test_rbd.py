@@ -13,13 +13,15 @@ from imgbackend_rbd import RbdBackend
 from imgbackend_rbd.images import fill
 from imgbackend_rbd.locations import Place
 from labs.ceph import Cluster
+from labs.require import FULL
 
 
 class TestRbd(BackendConformance):
     """On a pool of the test's own; the images that are cloned are in another."""
 
     libraries: ClassVar[tuple[str, ...]] = ("rbd", "rados")
-    crash_sample: ClassVar[int | None] = 6
+    crash_sample: ClassVar[int | None] = None if FULL else 6
+    advisories_count = True
 
     @pytest.fixture
     def backend(self, rbd_cluster: Cluster, rbd_pool: str, tmp_path: Path) -> Iterator[RbdBackend]:

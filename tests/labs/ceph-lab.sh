@@ -117,6 +117,8 @@ mon_allow_pool_size_one = true
 [client]
 client_mount_timeout = 30
 rados_mon_op_timeout = 30
+# with osd_client_watch_timeout: what a killed client had open is free after 2 s instead of 30
+objecter_tick_interval = 0.5
 
 [mon]
 mon_data = $dir/mon
@@ -158,6 +160,7 @@ $(objectstore)
 osd_class_load_list = *
 osd_class_default_list = *
 osd_op_num_shards = 2
+osd_client_watch_timeout = 2
 osd_op_num_threads_per_shard = 1
 osd_pg_stat_report_interval_max = 1
 osd_scrub_begin_hour = 0
