@@ -12,13 +12,27 @@ from imgbackend.types import Mi
 from labs import leaks, lvm, mounts
 from labs.ceph import rbd_cluster, rbd_own_cluster, rbd_pool
 from labs.glance import rbd_glance, rbd_glances
+from labs.libvirt import boot_image, guests, libvirt_daemon, libvirt_own_daemon, make_guests
 from labs.lvm import lvm_group, lvm_make_group
 from labs.require import require
 
-__all__ = ["lvm_group", "lvm_make_group", "rbd_cluster", "rbd_glance", "rbd_glances", "rbd_own_cluster", "rbd_pool"]
+__all__ = [
+    "boot_image",
+    "guests",
+    "libvirt_daemon",
+    "libvirt_own_daemon",
+    "lvm_group",
+    "lvm_make_group",
+    "make_guests",
+    "rbd_cluster",
+    "rbd_glance",
+    "rbd_glances",
+    "rbd_own_cluster",
+    "rbd_pool",
+]
 
 _HERE: Final = Path(__file__).parent
-_LABS: Final = ("btrfs", "glance", "lvm_group", "lvm_make_group", "nova", "rbd", "xfs")
+_LABS: Final = ("btrfs", "glance", "libvirt", "lvm_group", "lvm_make_group", "nova", "rbd", "xfs")
 _SLOW: Final = ("cli", "conformance", "engine/test_crash.py", "kit", "takeover", "trust")
 """Their tests start the command or real services, or kill processes, again and again."""
 

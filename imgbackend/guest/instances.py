@@ -50,14 +50,14 @@ class Planned:
 class Instances:
     """All instances of one ``instances_path`` and one libvirtd; may be used from any number of threads."""
 
-    def __init__(self, engine: "Engine") -> None:
-        """Read the options; nothing is connected to.
+    def __init__(self, engine: "Engine", hypervisor: Hypervisor | None = None) -> None:
+        """Read the options; nothing is connected to.  ``hypervisor`` None: that of the options.
 
         :raises ConfigError: if one has a value that it cannot have.
         """
         self._engine = engine
         self._settings = settings_of(engine.conf)
-        self._hypervisor = Hypervisor(self._settings.uri)
+        self._hypervisor = hypervisor or Hypervisor(self._settings.uri)
         most = self._settings.most_disk_operations
         self._slots = threading.Semaphore(most) if most is not None else None
 
