@@ -1,5 +1,6 @@
 """What the tests of the cache share: engines, one of them with a store that keeps bases, and time that has passed."""
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -60,7 +61,7 @@ def age(path: Path, seconds: float) -> None:
     """Let a base of the folder, or of the store ``able``, have been used so long ago."""
     then = time.time() - seconds
     for each in (path, manifests.path_of(path)):
-        if each.exists():
+        with contextlib.suppress(FileNotFoundError):
             os.utime(each, (then, then))
 
 
