@@ -11,12 +11,13 @@ _TAG: Final = re.compile(r"[A-Za-z0-9_+./=!:&#][A-Za-z0-9_+./=!:&#-]*\Z")
 _KEY: Final = re.compile(r"[A-Za-z0-9_.]+\Z")
 _PLAIN: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_+.-/=:")
 """What a value keeps as it is; ``&`` begins an escape."""
-_PREFIXES: Final = ("pvmove", "snapshot")
-_PARTS: Final = (
+RESERVED_PREFIXES: Final = ("pvmove", "snapshot")
+"""What lvm2 lets no name begin with."""
+RESERVED_PARTS: Final = (
     *("_cdata", "_cmeta", "_corig", "_cpool", "_cvol", "_iorig", "_imeta", "_mimage", "_mlog", "_pmspare"),
     *("_rimage", "_rmeta", "_tdata", "_tmeta", "_vdata", "_vorigin", "_wcorig"),
 )
-"""What lvm2 names its hidden volumes with, in any version so far."""
+"""What it lets be in no name: it names its hidden volumes with it."""
 _LONGEST: Final = 127
 """Bytes of a name in device-mapper, DM_NAME_LEN without its end."""
 _LONGEST_TAG: Final = 1024
@@ -44,7 +45,9 @@ def check_name(group: str, name: str) -> None:
         raise errors.DiskError(
             f"not a name for a volume: {name!r}; use letters, digits, and any of _+.-, not beginning with a hyphen"
         )
-    reserved = [prefix for prefix in _PREFIXES if name.startswith(prefix)] + [part for part in _PARTS if part in name]
+    reserved = [prefix for prefix in RESERVED_PREFIXES if name.startswith(prefix)] + [
+        part for part in RESERVED_PARTS if part in name
+    ]
     if reserved:
         raise errors.DiskError(
             f"not a name for a volume: {name}; lvm2 keeps {reserved[0]} for itself, use another name"

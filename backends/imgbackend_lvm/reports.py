@@ -147,6 +147,14 @@ def volumes(printed: str) -> list[LogicalVolume]:
     return list({volume.lv_uuid: volume for volume in found}.values())
 
 
+def extents(printed: str) -> list[str]:
+    """The ranges of a report of ``lvs --options seg_pe_ranges``, one for each segment of a linear volume.
+
+    :raises StorageError: if it is no such report.
+    """
+    return [str(row["seg_pe_ranges"]) for row in _rows(printed, "lv", {"seg_pe_ranges": str})]
+
+
 def _rows(printed: str, kind: str, fields: Mapping[str, Callable[[str], object]]) -> list[dict[str, object]]:
     try:
         rows = [row for report in json.loads(printed)["report"] for row in report[kind]]

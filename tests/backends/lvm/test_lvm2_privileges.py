@@ -23,6 +23,7 @@ from imgbackend_lvm import wipe
 from imgbackend_lvm.commands import Commands
 from imgbackend_lvm.lvm2 import MOST_TAGS, Lvm2
 from imgbackend_lvm.meanings import TOOLS
+from labs.lvm import Group
 
 _USER: Final = "imgbackend"
 _ODD: Final = "a#b!c&d:e=f/g+h.i_j-k"
@@ -60,6 +61,11 @@ def _everything(
     yield call(lvm.lvconvert_mergethin, group, "s.off")
     yield call(lvm.lvchange, group, "s0", permission="rw", activate=True, ignoreactivationskip=True)
     yield call(lvm.lvextend, group, "s0", 8 * Mi)
+    yield call(lvm.lvcreate_snapshot, group, ".v0", "off", activate=False)
+    yield call(lvm.lvchange, group, "off", setactivationskip=False)
+    yield call(lvm.lvconvert_mergethin, group, "off")
+    yield call(lvm.pe_ranges, group, "thick")
+    yield call(_extended_there, lvm, group)
     yield call(lvm.lvrename, group, "s0", "i-1_disk.eph0")
     yield call(wipe.zero, lvm.commands, group, "thick", 0, 4 * Mi, _whole)
     yield call(wipe.shred, lvm.commands, group, "thick", 512, 1024, _whole)
@@ -68,6 +74,13 @@ def _everything(
     )
     for start, stop in ((0, 1), (1, 3), (3, 6), (6, 10)):  # one to four names
         yield call(lvm.lvremove, group, *[f".v{count}" for count in counts][start:stop])
+
+
+def _extended_there(lvm: Lvm2, group: str) -> None:
+    lvm.lvcreate(group, "tail", 4 * Mi)
+    extents = lvm.pe_ranges(group, "tail")
+    lvm.lvremove(group, "tail")
+    lvm.lvextend(group, "thick", 8 * Mi, extents=extents[0])
 
 
 def _whole(done: int, total: int) -> None:
@@ -84,7 +97,8 @@ class _Recorded(Commands):
     def run(self, tool: str, *args: str, fine: re.Pattern[str] | None = None) -> str:
         self.lines.append(self.line(tool, *args))
         group = {"vg_name": "vms", "vg_size": "1", "vg_free": "1", "vg_extent_size": "1", "vg_tags": ""}
-        return json.dumps({"report": [{"vg": [group], "lv": []}]})
+        volume = {"seg_pe_ranges": "/dev/disk/by-id/x_1+2.3:70-70"}
+        return json.dumps({"report": [{"vg": [group], "lv": [volume] if "seg_pe_ranges" in args else []}]})
 
 
 @pytest.fixture
@@ -115,7 +129,7 @@ def _as_sudo_sees_it(line: list[str]) -> str:
 def test_every_method_and_every_tool_is_tried(lines: list[list[str]]) -> None:
     methods = {name for name, _ in inspect.getmembers(Lvm2, inspect.isfunction) if not name.startswith("_")}
     tried = {call.func.__name__ for call in _everything(Lvm2(), "vms", "pool")}
-    assert tried == methods | {"zero", "shred"}
+    assert tried == methods | {"zero", "shred", "_extended_there"}
     assert {Path(line[3]).name for line in lines} == set(TOOLS)
 
 
@@ -202,16 +216,17 @@ class _Unprivileged:
 
 
 @pytest.fixture
-def lvm_user() -> Iterator[_Unprivileged]:
+def user(lvm_group: Group) -> Iterator[_Unprivileged]:
     """A user of its own, gone after the test; the lab's /etc is thrown away with it."""
+    assert lvm_group.pool, "the tests of this file want a pool"
     user = _Unprivileged()
     yield user
     subprocess.run(["userdel", _USER], check=True, timeout=60, capture_output=True)
 
 
 @pytest.fixture
-def lvm_sudoers() -> Iterator[Callable[[str], None]]:
-    """Writes a file of sudo's, for the test."""
+def sudoers(lvm_group: Group) -> Iterator[Callable[[str], None]]:
+    """Writes a file of sudo's, for the test, in the lab."""
     path = Path("/etc/sudoers.d/imgbackend-lvm")
 
     def write(text: str) -> None:
@@ -222,48 +237,43 @@ def lvm_sudoers() -> Iterator[Callable[[str], None]]:
     path.unlink(missing_ok=True)
 
 
-def _try_everything(user: _Unprivileged, lvm: Lvm2) -> list[str]:
-    group, pool = os.environ["LVM_LAB_VG"], os.environ["LVM_LAB_POOL"]
-    said = [(call.func.__name__, user.do(call)) for call in _everything(lvm, group, pool, (0, MOST_TAGS))]
-    return [f"{name}: {words}" for name, words in said if words]
+def _try_everything(user: _Unprivileged, lvm: Lvm2, group: Group) -> list[str]:
+    said = [(call, user.do(call)) for call in _everything(lvm, group.name, str(group.pool), (0, MOST_TAGS))]
+    return [f"{call.func.__name__}: {words}" for call, words in said if words]
 
 
-def _left(group: str) -> list[str]:
-    return [volume.lv_name for volume in Lvm2().lvs(group) if not volume.is_thin_pool]
+def test_user_does_everything_through_sudo(
+    lvm_group: Group, user: _Unprivileged, sudoers: Callable[[str], None]
+) -> None:
+    sudoers(_shipped("sudoers", lvm_group.name))
+    assert _try_everything(user, Lvm2(), lvm_group) == []
+    assert lvm_group.volumes() == set()
+    assert "install the rules for sudo" in user.do(lambda: Lvm2().vgs("other"))
+    assert "install the rules for sudo" in user.do(lambda: Commands().run("dd", "if=/dev/null", "of=/dev/null"))
 
 
-def test_user_does_everything_through_sudo(lvm_user: _Unprivileged, lvm_sudoers: Callable[[str], None]) -> None:
-    group = os.environ["LVM_LAB_VG"]
-    lvm_sudoers(_shipped("sudoers", group))
-    assert _try_everything(lvm_user, Lvm2()) == []
-    assert _left(group) == []
-    assert "install the rules for sudo" in lvm_user.do(lambda: Lvm2().vgs("other"))
-    assert "install the rules for sudo" in lvm_user.do(lambda: Commands().run("dd", "if=/dev/null", "of=/dev/null"))
-
-
-def test_user_without_rules_is_told_to_install_them(lvm_user: _Unprivileged) -> None:
-    said = lvm_user.do(lambda: Lvm2().vgs(os.environ["LVM_LAB_VG"]))
+def test_user_without_rules_is_told_to_install_them(lvm_group: Group, user: _Unprivileged) -> None:
+    said = user.do(lambda: Lvm2().vgs(lvm_group.name))
     assert said.startswith(errors.ConfigError.__name__)
     assert "install the rules for sudo" in said
 
 
 def test_user_does_everything_through_rootwrap(
-    lvm_user: _Unprivileged, lvm_sudoers: Callable[[str], None], tmp_path: Path
+    lvm_group: Group, user: _Unprivileged, sudoers: Callable[[str], None], tmp_path: Path
 ) -> None:
-    group = os.environ["LVM_LAB_VG"]
     (tmp_path / "rootwrap.d").mkdir()
-    (tmp_path / "rootwrap.d/imgbackend-lvm.filters").write_text(_shipped("filters", group))
+    (tmp_path / "rootwrap.d/imgbackend-lvm.filters").write_text(_shipped("filters", lvm_group.name))
     conf = tmp_path / "rootwrap.conf"
     conf.write_text(f"[DEFAULT]\nfilters_path={tmp_path}/rootwrap.d\nexec_dirs=/usr/sbin,/usr/bin\n")
     command = Path(sys.executable).parent / "oslo-rootwrap"
-    lvm_sudoers(f"{_USER} ALL = (root) NOPASSWD: {command} {conf} *\n")
+    sudoers(f"{_USER} ALL = (root) NOPASSWD: {command} {conf} *\n")
     helper = f"sudo -n {command} {conf}"
-    assert _try_everything(lvm_user, Lvm2(root_helper=helper)) == []
-    assert _left(group) == []
-    assert "rootwrap does not run vgs" in lvm_user.do(lambda: Lvm2(root_helper=helper).vgs("other"))
+    assert _try_everything(user, Lvm2(root_helper=helper), lvm_group) == []
+    assert lvm_group.volumes() == set()
+    assert "rootwrap does not run vgs" in user.do(lambda: Lvm2(root_helper=helper).vgs("other"))
 
 
-def test_helper_that_gives_no_privilege_is_named(lvm_user: _Unprivileged) -> None:
-    said = lvm_user.do(lambda: Lvm2(root_helper="env").vgs(os.environ["LVM_LAB_VG"]))
+def test_helper_that_gives_no_privilege_is_named(lvm_group: Group, user: _Unprivileged) -> None:
+    said = user.do(lambda: Lvm2(root_helper="env").vgs(lvm_group.name))
     assert said.startswith(errors.ConfigError.__name__)
     assert "root_helper" in said
