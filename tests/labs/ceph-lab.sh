@@ -117,7 +117,7 @@ mon_allow_pool_size_one = true
 [client]
 client_mount_timeout = 30
 rados_mon_op_timeout = 30
-# with osd_client_watch_timeout: what a killed client had open is free after 2 s instead of 30
+# With osd_client_watch_timeout: what a killed client had open is free after 2 s instead of 30.
 objecter_tick_interval = 0.5
 
 [mon]
@@ -159,8 +159,8 @@ admin_socket = $sockets/osd.asok
 $(objectstore)
 osd_class_load_list = *
 osd_class_default_list = *
-osd_op_num_shards = 2
 osd_client_watch_timeout = 2
+osd_op_num_shards = 2
 osd_op_num_threads_per_shard = 1
 osd_pg_stat_report_interval_max = 1
 osd_scrub_begin_hour = 0

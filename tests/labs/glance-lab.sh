@@ -148,7 +148,8 @@ start() {
         cd "$dir"
         exec env OS_GLANCE_CONFIG_DIR="$dir/etc" PYTHONPATH="$dir/etc" setsid "$venv/bin/gunicorn" \
             --bind "127.0.0.1:$port" --workers 1 --worker-class gthread --threads 8 --timeout 600 \
-            --graceful-timeout 1 --no-control-socket --log-level warning glance.wsgi.api:application \
+            --graceful-timeout 1 --access-logfile "$dir/access.log" --no-control-socket --log-level warning \
+            glance.wsgi.api:application \
             >"$dir/server.log" 2>&1 </dev/null
     ) &
     echo $! >"$dir/pid"

@@ -145,6 +145,11 @@ class Glance:
         """The file that holds the image's bytes; a test may spoil it."""
         return self.folder / "store" / image_id
 
+    def downloads(self, image_id: str) -> int:
+        """How often somebody began to read the image's bytes."""
+        asked = f'"GET /v2/images/{image_id}/file '
+        return (self.folder / "access.log").read_text().count(asked)
+
     def _master(self) -> int:
         return int((self.folder / "pid").read_text())
 
