@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from imgbackend import errors
-from imgbackend.abilities import Flattenable, Snapshottable
+from imgbackend.abilities import Backed, Flattenable, Snapshottable
 from imgbackend.testing import oracle
 from imgbackend.testing.commands import FAULTS, BrokenHost, Fault
 from imgbackend.testing.sampling import sampled
@@ -89,15 +89,18 @@ class CommandTests(Topic):
 
     @needs(Flattenable)
     def test_failing_commands_of_flattening(self, trial: Trial) -> None:
-        """The disk has its bytes."""
+        """The disk has its bytes, and is flat where nothing else was told."""
         image = trial.image(size=trial.small)
 
         def flatten(on: Trial, label: str) -> None:
             disk: Any = on.disk(label)
             disk.flatten()
 
-        def look(on: Trial, label: str, when: str, *, done: bool) -> None:  # noqa: ARG001 - the same before and after
-            on.expect(on.disk(label), image.content.read_bytes(), when)
+        def look(on: Trial, label: str, when: str, *, done: bool) -> None:
+            disk: Any = on.disk(label)
+            on.expect(disk, image.content.read_bytes(), when)
+            if done and isinstance(disk, Backed):
+                assert disk.backing() is None, f"nothing was told, and the disk hangs on its base{when}"
 
         self._with_broken_commands(trial, flatten, look, lambda on, label: on.made(image, label))
 

@@ -20,17 +20,19 @@ from imgbackend_qcow2 import Qcow2Backend
 from imgbackend_qcow2.driver import Qcow2Disk
 from imgbackend_raw import RawBackend
 from imgbackend_raw.driver import RawDisk
-from kit.sound import SnapBackend, SnapDisk
+from kit.sound import CommandBackend, CommandDisk, SnapBackend, SnapDisk
+from labs import away
 from labs.able import SCHEME, AbleBackend, AbleDisk
 
 Driver = TypeVar("Driver", bound=type)
 
 SOUND: Final[dict[str, type[Backend]]] = {
-    kind.__name__: kind for kind in (SnapBackend, AbleBackend, MemoryBackend, RawBackend, Qcow2Backend)
+    kind.__name__: kind for kind in (SnapBackend, CommandBackend, AbleBackend, MemoryBackend, RawBackend, Qcow2Backend)
 }
 """The drivers that broken ones are made of; of two, one of which is made of the other, that one first."""
 _BACKENDS: Final[dict[type[Disk[Any]], type[Backend]]] = {
     SnapDisk: SnapBackend,
+    CommandDisk: CommandBackend,
     AbleDisk: AbleBackend,
     MemoryDisk: MemoryBackend,
     RawDisk: RawBackend,
@@ -78,6 +80,11 @@ def tried(name: str, folder: Path) -> Iterator[Backend]:
     own = {"folder": str(folder / "memory")} if issubclass(kind, MemoryBackend) else {}
     with conforming(kind, folder, own) as backend:
         yield backend
+
+
+def without_store(trial: Trial) -> contextlib.AbstractContextManager[None] | None:
+    """What the method ``without_store`` gives: the folder of a store that has one is away."""
+    return away.renamed(trial.backend.folder) if isinstance(trial.backend, MemoryBackend) else None
 
 
 def location(trial: Trial) -> Location:

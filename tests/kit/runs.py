@@ -28,10 +28,13 @@ CONSUMER: Final = """\
 import pytest
 
 from imgbackend.testing import BackendConformance
-from kit.faults import location, tried
+from kit.faults import location, tried, without_store
 
 
 class TestDriver(BackendConformance):
+    advisories_count = True
+    crash_sample = {sample!r}
+
     @pytest.fixture
     def backend(self, tmp_path):
         with tried({name!r}, tmp_path) as backend:
@@ -40,6 +43,9 @@ class TestDriver(BackendConformance):
     @pytest.fixture
     def location(self, trial):
         return location(trial)
+
+    def without_store(self, trial):
+        return without_store(trial)
 """
 
 
@@ -89,16 +95,19 @@ class _Recorder:
         return report
 
 
-def run(folder: Path, name: str, tests: Sequence[str] = (), patience: float | None = None) -> list[Result]:
+def run(
+    folder: Path, name: str, tests: Sequence[str] = (), patience: float | None = None, sample: int | None = None
+) -> list[Result]:
     """Run tests of the kit, or all of them, on the driver that :func:`kit.faults.tried` makes.
 
-    ``patience``: seconds that threads wait for each other, where that is not to be a minute.
+    ``patience``: seconds that threads wait for each other, where that is not to be a minute;
+    ``sample``: the kit's ``crash_sample``.
 
     :raises AssertionError: if the run itself comes to nothing.
     """
     folder.mkdir(exist_ok=True)
     consumer = folder / "test_consumer.py"
-    consumer.write_text(CONSUMER.format(name=name))
+    consumer.write_text(CONSUMER.format(name=name, sample=sample))
     (folder / "pytest.ini").write_text("[pytest]\n")
     wanted = [f"{consumer}::TestDriver::{test}" for test in tests] or [str(consumer)]
     options = ["-c", str(folder / "pytest.ini"), "--basetemp", str(folder / "temporary"), "--import-mode=importlib"]

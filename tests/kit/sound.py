@@ -6,9 +6,11 @@ from pathlib import Path
 
 from imgbackend import files, qemu_img
 from imgbackend.abilities import Snapshottable
+from imgbackend.runner import Limits
+from imgbackend.templates import Base, PrepareTemplate
 from imgbackend.testing import MemoryBackend
 from imgbackend.testing.memory import MemoryDisk
-from imgbackend.types import SnapshotInfo
+from imgbackend.types import SnapshotInfo, Way
 
 
 class SnapDisk(MemoryDisk, Snapshottable):
@@ -65,6 +67,32 @@ class SnapDisk(MemoryDisk, Snapshottable):
             if new:
                 target.unlink(missing_ok=True)
             raise
+
+
+class CommandDisk(MemoryDisk):
+    """As the reference, by a command of the system."""
+
+    def create_image(self, prepare_template: PrepareTemplate, base: Base, size: int | None) -> Way:
+        """The base's file is copied by ``cp``; only what the engine puts in place is not."""
+        if base.generated:
+            return super().create_image(prepare_template, base, size)
+        prepare_template(base)
+        self.copied(str(base.path), str(self.unfinished))
+        with files.open_fd(self.unfinished, os.O_RDWR) as target:
+            self.backend.host.finish(target)
+        files.publish(self.unfinished, self.path)
+        return "copy"
+
+    def copied(self, source: str, target: str) -> None:
+        """Run it."""
+        argv = ["cp", "--sparse=always", "--no-preserve=all", source, target]
+        self.backend.host.run(argv, limits=Limits(cpu_seconds=60, address_space=1 << 30))
+
+
+class CommandBackend(MemoryBackend):
+    """The reference's store."""
+
+    disk_type = CommandDisk
 
 
 class SnapBackend(MemoryBackend):

@@ -1,6 +1,7 @@
 """The kit and the table of broken drivers fit each other."""
 
 from pathlib import Path
+from typing import Final
 
 import imgbackend.testing as kit
 from imgbackend.testing import BackendConformance
@@ -8,6 +9,18 @@ from kit import broken
 from kit.faults import FAULTS
 
 assert broken.TOPICS
+
+_CATCHES_NOBODY: Final = {
+    "test_declared_image_that_is_too_large_is_not_fetched": "the engine refuses it before it asks the driver",
+    "test_disk_without_an_engine_is_told": "it is a final method that does",
+    "test_extract_overwrites_nothing": "the driver is never told of the target's name",
+    "test_full_store_is_told": "it needs a small store, and is tried on one: see tests/conformance/test_rules.py",
+    "test_names_that_are_not_safe_are_none": "they are refused before there is a disk to ask",
+    "test_resize_to_the_same_size_changes_nothing": "no hook is called but find",
+    "test_sizes_that_are_none_are_refused": "the engine refuses them before it asks the driver",
+    "test_wrong_name_of_a_base_is_refused": "the engine refuses it before it asks the driver",
+}
+"""Tests of what the engine does, whatever the driver is; they hold the engine to it on every store."""
 
 _HOME = Path(kit.__file__).parent
 
@@ -23,6 +36,13 @@ def test_every_topic_is_demanded_and_tells_its_values() -> None:
 def test_table_names_tests_of_the_kit() -> None:
     named = {test for fault in FAULTS.values() for test in fault.caught}
     assert named <= set(dir(BackendConformance))
+
+
+def test_every_test_of_the_kit_has_a_driver_that_it_catches() -> None:
+    """What catches nobody may be blind; those of which a driver cannot be the cause are named, with the reason."""
+    tests = {name for name in dir(BackendConformance) if name.startswith("test_")}
+    catching = {test for fault in FAULTS.values() for test in fault.caught}
+    assert tests - catching == set(_CATCHES_NOBODY)
 
 
 def test_broken_drivers_of_every_module_are_in_the_table() -> None:

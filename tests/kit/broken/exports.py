@@ -65,6 +65,27 @@ class ExportsInSilence(MemoryDisk):
         super().extract_image(target, format, compress=compress, progress=ignore)
 
 
+@caught({"test_disk_of_a_running_guest_is_not_exported": "DID NOT RAISE"})
+class ExportsUnderTheGuest(MemoryDisk):
+    """To read is harmless; that what is read changes meanwhile is not seen on a quiet disk."""
+
+    def extract_image(self, target: Path, format: str, *, compress: bool, progress: Progress) -> None:
+        with files.open_fd(self.path, os.O_RDONLY) as source, files.open_fd(target, os.O_RDWR) as out:
+            files.copy(source, out, progress, phase="extract")
+
+
+@caught({"test_killed_extract_changes_nothing": "cannot read"})
+class ExportsByMoving(MemoryDisk):
+    """Nobody can write to a disk that is out of the way while it is copied."""
+
+    def extract_image(self, target: Path, format: str, *, compress: bool, progress: Progress) -> None:
+        aside = self.path.with_name(f".{self.path.name}.aside")
+        os.rename(self.path, aside)
+        with files.open_fd(aside, os.O_RDONLY) as source, files.open_fd(target, os.O_RDWR) as out:
+            files.copy(source, out, progress, phase="extract")
+        os.rename(aside, self.path)
+
+
 @caught({"test_extract_changes_nothing": "trial.entries() == before"})
 class ConvertsInPlace(MemoryDisk):
     """The copy is made beside the disk, where there is room for it, and stays for the next time."""

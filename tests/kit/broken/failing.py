@@ -128,7 +128,12 @@ class MakesUpTemporaryNames(_UnderAnyName):
     """As ``mkstemp`` does; it clears up in ``finally``, which no killed process comes to."""
 
 
-@caught({"test_error_of_a_callback_is_not_taken_for_the_stores": "the copy failed"})
+@caught(
+    {
+        "test_error_of_a_callback_is_not_taken_for_the_stores": "the copy failed",
+        "test_call_from_inside_a_call_is_refused": "the copy failed",
+    }
+)
 class TakesACancelForAFailure(MemoryDisk):
     """Whatever stops a copy is an error of the store."""
 

@@ -13,7 +13,12 @@ from imgbackend_raw.driver import RawDisk
 from kit.faults import caught
 
 
-@caught({"test_disk_is_there_after_and_not_before": "not disk.exists()"})
+@caught(
+    {
+        "test_disk_is_there_after_and_not_before": "not disk.exists()",
+        "test_absent_disk_cannot_be_changed": "DID NOT RAISE",
+    }
+)
 class FindsAlways(MemoryDisk):
     """What is not there is told as an empty disk, so that callers need no special case."""
 
