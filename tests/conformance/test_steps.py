@@ -27,6 +27,21 @@ def test_system_call_by_way_of_c_is_seen(tmp_path: Path) -> None:
     assert seen == ["ctypes renameat2", f"os.fsync {tmp_path.name}"]
 
 
+def test_name_in_an_open_folder_is_told_whole(tmp_path: Path) -> None:
+    """``shutil.rmtree`` removes so, and what tells whose file a step is of is the path."""
+    (tmp_path / "folder").mkdir()
+
+    def work() -> None:
+        with files.open_fd(tmp_path / "folder", os.O_RDONLY | os.O_DIRECTORY) as folder:
+            os.mkdir("a", dir_fd=folder)
+            os.rename("a", "b", src_dir_fd=folder, dst_dir_fd=folder)
+            os.rmdir("b", dir_fd=folder)
+
+    told = [(step.path, step.to) for step in children.seen(work)]
+    a, b = str(tmp_path / "folder/a"), str(tmp_path / "folder/b")
+    assert told == [(a, ""), (a, b), (b, "")]
+
+
 def test_every_way_to_change_a_file_is_seen(tmp_path: Path) -> None:
     def work() -> None:
         path = tmp_path / "a"
