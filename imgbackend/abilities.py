@@ -167,7 +167,8 @@ class Flattenable(Changing):
 class HoldsBases(abc.ABC):
     """A backend whose store keeps the bases: a thin pool, a Ceph pool.
 
-    The engine calls these with the base's lock held, and the store's where it is shared.
+    The engine calls these with the base's lock held, and the store's where it is shared; but for
+    ``find_base``, ``list_bases`` and ``touch_base``, of which a base that is visible is all they need.
     """
 
     @abc.abstractmethod
@@ -203,8 +204,12 @@ class SharedStore(abc.ABC):
     """A backend whose store is used by several hosts that share no ``instances_path``."""
 
     @abc.abstractmethod
-    def store_lock(self, name: str) -> contextlib.AbstractContextManager[None]:
-        """A lock over all hosts; the driver provides it, the engine takes it."""
+    def store_lock(self, name: str, progress: Progress = ignore) -> contextlib.AbstractContextManager[None]:
+        """A lock over all hosts; the driver provides it, the engine takes it.
+
+        Held where a base is imported or removed.  Who waits calls ``progress("wait", 0, None)`` a few
+        times a second, and lets what that raises through: so is it cancelled.
+        """
 
 
 class Checkable(abc.ABC):

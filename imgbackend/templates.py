@@ -128,8 +128,11 @@ class Preparer:
     def _stored(self, store: "HoldsBases") -> ImageInfo:
         """Have the base in the backend's own store, imported once from a raw local copy."""
         asked, name = time.time(), self.base.name
-        with self._host.locks.base(name, self._progress), store_lock(store, name):
-            found = store.find_base(name)
+        with self._host.locks.base(name, self._progress), contextlib.ExitStack() as stack:
+            found = store.find_base(name)  # what is visible is whole: no other host need be waited for
+            if found is None:
+                stack.enter_context(store_lock(store, name, self._progress))
+                found = store.find_base(name)
             if found is None:
                 order = Order(base=self._bases.path(name), fetch=self._fetch, size=self._size, raw=True)
                 info = self._imported(store, order, self._bases.ready_held(order, asked, self._progress))
@@ -177,12 +180,12 @@ class Preparer:
 
 
 @contextlib.contextmanager
-def store_lock(store: "HoldsBases", name: str) -> Iterator[None]:
+def store_lock(store: "HoldsBases", name: str, progress: Progress = ignore) -> Iterator[None]:
     """The lock over all hosts, where several of them use a store."""
     from imgbackend.abilities import SharedStore
 
     if isinstance(store, SharedStore):
-        with store.store_lock(name):
+        with store.store_lock(name, progress):
             yield
     else:
         yield

@@ -35,7 +35,9 @@ from imgbackend.types import (
     StoreBase,
     Traits,
     Way,
+    ignore,
 )
+from labs.able import lock_file
 from labs.contents import entries
 from labs.engines import MakeEngine
 from labs.templates import Template, in_threads
@@ -119,6 +121,7 @@ class ShelfBackend(Backend, HoldsBases, SharedStore):
     before_clone: ClassVar[list["Meanwhile"]] = []
     """What happens, once, between the base's being found and the clone."""
     imports: ClassVar[list[str]] = []
+    locked: ClassVar[list[str]] = []
     planned: ClassVar[list[ImageInfo | None]] = []
 
     @property
@@ -183,9 +186,10 @@ class ShelfBackend(Backend, HoldsBases, SharedStore):
         return found
 
     @contextlib.contextmanager
-    def store_lock(self, name: str) -> Iterator[None]:
+    def store_lock(self, name: str, progress: Progress = ignore) -> Iterator[None]:
         with (self.shelf / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock_file(lock.fileno(), progress)
+            self.locked.append(name)
             yield
 
 
@@ -204,6 +208,7 @@ def engine(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> Engine:
     """One whose configuration names the shelf."""
     monkeypatch.setattr(ShelfBackend, "before_clone", [])
     monkeypatch.setattr(ShelfBackend, "imports", [])
+    monkeypatch.setattr(ShelfBackend, "locked", [])
     real = loader.load_driver
     monkeypatch.setattr(loader, "load_driver", lambda name: ShelfBackend if name == "shelf" else real(name))
     return make_engine({"images_type": "shelf", "force_raw_images": False})
@@ -225,6 +230,34 @@ def test_base_is_imported_once_for_all_who_ask_and_the_local_copy_goes(
     for number in range(8):
         assert (shelf / f"disk-web{number}-disk").read_bytes() == raw_content.read_bytes() + bytes(Mi)
     assert sorted(cached.fetched for cached in found if isinstance(cached, Cached)) == [False] * 7 + [True]
+
+
+def test_only_an_import_waits_for_other_hosts(engine: Engine, shelf: Path, raw_image: Template) -> None:
+    engine.disk("web1").cache(raw_image, raw_image.name)
+    with (shelf / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert engine.disk("web2").cache(raw_image, raw_image.name).way == "clone"
+    assert ShelfBackend.locked == [raw_image.name]
+
+
+def test_waiting_for_another_host_can_be_cancelled_and_leaves_nothing(
+    engine: Engine, instances: Path, shelf: Path, raw_image: Template
+) -> None:
+    class CancelledError(Exception):
+        pass
+
+    def cancel(phase: str, _done: int, _total: int | None) -> None:
+        if phase == "wait":
+            raise CancelledError
+
+    engine.backend("shelf")
+    with (shelf / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(CancelledError):
+            engine.disk("web1").cache(raw_image, raw_image.name, progress=cancel)
+    assert raw_image.fetches == 0
+    assert [path.name for path in shelf.iterdir()] == ["lock"]
+    assert engine.disk("web1").cache(raw_image, raw_image.name).fetched
 
 
 def test_import_is_from_raw_whatever_force_raw_images_says_and_the_tags_keep_the_manifest(

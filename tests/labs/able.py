@@ -59,6 +59,18 @@ class AbleDisk(MemoryDisk, Cloneable, Importable):
         files.publish(self.unfinished, self.path)
 
 
+def lock_file(fd: int, progress: Progress) -> None:
+    """Wait for a lock on a file, until ``progress`` raises."""
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress("wait", 0, None)
+            time.sleep(0.01)
+        else:
+            return
+
+
 class AbleBackend(MemoryBackend, HoldsBases, SharedStore, Checkable):
     """Bases are files of the store, with their tags beside them."""
 
@@ -75,11 +87,11 @@ class AbleBackend(MemoryBackend, HoldsBases, SharedStore, Checkable):
         files.make_folders(self.bases)
 
     @contextlib.contextmanager
-    def store_lock(self, name: str) -> Iterator[None]:
+    def store_lock(self, name: str, progress: Progress = ignore) -> Iterator[None]:
         """A file that is locked: it stands for what a cluster provides."""
         files.make_folders(self.host.instances / "locks")
         with files.open_fd(self.host.instances / "locks" / f"able-{name}", os.O_RDWR | os.O_CREAT) as fd:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            lock_file(fd, progress)
             yield
 
     def find_base(self, name: str) -> StoreBase | None:
