@@ -47,6 +47,10 @@ devices {
     obtain_device_list_from_udev = 0
     external_device_info_source = "none"
 }
+backup {
+    backup = 0
+    archive = 0
+}
 activation {
     monitoring = 0
     udev_sync = 0

@@ -48,24 +48,16 @@ class Group:
         return lvm("lvs", "--noheadings", "--nosuffix", "--units", "b", "-o", field, f"{self.name}/{volume}").strip()
 
     def left(self) -> list[str]:
-        """Everything in it but the pool, in words: volumes, tags, devices that no volume has."""
+        """Everything in it but the pool, in words: volumes, and devices that no volume has."""
         volumes = self.volumes()
-        tags = lvm("vgs", "--noheadings", "-o", "vg_tags", self.name).split()
-        known = [_mapped(self.name), *(f"{_mapped(self.name)}-{_mapped(name)}" for name in volumes)]
+        known = {_mapped(self.name, volume) for volume in volumes}
         if self.pool:
-            known += [f"{_mapped(self.name)}-{_mapped(self.pool)}{part}" for part in ("", "-tpool", "_tdata", "_tmeta")]
-        devices = {line.split()[0] for line in lvm("dmsetup", "ls").splitlines() if "\t" in line}
-        stray = {name for name in devices - set(known) if name.startswith(f"{_mapped(self.name)}-")}
-        return [
-            *(f"volume {name}" for name in sorted(volumes)),
-            *(f"tag {name}" for name in tags),
-            *(f"device {name}" for name in sorted(stray)),
-        ]
+            known |= {_mapped(self.name, self.pool) + part for part in ("", "-tpool", "_tdata", "_tmeta")}
+        stray = {name for name in _devices() - known if name.startswith(_mapped(self.name, ""))}
+        return [*(f"volume {name}" for name in sorted(volumes)), *(f"device {name}" for name in sorted(stray))]
 
     def clear(self) -> None:
-        """Remove every volume but the pool, and every tag of the group."""
-        for tag in lvm("vgs", "--noheadings", "-o", "vg_tags", self.name).replace(",", " ").split():
-            lvm("vgchange", "--deltag", tag, self.name)
+        """Remove every volume but the pool."""
         while volumes := self.volumes():
             lvm("lvremove", "-f", "-y", f"{self.name}/{min(volumes)}")
 
@@ -151,19 +143,17 @@ def _made(group: Group, device: str) -> Iterator[Group]:
     try:
         yield group
     finally:
-        if group.pool in _every_volume(group.name):
-            # Else what is queued for a full pool is waited for, a minute.
-            lvm("lvchange", "-q", "-y", "--errorwhenfull", "y", f"{group.name}/{group.pool}")
         lvm("vgremove", "-q", "-f", "-y", group.name)
 
 
-def _every_volume(group: str) -> set[str]:
-    return set(lvm("lvs", "--noheadings", "-o", "lv_name", group).split())
+def _mapped(group: str, volume: str) -> str:
+    """The name that device-mapper knows a volume by."""
+    return f"{group.replace('-', '--')}-{volume.replace('-', '--')}"
 
 
-def _mapped(name: str) -> str:
-    """As device-mapper writes a name of LVM."""
-    return name.replace("-", "--")
+def _devices() -> set[str]:
+    """The names of all that device-mapper has."""
+    return {file.read_text().strip() for file in Path("/sys/block").glob("dm-*/dm/name")}
 
 
 def lvm(*command: str) -> str:
