@@ -27,7 +27,7 @@ def test_instance_boots_from_its_disk_and_leaves_nothing(
     instances = guests.instances()
     spawned = instances.spawn(guests.spec(root_size=Gi, swap=16 * Mi, ephemerals=(Ephemeral(size=32 * Mi),)))
     assert set(spawned.disks) == {"disk", "disk.swap", "disk.eph0"}
-    assert bootsector.sectors_in(guests.until("disk sectors")) == Gi // 512
+    assert guests.sectors() == Gi // 512
     found = instances.show(guests.name())
     assert (found.state, found.uuid) == (State.RUNNING, spawned.uuid)
     assert (guests.instances_path / guests.name() / "libvirt.xml").stat().st_mode & 0o777 == 0o640

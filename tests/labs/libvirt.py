@@ -189,6 +189,14 @@ class Guests:
             time.sleep(0.02)
         return said
 
+    def sectors(self, label: str = "a") -> int:
+        """How many sectors the guest of the test's image sees on its disk."""
+        found, end = None, time.monotonic() + _SECONDS
+        while (found := bootsector.sectors_in(self.console(label))) is None:
+            assert time.monotonic() < end, f"the guest did not tell its disk's size; it said {self.console(label)!r}"
+            time.sleep(0.02)
+        return found
+
     def domains(self) -> set[str]:
         """Labels of the test's domains that libvirt knows."""
         return {name.removeprefix(f"{self.word}-") for name in self.lab.domains(self.word)}
