@@ -92,7 +92,7 @@ class Cache:
             )
 
     def pins(self) -> frozenset[Pin]:
-        """All pins, also of bases that are not there."""
+        """All pins, also of bases that are not there; each has a ``name`` and a ``store``."""
         with self._translated():
             return self._host.pins.all()
 
@@ -122,7 +122,7 @@ class Cache:
 
         No base is removed on which a disk hangs, which is pinned, or which was used within
         ``lease_seconds``; none at all where some disk could not be looked at.  Each goes under its lock,
-        after another look.  ``dry_run`` changes nothing.
+        after another look at its last use, its pin, and the folders that changed since.  ``dry_run`` changes nothing.
 
         :raises ConfigError: if the base folder cannot be read.
         """

@@ -2,7 +2,9 @@
 
 import contextlib
 import logging
+import math
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,9 @@ from imgbackend.templates import store_lock
 LOG = logging.getLogger(__name__)
 _FRESH: Final = 4
 """A store's base that is used is touched this many times within the age at which it would go."""
+_AGAIN: Final = 1.0
+"""Seconds for which a look at the folders holds.  Whoever makes a disk by the rules notes a use first, and that is
+looked at each time; a disk that was moved in otherwise could as well come just after any look."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +55,7 @@ class Removal:
         """``use`` is what was seen when the verdicts were found; it is looked at again for each that goes."""
         self._host, self._bases, self._stores = host, bases, stores
         self._policy, self._use, self._clock = policy, use, clock
+        self._looked = -math.inf
 
     def remove(self, verdict: Verdict) -> Outcome:
         """Remove a base, unless something holds it now."""
@@ -108,7 +114,9 @@ class Removal:
 
     def _kept(self, verdict: Verdict) -> str | None:
         """Why a base stays after all; None: it goes."""
-        self._use.again()
+        if time.monotonic() - self._looked > _AGAIN:
+            self._use.again()
+            self._looked = time.monotonic()
         if self._use.unseen:
             return "a disk that may hang on it could not be looked at"
         now = self._now(verdict.base)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache.conftest import DAY, actions, age
@@ -33,6 +33,7 @@ def test_pin_is_there_until_it_is_cleared_and_twice_is_no_error(tmp_path: Path) 
     assert list((tmp_path / "_base" / ".pins").iterdir()) == []
 
 
+@settings(deadline=None, max_examples=50)  # each flushes files
 @given(store=st.text(min_size=1, max_size=20).filter(lambda text: text.isprintable()))
 def test_any_name_of_a_backend_can_be_told_from_the_folder_and_from_others(
     tmp_path_factory: pytest.TempPathFactory, store: str
