@@ -24,8 +24,8 @@
 # LVM_LAB_TMP=DIR       where the group's file is  [.dev at the root, /var/tmp or /tmp]
 # LVM_LAB_VERBOSE=1     shows what the kernel and the set-up said
 #
-# Debian: user-mode-linux lvm2 thin-provisioning-tools busybox-static, and gcc libc6-dev where
-# the CPU has AMX (uml-xstate.c tells why).
+# Debian: user-mode-linux lvm2 thin-provisioning-tools busybox-static e2fsprogs, and gcc libc6-dev
+# where the CPU has AMX (uml-xstate.c tells why).
 set -u
 LC_ALL_WAS=${LC_ALL-unset} LC_ALL=C
 here=$(cd -- "$(dirname -- "$0")" && pwd -P)
