@@ -16,6 +16,7 @@ from imgbackend.types import (
     Declared,
     DiskInfo,
     ImageInfo,
+    Location,
     NetworkSource,
     Plan,
     Progress,
@@ -23,7 +24,7 @@ from imgbackend.types import (
     Way,
     ignore,
 )
-from imgbackend_rbd import bases, headers, images, locations
+from imgbackend_rbd import bases, handover, headers, images, locations
 from imgbackend_rbd.images import Patience
 from imgbackend_rbd.locations import Place
 
@@ -90,10 +91,10 @@ class RbdDisk(Disk["RbdBackend"], Cloneable, Importable, Snapshottable, Flattena
             finally:
                 local.unlink(missing_ok=True)
             return "import"
-        prepare_template(base)
+        whole = prepare_template(base).virtual_size
         place = Place(pool=self.backend.pool, image=bases.image_of(base.name), snapshot=bases.SNAPSHOT)
         try:
-            self._clone(place, size)
+            self._clone(place, size if size is not None and size > whole else None)
         except (*self.backend.cluster.absent, *self.backend.cluster.invalid) as exc:
             if self.backend.find_base(base.name) is not None:
                 raise errors.StorageError(f"cannot clone {place}: {exc}") from exc
@@ -118,14 +119,12 @@ class RbdDisk(Disk["RbdBackend"], Cloneable, Importable, Snapshottable, Flattena
         self._import(path, 0, ignore)
 
     def _clone(self, place: Place, size: int | None) -> None:
+        """``size``: what it is grown to at once; None: it is as large as its parent."""
         backend = self.backend
         with self._asked("cloning", but=(*backend.cluster.absent, *backend.cluster.invalid)), self._making():
             parent = backend.cluster.pool(place.pool)
             backend.cluster.rbd().clone(parent, place.image, place.snapshot, backend.ioctx, self.image)
-            image_id = headers.identity(backend.ioctx, self.image)
-            if size is not None and size > headers.read(backend.ioctx, image_id).size:
-                self._resize(size)
-            self._mark(image_id)
+            self._mark(headers.identity(backend.ioctx, self.image) if size is None else self._resize(size))
 
     def _import(self, path: Path, size: int, progress: Progress) -> None:
         backend = self.backend
@@ -171,9 +170,10 @@ class RbdDisk(Disk["RbdBackend"], Cloneable, Importable, Snapshottable, Flattena
         with self._asked("growing"):
             self._resize(size)
 
-    def _resize(self, size: int) -> None:
+    def _resize(self, size: int) -> str:
         with self.backend.cluster.image(self.backend.pool, self.image) as image:
             image.resize(size, allow_shrink=False)
+            return image.id()
 
     def remove_image(self) -> None:
         """With its own snapshots.  It is unfinished from the first step on, and whole again if it is refused."""
@@ -281,8 +281,26 @@ class RbdDisk(Disk["RbdBackend"], Cloneable, Importable, Snapshottable, Flattena
                     name=snap["name"], size=snap["size"], time=image.get_snap_timestamp(snap["id"]).timestamp()
                 )
                 for snap in images.snapshots(image)
+                if snap["name"] != handover.SNAPSHOT
             ]
         yield from found
+
+    def to_image(self, image_id: str, pool: str | None = None, *, progress: Progress = ignore) -> Location:
+        """Make an image of the disk, in the pool that the images are in; nothing leaves the cluster.
+
+        What is returned is for the image service: an image whose place it is.  ``image_id`` is
+        the id that the image has there; ``pool`` None: that of the image that the disk is a
+        clone of.  A guest may run on the disk: the image is what a power cut would leave.
+        The image needs neither the disk nor its base.  On an error nothing is left of it.
+
+        :raises DiskNotFound: if there is no disk.
+        :raises DiskError: if it is no id, if there is such an image, or if the pool is not known.
+        :raises ConfigError: if the user may not write to that pool.
+        """
+        with self.changing(progress) as watched:
+            self.found()
+            with self._asked("making an image of"):
+                return handover.made(self.backend, self.image, image_id, pool, watched)
 
     def flatten_image(self, progress: Progress) -> None:
         """By librbd, object by object; at each of them the bytes are the same."""

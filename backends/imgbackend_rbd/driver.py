@@ -204,7 +204,7 @@ class RbdBackend(Backend, HoldsBases, SharedStore, Checkable):
 
     @contextlib.contextmanager
     def store_lock(self, name: str, progress: Progress = ignore) -> Iterator[None]:
-        """RADOS' own, renewed while it is held."""
+        """RADOS' own advisory lock, renewed while it is held."""
         with StoreLock(self.cluster, self.pool, name, _LOCK_SECONDS).held(progress) as lock:
             self._locks[name] = lock
             try:
