@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,12 @@ token = admin
         made: dict[str, Any] = done.json()
         return made
 
+    def engine(self) -> Engine:
+        """The same by the library."""
+        return Engine.from_config([self._conf], {"instances_path": str(self.cli.instances)})
+
     def rbd(self, *words: str) -> Any:
+        """What Ceph's own command prints."""
         command = ["rbd", "-c", str(self.cluster.conf), "--id", self.cluster.user, "--format", "json", *words]
         return json.loads(subprocess.run(command, check=True, capture_output=True, timeout=60).stdout)
 
@@ -74,7 +80,7 @@ token = admin
 
     def clear(self) -> None:
         """Delete all disks, then the bases that nothing hangs on any more."""
-        with Engine.from_config([self._conf], {"instances_path": str(self.cli.instances)}) as engine:
+        with self.engine() as engine:
             for disk in list(engine.disks()):
                 disk.remove()
             backend = engine.backend("rbd")
@@ -144,5 +150,20 @@ def test_image_that_is_no_raw_is_imported_once_and_boots(host: Host, bootable: P
     assert (second["way"], second["fetched"]) == ("clone", False)
     assert host.parent("vm") == host.parent("other")
     assert host.glance.downloads(image_id) == 1
+    assert "FROM THE CLONE" in host.boot("other")
+    host.clear()
+
+
+def test_image_in_another_cluster_is_imported_once(
+    cli: Cli, rbd_glance: Glance, rbd_own_cluster: Callable[..., Cluster], bootable: Path
+) -> None:
+    cluster = rbd_own_cluster(pools="vms", size=256 * Mi)
+    host = Host(cli, cluster, "vms", rbd_glance)
+    image_id = rbd_glance.add("bootable", bootable)
+    planned = host.create("vm", image_id, "--explain")
+    assert "another Ceph cluster" in planned["reason"]
+    assert "imported once" in planned["reason"]
+    assert (host.create("vm", image_id)["fetched"], host.create("other", image_id)["fetched"]) == (True, False)
+    assert rbd_glance.downloads(image_id) == 1
     assert "FROM THE CLONE" in host.boot("other")
     host.clear()
