@@ -16,6 +16,7 @@ from labs import ceph
 from labs.ceph import Cluster
 
 _TESTS = Path(__file__).parent
+_SCRIPT = _TESTS / "labs" / "ceph-lab.sh"
 _LIMITS = {"client_mount_timeout": "2", "rados_mon_op_timeout": "2", "rados_osd_op_timeout": "2"}
 
 
@@ -26,6 +27,17 @@ def _rbd(cluster: Cluster, *words: str) -> str:
 
 def _connection(cluster: Cluster) -> Any:
     return importlib.import_module("rados").Rados(conffile=str(cluster.conf), rados_id=cluster.user, conf=_LIMITS)
+
+
+@pytest.mark.parametrize("version", [f"{sys.version_info.major}.{sys.version_info.minor}", "3.99"])
+def test_modules_are_linked_into_what_they_fit_and_nothing_else(tmp_path: Path, version: str) -> None:
+    packages = tmp_path / "lib" / f"python{version}" / "site-packages"
+    packages.mkdir(parents=True)
+    told = [subprocess.run([_SCRIPT, "link", tmp_path], capture_output=True, text=True, timeout=60) for _ in range(2)]
+    fits = bool(list(Path("/usr/lib/python3/dist-packages").glob(f"rbd.cpython-{version.replace('.', '')}-*.so")))
+    assert [done.returncode for done in told] == [0 if fits else 1] * 2
+    assert sorted(path.name.partition(".")[0] for path in packages.iterdir()) == (["rados", "rbd"] if fits else [])
+    assert fits or f"no rbd for Python {version}" in told[0].stderr
 
 
 def test_user_of_the_lab_makes_images_in_a_pool_of_the_test(rbd_cluster: Cluster, rbd_pool: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from imgbackend.types import Mi
-from labs import bootsector, images, leaks, require
+from labs import bootsector, images, leaks, require, sharing
 
 _FICLONE = 0x40049409
 _TESTS = Path(__file__).parent
@@ -121,3 +121,38 @@ def test_missing_lab_fails_where_it_is_required(monkeypatch: pytest.MonkeyPatch)
         require.require("xfs", "no kernel module")
     with pytest.raises(pytest.skip.Exception, match="no kernel module"):
         require.require("btrfs", "no kernel module")
+
+
+def test_shared_lab_is_started_by_the_first_and_stopped_by_the_last(tmp_path_factory: pytest.TempPathFactory) -> None:
+    done: list[str] = []
+
+    def start(folder: Path) -> None:
+        if not (folder / "runs").exists():
+            (folder / "runs").touch()
+            done.append("start")
+
+    def stop(folder: Path) -> None:
+        (folder / "runs").unlink()
+        done.append("stop")
+
+    with sharing.shared(tmp_path_factory, "promised-lab", start, stop, OSError) as one:
+        with sharing.shared(tmp_path_factory, "promised-lab", start, stop, OSError) as other:
+            assert one == other
+        assert done == ["start"]
+    assert done == ["start", "stop"]
+
+
+def test_shared_lab_that_did_not_start_is_not_waited_for_again(tmp_path_factory: pytest.TempPathFactory) -> None:
+    tries = []
+
+    def start(folder: Path) -> None:
+        tries.append(folder)
+        raise OSError("no port is free")
+
+    for _ in range(2):
+        with (
+            pytest.raises(pytest.skip.Exception, match="broken: no port is free"),
+            sharing.shared(tmp_path_factory, "broken-lab", start, lambda _: None, OSError),
+        ):
+            pass
+    assert len(tries) == 1

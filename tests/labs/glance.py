@@ -81,7 +81,7 @@ class Glance:
         kind: str = "application/json",
         store: str | None = None,
     ) -> Any:
-        """One request to the API; what it answers, read as JSON."""
+        """One request to the API; what it answers, read as JSON, or the bytes of an image."""
         host = self.url.removeprefix("http://")
         with contextlib.ExitStack() as stack:
             if method != "GET":
@@ -94,6 +94,8 @@ class Glance:
             content = answer.read()
         if answer.status >= 300:
             raise GlanceError(f"{method} {path}: {answer.status} {content[:300]!r}")
+        if answer.headers.get_content_type() == "application/octet-stream":
+            return content
         return json.loads(content) if content else None
 
     def add(
@@ -115,6 +117,12 @@ class Glance:
             where = f"/v2/images/{image_id}/file"
             self.call("PUT", where, content, caller=caller, kind="application/octet-stream", store=store)
         return image_id
+
+    def place(self, image_id: str, url: str) -> None:
+        """Tell an image that has no data where they are, as Nova does of a snapshot that it made in the store."""
+        added = {"op": "add", "path": "/locations/-", "value": {"url": url, "metadata": {"store": "ceph"}}}
+        kind = "application/openstack-images-v2.1-json-patch"
+        self.call("PATCH", f"/v2/images/{image_id}", json.dumps([added]).encode(), kind=kind)
 
     def plant(self, name: str, data: bytes, disk_format: str) -> str:
         """Make an image of bytes that Glance itself might refuse; its id."""

@@ -12,6 +12,7 @@ from cli.harness import Cli
 from imgbackend import Engine
 from imgbackend.abilities import HoldsBases
 from imgbackend.types import Mi
+from imgbackend_rbd.disk import RbdDisk
 from labs import bootsector
 from labs.ceph import Cluster
 from labs.glance import Glance
@@ -165,5 +166,28 @@ def test_image_in_another_cluster_is_imported_once(
     assert "imported once" in planned["reason"]
     assert (host.create("vm", image_id)["fetched"], host.create("other", image_id)["fetched"]) == (True, False)
     assert rbd_glance.downloads(image_id) == 1
+    assert "FROM THE CLONE" in host.boot("other")
+    host.clear()
+
+
+def test_image_made_of_a_disk_in_the_cluster_is_glances_own(host: Host, bootable: Path, tmp_path: Path) -> None:
+    """Its bytes never leave the cluster; the guest's disk may go before it, and the next guest boots from it."""
+    first, snapshot = host.glance.add("bootable", bootable), host.glance.add("snapshot", None)
+    host.create("vm", first)
+    write = ["qemu-io", "-f", "raw", "-c", "write -P 7 1M 64k", host.drive("vm")]
+    subprocess.run(write, check=True, capture_output=True, timeout=60)
+    with host.engine() as engine:
+        disk = engine.disk("vm")
+        assert isinstance(disk, RbdDisk)
+        disk.extract(tmp_path / "seen", "raw")
+        location = disk.to_image(snapshot)
+        disk.remove()
+    assert location.url == f"rbd://{host.cluster.fsid}/images/{snapshot}/snap"
+    host.glance.place(snapshot, location.url)
+    record = host.glance.call("GET", f"/v2/images/{snapshot}")
+    assert (record["status"], record["size"]) == ("active", _SIZE)
+    assert host.glance.call("GET", f"/v2/images/{snapshot}/file") == (tmp_path / "seen").read_bytes()
+    made = host.create("other", snapshot)
+    assert (made["way"], made["fetched"], host.parent("other")) == ("clone", False, f"images/{snapshot}@snap")
     assert "FROM THE CLONE" in host.boot("other")
     host.clear()
