@@ -179,16 +179,14 @@ IMAGE_CACHE_OPTS: Sequence[cfg.Opt] = (
         deprecated_opts=_was("remove_unused_base_images", "DEFAULT"),
         help="Whether bases that nothing uses are removed when they are old enough.",
     ),
-    cfg.Opt(
+    cfg.IntOpt(
         "remove_unused_original_minimum_age_seconds",
-        type=types.Integer(min=0),
         default=86400,
         deprecated_opts=_was("remove_unused_original_minimum_age_seconds", "DEFAULT"),
         help="How long a base has to be unused before it is removed.",
     ),
-    cfg.Opt(
+    cfg.IntOpt(
         "remove_unused_resized_minimum_age_seconds",
-        type=types.Integer(min=0),
         default=3600,
         deprecated_opts=_was("remove_unused_resized_minimum_age_seconds", "libvirt"),
         help="The same of bases that an old Nova enlarged, <name>_<GiB>.",
