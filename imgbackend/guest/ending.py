@@ -62,6 +62,11 @@ def is_ours(engine: "Engine", name: str) -> bool:
     return (engine.host.instances / name / OURS).is_file() or xml_path(engine.host, name).is_file()
 
 
+def is_there(engine: "Engine", name: str) -> bool:
+    """Whether there is a folder of an instance, or of one that is going."""
+    return (engine.host.instances / name).is_dir() or _going(engine, name).is_dir()
+
+
 def _going(engine: "Engine", name: str) -> Path:
     return engine.host.instances / f"{name}{SUFFIX}"
 

@@ -82,7 +82,7 @@ class Instances:
         :raises HypervisorError: if libvirt refuses, or does not answer.
         """
         self._hypervisor.check()
-        with self._engine.host.locks.instance(spec.id):
+        with self._held(spec.id):
             ending.finish(self._engine, self._hypervisor, spec.id)
             layout = self.layout(spec)
             work = Spawning(self._engine.host, self._settings, self._hypervisor, layout, self._bounded)
@@ -151,7 +151,7 @@ class Instances:
 
         :raises InstanceFailed: if it does not come to run.
         """
-        with self._engine.host.locks.instance(name):
+        with self._held(name):
             if self.show(name).uuid is None:
                 self._hypervisor.define(xml_path(self._engine.host, name).read_text())
             self._hypervisor.start(name)
@@ -165,7 +165,7 @@ class Instances:
         """
         self._mine(name)
         wait = self._settings.stop_seconds if seconds is None else seconds
-        with self._engine.host.locks.instance(name):
+        with self._held(name):
             end, asked = time.monotonic() + wait, 0.0
             while self._hypervisor.state(name) not in (None, State.OFF, State.CRASHED):
                 if time.monotonic() >= end:
@@ -185,7 +185,7 @@ class Instances:
         :raises InstanceError: if it does not run.
         """
         self._mine(name)
-        with self._engine.host.locks.instance(name):
+        with self._held(name):
             (self._hypervisor.reset if hard else self._hypervisor.reboot)(name)
 
     def destroy(self, name: str) -> None:
@@ -195,9 +195,8 @@ class Instances:
         :raises InstanceError: if what has its name is not imgbackend's.
         """
         _checked(name)
-        with self._engine.host.locks.instance(name) as lock:
+        with self._held(name):
             ending.destroy(self._engine, self._hypervisor, name)
-            lock.forget()
 
     def console(self, name: str, *, follow: bool = False) -> Iterator[bytes]:
         """What the guest said so far; with ``follow``, and what it says until it is off."""
@@ -207,6 +206,16 @@ class Instances:
             return iter(())
         off = (None, State.OFF, State.CRASHED)
         return console.follow(path, lambda: not follow or self._hypervisor.state(name) in off)
+
+    @contextlib.contextmanager
+    def _held(self, name: str) -> Iterator[None]:
+        """The instance's lock, whose file goes when there is no such instance."""
+        with self._engine.host.locks.instance(name) as lock:
+            try:
+                yield
+            finally:
+                if not ending.is_there(self._engine, name):
+                    lock.forget()
 
     def _mine(self, name: str) -> None:
         if self.show(name).uuid is None:

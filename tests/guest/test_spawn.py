@@ -78,7 +78,7 @@ def test_failed_spawn_of_a_new_instance_leaves_nothing(guests: Guests) -> None:
     with pytest.raises(errors.TemplateTooLarge):
         guests.instances().spawn(guests.spec(root_size=Mi, swap=16 * Mi, ephemerals=(Ephemeral(size=32 * Mi),)))
     assert guests.domains() == set()
-    assert {name for name in guests.left() if "imgbackend-i." not in name} == set()
+    assert guests.left() == set()
 
 
 @pytest.mark.parametrize("nic", [Nic(kind="bridge", name="nosuchbr"), Nic(kind="network", name="nosuchnet")])
@@ -102,7 +102,7 @@ def test_domain_of_somebody_else_is_left_alone(guests: Guests) -> None:
         instances.destroy(name)
     assert guests.domains() == {"a"}
     guests.lab.virsh("undefine", name)
-    assert {left for left in guests.left() if "imgbackend-i." not in left} == set()
+    assert guests.left() == set()
 
 
 def test_folder_of_somebody_else_is_left_alone(guests: Guests) -> None:
@@ -191,7 +191,7 @@ def test_guest_that_ends_before_it_is_seen_to_run_is_told_with_its_last_words(gu
             instances.spawn(guests.spec())
     assert "GOODBYE" in caught.value.console
     assert guests.domains() == set()
-    assert {name for name in guests.left() if "imgbackend-i." not in name} == set()
+    assert guests.left() == set()
 
 
 def test_console_is_followed_until_the_guest_is_off(guests: Guests) -> None:
@@ -246,4 +246,4 @@ def test_cancelled_spawn_leaves_nothing(guests: Guests) -> None:
     with pytest.raises(Stop):
         guests.instances().spawn(guests.spec(swap=16 * Mi), progress=lambda _name: progress)
     assert guests.domains() == set()
-    assert {name for name in guests.left() if "imgbackend-i." not in name} == set()
+    assert guests.left() == set()

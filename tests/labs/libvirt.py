@@ -223,7 +223,7 @@ MakeGuests = Callable[..., Guests]
 @pytest.fixture
 def boot_image(tmp_path: Path) -> Path:
     """A qcow2 of 16 MiB that boots."""
-    folder = tmp_path / "images"
+    folder = tmp_path / "bootable"
     folder.mkdir(mode=0o755)
     path = folder / "tiny.qcow2"
     bootsector.write_disk(path, 16 * Mi, format="qcow2")
@@ -231,14 +231,15 @@ def boot_image(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def make_guests(
-    request: pytest.FixtureRequest, tmp_path: Path, instances: Path, boot_image: Path
-) -> Iterator[MakeGuests]:
+def make_guests(request: pytest.FixtureRequest, tmp_path: Path, boot_image: Path) -> Iterator[MakeGuests]:
     """Instances on a daemon: ``make_guests(lab, images_type="raw")``; a test that passes leaves no domain."""
     _open_up(tmp_path)
     made: list[Guests] = []
 
-    def make(lab: Libvirt, *, path: Path = instances, overrides: dict[str, Any] | None = None) -> Guests:
+    def make(lab: Libvirt, *, path: Path | None = None, overrides: dict[str, Any] | None = None) -> Guests:
+        if path is None:
+            path = tmp_path / "instances"
+            path.mkdir(mode=0o711, exist_ok=True)
         made.append(Guests(lab=lab, instances_path=path, image=boot_image, overrides=overrides or {}))
         return made[-1]
 

@@ -1,0 +1,93 @@
+"""Many spawns at once."""
+
+import contextlib
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from imgbackend import errors
+from imgbackend.guest import together
+from imgbackend.guest.hypervisor import State
+from imgbackend.guest.spec import Ephemeral
+from imgbackend.types import Mi, Progress, ignore
+from labs.libvirt import Guests, Libvirt, MakeGuests
+from labs.webserver import File, Site
+
+_MANY = 20
+
+
+def test_twenty_spawns_of_one_uncached_image_fetch_it_once(guests: Guests) -> None:
+    with contextlib.closing(Site()) as site:
+        site.files["/tiny.qcow2"] = File(guests.image.read_bytes())
+        instances = guests.instances()
+        specs = [guests.spec(str(number), image=site.url("/tiny.qcow2"), swap=16 * Mi) for number in range(_MANY)]
+        with ThreadPoolExecutor(_MANY) as pool:
+            spawned = list(pool.map(instances.spawn, specs))
+        assert len(site.asked("GET", "/tiny.qcow2")) == 1
+    assert sum(each.disks["disk"].fetched for each in spawned) == 1
+    assert sum(each.disks["disk.swap"].fetched for each in spawned) == 1
+    for number in range(_MANY):
+        assert instances.show(guests.name(str(number))).state is State.RUNNING
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(instances.destroy, [spec.id for spec in specs]))
+    assert (guests.domains(), guests.left()) == (set(), set())
+
+
+def test_spawn_and_destroy_of_one_instance_take_turns(guests: Guests) -> None:
+    """Whatever their order, what is left is an instance that runs, or nothing."""
+    instances, spec = guests.instances(), guests.spec()
+
+    def destroy(_: object) -> None:
+        with contextlib.suppress(errors.InstanceNotFound):
+            instances.destroy(spec.id)
+
+    with ThreadPoolExecutor(4) as pool:
+        for work in [pool.submit(instances.spawn, spec) for _ in range(2)] + [
+            pool.submit(destroy, 0) for _ in range(2)
+        ]:
+            work.result()
+    if guests.domains():
+        assert instances.show(spec.id).state is State.RUNNING
+        assert [disk.id.name for disk in instances.disks(spec.id)] == ["disk"]
+    destroy(0)
+    assert (guests.domains(), guests.left()) == (set(), set())
+
+
+def test_no_more_disks_at_once_than_the_option_says(make_guests: MakeGuests, libvirt_daemon: Libvirt) -> None:
+    guests = make_guests(libvirt_daemon, overrides={"max_concurrent_disk_ops": 1})
+    instances, seen = guests.instances(), list[str]()
+
+    def progress_of(name: str) -> Progress:
+        def progress(phase: str, _done: int, _total: int | None) -> None:
+            if phase != "wait":
+                seen.append(name)
+
+        return progress
+
+    instances.spawn(guests.spec(swap=16 * Mi, ephemerals=(Ephemeral(size=16 * Mi),)), progress=progress_of)
+    turns = [name for name, _ in itertools.groupby(seen)]
+    assert sorted(turns) == ["disk", "disk.eph0", "disk.swap"], "each disk's work is done before the next one's begins"
+    instances.destroy(guests.name())
+
+
+class Broken(Exception):
+    pass
+
+
+def test_first_failure_ends_the_others_and_is_what_is_raised() -> None:
+    def work(progress: Progress) -> None:
+        while True:
+            progress("copy", 0, None)
+
+    def fail(_progress: Progress) -> None:
+        raise Broken
+
+    with pytest.raises(Broken):
+        together.all_at_once([work, fail, work], [ignore] * 3)
+
+
+def test_results_come_in_the_order_of_the_jobs() -> None:
+    assert together.all_at_once([lambda _: 1, lambda _: 2, lambda _: 3], [ignore] * 3) == [1, 2, 3]
+    assert together.all_at_once([lambda _: 1], [ignore]) == [1]
+    assert together.all_at_once([], []) == []
