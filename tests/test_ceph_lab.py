@@ -134,7 +134,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
     folder = tmp_path / "owned"
     rbd_own_cluster()  # or the test is skipped
-    subprocess.run([sys.executable, "-c", program, str(_TESTS), str(folder)], timeout=120, check=False)
+    alone = {name: value for name, value in os.environ.items() if name != "PYTEST_XDIST_WORKER"}
+    subprocess.run([sys.executable, "-c", program, str(_TESTS), str(folder)], timeout=120, check=False, env=alone)
     cluster = Cluster(folder)
     assert cluster.conf.exists()
     assert _eventually(lambda: not list((folder / "run").glob("*.pid")) or None)
