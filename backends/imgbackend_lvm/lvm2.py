@@ -185,7 +185,7 @@ class Lvm2:
     def lvremove(self, group: str, *names: str) -> None:
         """Remove volumes; an absent one is no error, and a thin pool is never removed.
 
-        :raises DiskBusy: if one is in use; the others are gone.
+        :raises DiskBusy: if one is in use; it is left, and so may others be.
         """
         for name in names:
             check_name(group, name)

@@ -90,7 +90,8 @@ _MEANINGS: Final = _table(
         "{last} is in use; stop the guest, or unmount it, first",
     ),
     (
-        r'(?:Failed to find logical volume|Existing logical volume|Snapshot origin LV) "?([^\s"]+)',
+        r'(?:Failed to find logical volume|Existing logical volume|Snapshot origin LV) "?([^\s"]+)'
+        r"|Logical volume (\S+) not found in volume group",
         errors.DiskNotFound,
         "there is no volume {1}",
     ),

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -112,3 +113,9 @@ def test_user_without_a_rule_of_sudos_is_told_to_install_it() -> None:
             return str(exc)
 
     assert "install the rules for sudo" in _as_user(work)
+
+
+def test_command_goes_on_when_nobody_reads_what_it_says() -> None:
+    status = Commands(root_helper="env").run("dd", "if=/proc/self/status", "status=none")
+    (ignored,) = re.findall(r"^SigIgn:\s+([0-9a-f]+)$", status, re.MULTILINE)
+    assert int(ignored, 16) >> (signal.SIGPIPE - 1) & 1

@@ -173,6 +173,7 @@ _COMPLAINTS = [
     ),
     (5, '  Failed to find logical volume "vms/x"\n', errors.DiskNotFound, "vms/x"),
     (5, '  Existing logical volume "x" not found in volume group "vms"\n', errors.DiskNotFound, "volume x"),
+    (5, "  Logical volume x not found in volume group vms.\n", errors.DiskNotFound, "volume x"),
     (5, "  Snapshot origin LV x not found in Volume group vms.\n", errors.DiskNotFound, "volume x"),
     (5, '  Logical Volume "x" already exists in volume group "vms"\n', errors.DiskError, "already"),
     (5, "  Logical volume vms/x contains a filesystem in use.\n", errors.DiskBusy, "vms/x is in use"),
