@@ -60,3 +60,21 @@ def test_a_further_disk_starts_no_process(tmp_path: Path) -> None:
         assert [target["value"] for target in counted] == [0]
         assert counted[0]["met"]
         assert any(series["processes"] for series in case["series"]) == ("raw" in case["title"])  # cp is one
+
+
+def test_pass_over_a_made_up_host_starts_no_process_and_finds_what_is_idle(tmp_path: Path) -> None:
+    program = "import sys; from benchmarks.populous import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--instances", "7", "--bases", "10", "--folder", str(tmp_path)],
+        cwd=_ROOT,
+        env={"PYTHONPATH": f"{_ROOT / 'tests'}:{_ROOT}", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [each["dry_run"] for each in told] == [True, True, True, False]
+    assert {(each["bases"], each["going"], each["processes"]) for each in told} == {(10, 1, 0)}
+    assert list(tmp_path.iterdir()) == []

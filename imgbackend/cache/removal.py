@@ -22,6 +22,7 @@ from imgbackend.templates import store_lock
 LOG = logging.getLogger(__name__)
 _FRESH: Final = 4
 """A store's base that is used is touched this many times within the age at which it would go."""
+_GONE: Final = "somebody else removed it"
 _AGAIN: Final = 1.0
 """Seconds for which a look at the folders holds.  Whoever makes a disk by the rules notes a use first, and that is
 looked at each time; a disk that was moved in otherwise could as well come just after any look."""
@@ -32,7 +33,8 @@ class Outcome:
     """What became of a base."""
 
     base: CachedBase
-    action: Literal["removed", "would be removed", "kept", "failed"]
+    action: Literal["removed", "would be removed", "kept", "gone", "failed"]
+    """gone: somebody else removed it meanwhile."""
     reason: str
 
 
@@ -72,7 +74,7 @@ class Removal:
         except (OSError, errors.Error) as exc:
             return Outcome(base=base, action="failed", reason=self._told(exc))
         if kept is not None:
-            return Outcome(base=base, action="kept", reason=kept)
+            return Outcome(base=base, action="gone" if kept == _GONE else "kept", reason=kept)
         LOG.info("Removed the base %s (%s): %s", base.name, base.where, verdict.reason)
         return Outcome(base=base, action="removed", reason=verdict.reason)
 
@@ -121,7 +123,7 @@ class Removal:
             return "a disk that may hang on it could not be looked at"
         now = self._now(verdict.base)
         if now is None:
-            return "it is gone already"
+            return _GONE
         fresh = judge(now, self._policy, self._clock())
         return None if fresh.goes or (fresh.spare and verdict.spare) else fresh.reason
 

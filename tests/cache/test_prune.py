@@ -319,8 +319,8 @@ def test_base_is_looked_at_again_under_its_lock(
         return real(self, verdict)  # type: ignore[arg-type]  # what it was called with
 
     monkeypatch.setattr(Removal, "remove", remove)
-    assert actions(engine)["local", raw_image.name] == "kept"
-    assert path.exists() or meanwhile is _gone
+    assert actions(engine)["local", raw_image.name] == ("gone" if meanwhile is _gone else "kept")
+    assert path.exists() == (meanwhile is not _gone)
 
 
 def test_folders_renamed_while_they_are_looked_at_are_not_missed(

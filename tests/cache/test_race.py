@@ -25,6 +25,8 @@ from labs.contents import bytes_of
 from labs.images import scattered, sparse_raw
 from labs.templates import Template, in_threads
 
+pytestmark = pytest.mark.slow
+
 IMAGES, WORKERS, ROUNDS = 6, 3, 20
 
 _PRUNER = """
