@@ -90,10 +90,13 @@ class ThickDisk(VolumeDisk):
     def remove_image(self) -> None:
         """Renamed, so that it is no disk any more; overwritten, and removed."""
         self.discard()
-        if self.name in self.parts():
-            self.refuse_open()
-            self.backend.lvm.lvrename(self.backend.group, self.name, self.unfinished)
-            self.discard()
+        if self.volume() is None:
+            return
+        volume, lvm = self.refuse_open(), self.backend.lvm
+        if not set(self.tags) <= set(volume.lv_tags):  # Nova's: under another name its tags alone tell what it is
+            lvm.lvchange(self.backend.group, self.name, addtag=self.tags)
+        lvm.lvrename(self.backend.group, self.name, self.unfinished)
+        self.discard()
 
     def discard(self) -> None:
         """What was made of it, or is not yet overwritten, and what it was to grow by."""

@@ -29,8 +29,8 @@ DISK: Final = "imgbackend.disk"
 """The tag of a disk, and of all that belongs to it: ``<instance>/<disk>``."""
 FROM: Final = "imgbackend.from"
 """The tag of a disk that is a snapshot of a base: that base's name."""
-_LOOKS: Final = 15
-"""How often a volume that is open is looked at again: udev opens each device that somebody closed."""
+_PATIENCE: Final = 1.5
+"""Seconds that a volume may be open before it is busy: udev opens each device that somebody closed."""
 _PAUSE: Final = 0.1
 
 
@@ -118,14 +118,16 @@ class VolumeDisk(Disk[Any], Importable):
         :raises DiskBusy: if something has it open, and keeps it so for a moment.
         :raises DiskNotFound: if there is none.
         """
-        for _ in range(_LOOKS):
+        end = time.monotonic() + _PATIENCE
+        while True:
             volume = self.volume()
             if volume is None:
                 raise errors.DiskNotFound(f"there is no disk {self.id} on {self.backend.name}")
             if not volume.open:
                 return volume
+            if time.monotonic() > end:
+                raise errors.DiskBusy(f"{self.device} is open in another process; stop its guest first")
             time.sleep(_PAUSE)
-        raise errors.DiskBusy(f"{self.device} is open in another process; stop its guest first")
 
     def discard(self) -> None:
         """The file that a template was put into."""

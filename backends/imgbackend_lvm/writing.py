@@ -75,6 +75,7 @@ def fill(
         except BaseException as exc:
             failed.append(exc)
 
+    progress(phase, 0, size)
     writer = threading.Thread(target=write, name="imgbackend-lvm-writer")
     writer.start()
     try:

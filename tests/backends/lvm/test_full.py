@@ -93,15 +93,15 @@ def test_no_disk_is_made_in_a_pool_that_is_full(
 def test_full_metadata_are_told(lvm_make_group: MakeGroup, make_engine: MakeEngine, tmp_path: Path) -> None:
     group = lvm_make_group(64 * Mi, pool_size=16 * Mi, metadata_size=2 * Mi)
     engine, image = _engine(make_engine, group), _image(tmp_path, 4 * Mi)
+    lvm("lvcreate", "-q", "-y", "--type", "thin", "-V", "4m", "--thinpool", "pool", "-n", "guest", group.name)
     pool = f"{group.name}-pool-tpool"
-    lvm("dmsetup", "resume", pool)  # active, though no volume is
     numbers = iter(range(1000, 2000))
     while float(group.field("pool", "metadata_percent")) < 90:
         for _ in range(32):
             lvm("dmsetup", "message", pool, "0", f"create_thin {next(numbers)}")
     with pytest.raises(errors.StorageFull, match="metadata"):
         engine.disk("vm").cache(image, image.name)
-    assert group.volumes() == set()
+    assert group.volumes() == {"guest"}
 
 
 def test_thick_disk_that_does_not_fit_is_refused_before_it_is_written(
