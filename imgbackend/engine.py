@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from oslo_config import cfg
 
@@ -20,6 +20,9 @@ from imgbackend.cache.use import Use
 from imgbackend.host import Host, Settings
 from imgbackend.sources import Image, Source
 from imgbackend.types import DiskId, Gi
+
+if TYPE_CHECKING:
+    from imgbackend.guest.instances import Instances
 
 LOG = logging.getLogger(__name__)
 
@@ -52,6 +55,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         """The bases, in the base folder and in the stores of backends: listed, pinned, aged out."""
         self._backends: dict[str, Backend] = {}
         self._sources: dict[str, Source] = {}
+        self._instances: Instances | None = None
         self._guard = threading.RLock()
         self._binding = binding.Binding(self.host, self.backend, self._resolved)
 
@@ -85,6 +89,23 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
                 self._backends.popitem()[1].close()
             while self._sources:
                 self._sources.popitem()[1].close()
+            if self._instances is not None:
+                self._instances.close()
+
+    # Instances
+
+    @property
+    def instances(self) -> "Instances":
+        """The instances of this configuration; libvirt is connected to when it is first needed.
+
+        :raises ConfigError: if an option of theirs has a value that it cannot have.
+        """
+        with self._guard:
+            if self._instances is None:
+                from imgbackend.guest.instances import Instances
+
+                self._instances = Instances(self)
+            return self._instances
 
     # Images
 

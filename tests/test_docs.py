@@ -86,7 +86,7 @@ def test_commands_of_the_readme_exist() -> None:
 def test_demo_boots_guests_and_leaves_nothing(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(_ROOT / "tests"), "TMPDIR": str(tmp_path)}
     argv = [sys.executable, str(_ROOT / "doc/examples/demo.py")]
-    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("It booted, and sees 4194304 sectors") == 2
+    assert done.stdout.count("It booted, ") == 4
     assert list(tmp_path.iterdir()) == []

@@ -19,19 +19,13 @@ if TYPE_CHECKING:
 
 
 class OfInstances(Command):
-    """A command that needs libvirt."""
+    """A command about instances."""
 
     @contextmanager
     def instances(self) -> "Iterator[tuple[Engine, Instances]]":
         """An engine, and its instances."""
-        from imgbackend.guest.instances import Instances
-
         with self.engine() as engine:
-            found = Instances(engine)
-            try:
-                yield engine, found
-            finally:
-                found.close()
+            yield engine, engine.instances
 
 
 def add_instance(parser: argparse.ArgumentParser) -> None:

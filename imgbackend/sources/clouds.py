@@ -86,7 +86,7 @@ def _places(stem: str, variable: str) -> Iterator[Path]:
 
 
 def _clouds(file: Path) -> dict[str, dict[str, Any]]:
-    import yaml  # type: ignore[import-untyped]  # it comes without types
+    import yaml
 
     try:
         content = yaml.safe_load(file.read_text())

@@ -7,7 +7,6 @@ from typing import Any
 
 from imgbackend import Engine
 from imgbackend.guest.hypervisor import State
-from imgbackend.guest.instances import Instances
 from imgbackend.guest.spec import ConfigDrive, InstanceSpec
 from imgbackend.testing import children
 from imgbackend.types import Mi
@@ -20,12 +19,12 @@ _POINTS = 6
 
 def _spawn(options: dict[str, Any], spec: InstanceSpec) -> None:
     with Engine.from_config([], options) as engine:
-        Instances(engine).spawn(spec)
+        engine.instances.spawn(spec)
 
 
 def _destroy(options: dict[str, Any], name: str) -> None:
     with Engine.from_config([], options) as engine:
-        Instances(engine).destroy(name)
+        engine.instances.destroy(name)
 
 
 def _points(count: int, seed: str) -> list[int]:

@@ -163,9 +163,7 @@ class Guests:
 
     def instances(self, engine: Engine | None = None) -> Instances:
         """Of an engine of their own, or of one that is given."""
-        found = Instances(engine or self.engine())
-        self._stack.callback(found.close)
-        return found
+        return (engine or self.engine()).instances
 
     def name(self, label: str = "a") -> str:
         """Of an instance of this test."""
