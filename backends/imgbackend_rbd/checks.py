@@ -75,7 +75,8 @@ def room(told: Mapping[str, Any], pool: str) -> Finding:
 
 
 def _rights(store: Store) -> Iterator[Finding]:
-    caps = f"ceph auth caps {store.user} mon 'profile rbd' mgr 'profile rbd' osd 'profile rbd pool={store.pool}'"
+    needed = f"mon 'profile rbd' and osd 'profile rbd pool={store.pool}'"
+    caps = f"give it {needed}; ceph auth caps replaces all that ceph auth get {store.user} shows"
     try:
         _write(store)
     except errors.ConfigError:

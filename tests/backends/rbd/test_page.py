@@ -32,7 +32,7 @@ def test_commands_of_the_page_do_what_it_says(
     }
     env = {"CEPH_CONF": str(cluster.conf), "LIBVIRT_DEFAULT_URI": libvirt_daemon.uri}
     reader = Reader(tmp_path, configuration, instead, env)
-    pool, packages, modules, disks, key, looks, room, removal, moving = pages.blocks("admin/rbd", "console")
+    pool, packages, modules, disks, key, looks, rights, room, removal, moving = pages.blocks("admin/rbd", "console")
     for block in (pool, packages, modules, key):
         reader.types(block)
     told = reader.types(disks)
@@ -41,6 +41,7 @@ def test_commands_of_the_page_do_what_it_says(
     assert " error " not in told
     assert "web2_disk" in told
     assert '"instance": "web1"' in reader.types(looks)
+    reader.types(rights)
     assert "vms" in reader.types(room)
     reader.types(removal)
     reader.types(f"# rbd create vms/{_UUID}_disk --size 8M\n")
