@@ -33,9 +33,8 @@ pytestmark = pytest.mark.slow
 
 
 def _environment(**more: str) -> dict[str, str]:
-    """Ours, without what pytest tells its own children; nothing is written beside the sources."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    return {**ours, "PYTHONDONTWRITEBYTECODE": "1", **more}
+    """Ours, without what pytest tells its own children."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")} | more
 
 
 def _pytest(*arguments: str) -> list[str]:
@@ -60,11 +59,10 @@ def _lab(folder: Path, *command: str, seconds: int = _SECONDS) -> "subprocess.Co
     return done
 
 
-@pytest.mark.parametrize("chunk", CHUNKS)
-def test_inside_the_lab(chunk: str, tmp_path: Path) -> None:
-    report = tmp_path / "report.xml"
-    inner = _pytest("-q", "-m", "lvm", f"--junitxml={report}", *CHUNKS[chunk])
-    done = _lab(tmp_path, *inner)
+def _run_inside(folder: Path, *arguments: str) -> None:
+    """Have pytest run in the lab; fails as it does, and where no test ran to an end."""
+    report = folder / "report.xml"
+    done = _lab(folder, *_pytest("-q", f"--junitxml={report}", *arguments))
     if done.returncode not in (0, 1) or not report.exists():
         pytest.fail(f"{_how(done.returncode)}\n{done.stdout[-4000:]}{done.stderr[-4000:]}", pytrace=False)
     ran, broken = _read(report)
@@ -72,7 +70,27 @@ def test_inside_the_lab(chunk: str, tmp_path: Path) -> None:
         pytest.fail(f"{len(broken)} of {ran}, inside the lab:\n\n" + "\n\n".join(broken), pytrace=False)
     assert done.returncode == 0, done.stdout
     assert ran > 0, f"no test ran: {done.stdout}"
-    print(f"{ran} ran inside the lab")
+
+
+@pytest.mark.parametrize("chunk", CHUNKS)
+def test_inside_the_lab(chunk: str, tmp_path: Path) -> None:
+    _run_inside(tmp_path, "-m", "lvm", *CHUNKS[chunk])
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("def test_one(): pass\ndef test_other(): assert 'this' == 'that'\n", r"1 of 2, [^$]*test_other[^$]*'that'"),
+        ("import pytest\ndef test_one(): pytest.skip('not here')\n", "no test ran"),
+        ("import os, signal\ndef test_one(): os.kill(os.getpid(), signal.SIGKILL)\n", "ended with status 137"),
+    ],
+    ids=["failure", "nothing-ran", "killed"],
+)
+def test_failure_inside_is_a_failure_outside(body: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "test_inner.py"
+    file.write_text(body)
+    with pytest.raises((AssertionError, pytest.fail.Exception), match=said):
+        _run_inside(tmp_path, str(file))
 
 
 def _how(status: int) -> str:

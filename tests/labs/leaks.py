@@ -51,12 +51,28 @@ def left_since(before: Held) -> list[str]:
 
 
 def _children() -> frozenset[str]:
+    tasks = Path("/proc/self/task")
+    if not (tasks / str(os.getpid()) / "children").exists():
+        return _children_by_parent()
     found: set[str] = set()
-    for task in Path("/proc/self/task").iterdir():
+    for task in tasks.iterdir():
         try:
             found.update((task / "children").read_text().split())
         except OSError:
             continue  # the thread has ended
+    return frozenset(found)
+
+
+def _children_by_parent() -> frozenset[str]:
+    """The same where the kernel, as User-mode Linux, keeps no list of children."""
+    found: set[str] = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = stat.read_text().rpartition(")")[2].split()[1]
+        except OSError:
+            continue  # the process has ended
+        if parent == str(os.getpid()):
+            found.add(stat.parent.name)
     return frozenset(found)
 
 

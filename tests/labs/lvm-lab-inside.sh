@@ -25,6 +25,7 @@ make_root() {
     b mount --bind "$MODULES" "$root/lib/modules/${MODULES##*/}"
     b mount -t hostfs -o "$RUN" none $root/run/lvm-lab || fail "no folder of this run"
     if [ "$FOLDER_MODE" = rw ] && [ "$folder" != / ]; then
+        b mkdir -p "$root$folder"
         b mount -t hostfs -o "$folder" none "$root$folder" || fail "no $folder (commas and quotes in it are not possible)"
     fi
     for each in dev proc sys; do b mount --move /$each $root/$each; done
@@ -48,7 +49,7 @@ devices {
     external_device_info_source = "none"
 }
 backup {
-    backup = 0
+    backup = 1
     archive = 0
 }
 activation {

@@ -49,8 +49,9 @@ done
 free() { df --output=avail -B1M -- "$1" 2>/dev/null | tail -n 1; }
 mebi() { echo $(($(numfmt --from=iec "$1") >> 20)); }
 
-roomy() { # its path goes on the kernel's command line and into mount options
-    mkdir -p "$1" 2>/dev/null && [ -w "$1" ] && [ "$(free "$1")" -ge 3000 ] && case $1 in *[!A-Za-z0-9_./-]*) false ;; esac
+roomy() { # its path goes on the kernel's command line and into mount options, and is used inside
+    case $1 in *[!A-Za-z0-9_./-]* | /dev/* | /proc/* | /run/* | /sys/*) return 1 ;; esac
+    mkdir -p "$1" 2>/dev/null && [ -w "$1" ] && [ "$(free "$1")" -ge 3000 ]
 }
 
 for place in "${LVM_LAB_TMP:-$dev/lvm-lab}" /var/tmp /tmp; do
@@ -64,7 +65,7 @@ run=$(mktemp -d "$place/lvm-lab.XXXXXX") || die "cannot write in $place"
 memory=/dev/shm
 grep -q '^[^ ]* /dev/shm [^ ]* [^ ]*noexec' /proc/mounts && memory=$run
 [ "$(stat -fc %T /dev/shm 2>/dev/null)" = tmpfs ] && [ -w /dev/shm ] &&
-    [ "$(free /dev/shm)" -gt "$(mebi "$LVM_LAB_MEM")" ] || memory=$run
+    [ "$(free /dev/shm)" -gt $((3 * $(mebi "$LVM_LAB_MEM"))) ] || memory=$run    # others may be at it too
 
 # ------------------------------------------------------------------ what takes it all away
 # A process of its own, which no signal to this one reaches: when this one is gone, in whatever

@@ -2,11 +2,13 @@
 
 import os
 import random
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from imgbackend.types import Mi
+from labs import leaks
 from labs.lvm import Group, MakeGroup, lvm
 
 _DATA = random.Random(4).randbytes(Mi)
@@ -81,3 +83,13 @@ def test_what_is_left_is_named_and_cleared(lvm_make_group: MakeGroup) -> None:
     lvm("dmsetup", "remove", f"{group.name}-stray")
     group.clear()
     assert group.left() == []
+
+
+def test_process_that_is_left_is_seen(lvm_group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leaks, "_PATIENCE", 0.0)
+    before = leaks.Held.now()
+    with subprocess.Popen(["sleep", "60"]) as child:
+        left = leaks.left_since(before)
+        child.kill()
+    assert [each for each in left if each.startswith(f"child process {child.pid} ")]
+    assert leaks.left_since(before) == []
