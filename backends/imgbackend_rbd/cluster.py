@@ -173,6 +173,10 @@ class Cluster:
         """An option of ceph.conf or the cluster's own configuration, as it is in force."""
         return self._connected().rados.conf_get(option) or ""
 
+    def set(self, option: str, value: str) -> None:
+        """Change an option of librbd's or librados' for this connection, where it can be changed then."""
+        self._connected().rados.conf_set(option, value)
+
     def monitor(self, command: str) -> dict[str, object]:
         """What the monitors say to a command that only asks.
 
@@ -283,6 +287,19 @@ class Cluster:
             made = rados.Rados(rados_id=self.access.user, conffile=conf, conf={**_QUIET, **limits})
         except rados.ObjectNotFound as exc:
             raise errors.ConfigError("there is no /etc/ceph/ceph.conf; name the cluster's with ceph_conf") from exc
+        except rados.Error as exc:
+            raise errors.ConfigError(
+                f"{conf or 'ceph.conf'} is none, or has no line end at its last line: {exc}"
+            ) from exc
+        with contextlib.ExitStack() as failed:
+            failed.callback(made.shutdown)  # it has threads and pipes, connected or not
+            self._log_in(made)
+            failed.pop_all()
+        return _Connection(made, os.getpid())
+
+    def _log_in(self, made: "Rados") -> None:
+        import rados
+
         try:
             made.connect()
         except rados.ObjectNotFound as exc:
@@ -295,7 +312,6 @@ class Cluster:
                 f"the Ceph cluster does not accept the key of {self.access.who}, or knows no such user; "
                 f"compare with: ceph auth get {self.access.who}"
             ) from exc
-        return _Connection(made, os.getpid())
 
     def _learn_errors(self) -> None:
         try:

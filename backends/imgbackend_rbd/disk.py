@@ -250,8 +250,13 @@ class RbdDisk(Disk["RbdBackend"], Cloneable, Importable, Snapshottable, Flattena
         """Finish the rollback that a killed process began; who is at it is waited for."""
         with self.backend.rolling(self.image):
             header = headers.read(self.backend.ioctx, headers.identity(self.backend.ioctx, self.image), (_ROLLBACK,))
-            if header.metadata.get(_ROLLBACK) == name:
-                self._roll_back(name)
+            if header.metadata.get(_ROLLBACK) != name:
+                return
+            if header.mapped:
+                # librbd rolls the map back before the objects: one that the map denies would be kept, and shine through
+                with self.backend.cluster.image(self.backend.pool, self.image) as image:
+                    image.rebuild_object_map()
+            self._roll_back(name)
 
     def _roll_back(self, name: str) -> None:
         backend = self.backend

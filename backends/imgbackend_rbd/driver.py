@@ -136,16 +136,14 @@ class RbdBackend(Backend, HoldsBases, SharedStore, Checkable):
         return self.cluster.pool(self.pool)
 
     def list_disks(self) -> Iterator[DiskId]:
-        """By their marks, and this host's records: an unfinished one has no mark yet."""
-        found = set(self._marked()) | set(self.host.records.kept_by(self.name))
-        return iter(sorted(found, key=str))
-
-    def _marked(self) -> Iterator[DiskId]:
+        """By their marks; and by this host's records, for one that is unfinished, or was taken over, has none."""
+        recorded, found = set(self.host.records.kept_by(self.name)), []
         with self.cluster.asked("listing the disks", self.pool):
             for image in self.cluster.rbd().list2(self.ioctx):
                 disk = locations.disk_of(image["name"])
-                if disk is not None and self._is_ours(image["id"]):
-                    yield disk
+                if disk is not None and (disk in recorded or self._is_ours(image["id"])):
+                    found.append(disk)
+        return iter(found)
 
     def _is_ours(self, image_id: str) -> bool:
         try:

@@ -69,9 +69,14 @@ fail() {
     exit 1
 }
 
+born() { # PROCESS -> when it was started: its number may be another's by now
+    sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d ' ' -f 20
+}
+
 keep() { # ends the cluster with its owner; it ends itself when that very cluster was stopped
     mine=$(cat "$dir/run/mon.pid")
-    while [ -e "/proc/$CEPH_LAB_OWNER" ]; do
+    since=$(born "$CEPH_LAB_OWNER")
+    while [ -n "$since" ] && [ "$(born "$CEPH_LAB_OWNER")" = "$since" ]; do
         [ "$(cat "$dir/run/mon.pid" 2>/dev/null)" = "$mine" ] || exit 0
         sleep 1
     done
@@ -157,9 +162,14 @@ osd_data = $dir/osd
 log_file = $dir/log/osd.log
 admin_socket = $sockets/osd.asok
 $(objectstore)
+$(object_classes)
 osd_class_load_list = *
 osd_class_default_list = *
 osd_client_watch_timeout = 2
+# or it waits 5 s after each object that it takes out of a snapshot
+osd_snap_trim_sleep_hdd = 0
+osd_snap_trim_sleep_ssd = 0
+osd_snap_trim_sleep_hybrid = 0
 osd_op_num_shards = 2
 osd_op_num_threads_per_shard = 1
 osd_pg_stat_report_interval_max = 1
@@ -171,6 +181,12 @@ osd_fast_shutdown = true
 osd_fast_shutdown_notify_mon = false
 osd_mon_shutdown_timeout = 1
 END
+}
+
+object_classes() { # Debian 13's own default is relative to /, where our daemons are not
+    for classes in /usr/lib/*/rados-classes /usr/lib64/rados-classes /usr/lib/rados-classes; do
+        [ ! -e "$classes/libcls_rbd.so" ] || { echo "osd_class_dir = $classes"; return; }
+    done
 }
 
 objectstore() {

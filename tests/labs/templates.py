@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from imgbackend.types import Declared, Delivered, Progress, Role, base_name
+from imgbackend.types import Declared, Delivered, Location, Progress, Role, base_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,7 @@ class Template:
     virtual_size: int | None = None
     min_disk: int = 0
     digests: tuple[tuple[str, str], ...] = ()
+    locations: tuple[Location, ...] = ()
     before: Callable[[Path, Progress], None] | None = field(default=None, compare=False)
     """Called before the bytes are put down; what it raises is what the fetch raises."""
 
@@ -38,6 +39,7 @@ class Template:
             virtual_size=self.virtual_size,
             min_disk=self.min_disk,
             digests=self.digests,
+            locations=self.locations,
         )
 
     @property

@@ -1,0 +1,167 @@
+"""Killed inside librbd's calls, at times of no choice of ours: a disk is absent or whole, and the next call mends it.
+
+The kit kills before each call; what a call does in many steps is cut through here.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from backends.rbd.conftest import backend_of, disk_of, options, read
+from imgbackend import Engine
+from imgbackend.testing import oracle
+from imgbackend.testing.children import Child
+from imgbackend.types import Mi
+from imgbackend_rbd import headers, images
+from imgbackend_rbd.disk import RbdDisk
+from imgbackend_rbd.unfinished import OBJECT
+from labs.ceph import Cluster, left_in
+from labs.require import FULL
+from labs.templates import Template
+
+_STEPS = 40 if FULL else 8
+"""Kills of each kind, spread over the time that the work takes when nobody is killed."""
+
+
+class Scene:
+    """A host whose operations run in children."""
+
+    def __init__(self, told: dict[str, object]) -> None:
+        self.told = told
+
+    def engine(self) -> Engine:
+        return Engine.from_config([], self.told)
+
+    def killed_throughout(self, work: Callable[[RbdDisk], object], look: Callable[[RbdDisk, float], None]) -> None:
+        """Kill ``work`` on a disk of its own after ever more milliseconds; ``look`` at each."""
+        for number in range(_STEPS):
+            after = 0.002 + number * 0.08 / _STEPS
+            self._killed(work, f"k{number}", after)
+            with self.engine() as engine:
+                look(disk_of(engine, f"k{number}"), after)
+
+    def _killed(self, work: Callable[[RbdDisk], object], instance: str, after: float) -> None:
+        def operation() -> None:
+            with self.engine() as engine:
+                disk = disk_of(engine, instance)
+                backend_of(engine).ioctx.stat("rbd_info")  # connected before the clock runs
+                signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+                # a handler would wait for the end of a call into C: the default action ends the process at once
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                signal.setitimer(signal.ITIMER_REAL, after)
+                work(disk)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+
+        ended = Child(operation, watched=False).outcome()
+        assert ended.error is None, ended.error
+
+
+@pytest.fixture
+def scene(rbd_cluster: Cluster, rbd_pool: str, tmp_path: Path, raw_image: Template) -> Iterator[Scene]:
+    """With the base in the pool."""
+    made = Scene(options(rbd_cluster, tmp_path / "one", rbd_pool, {}))
+    with made.engine() as engine:
+        disk_of(engine, "first").cache(raw_image, raw_image.name)
+    yield made
+    with made.engine() as engine:
+        backend = backend_of(engine)
+        for disk in list(backend.list_disks()):
+            backend.disk(disk).remove()
+        backend.remove_base(raw_image.name)
+    assert OBJECT not in " ".join(left_in(rbd_cluster, rbd_pool))
+
+
+def test_creation_is_absent_or_whole(scene: Scene, raw_image: Template, raw_content: Path, tmp_path: Path) -> None:
+    wanted, seen = raw_content.read_bytes() + bytes(Mi), set()
+
+    def look(disk: RbdDisk, after: float) -> None:
+        seen.add(disk.exists())
+        if disk.exists():
+            assert read(disk, tmp_path) == wanted, after
+        disk.cache(raw_image, raw_image.name, 9 * Mi)
+        assert read(disk, tmp_path) == wanted, after
+
+    scene.killed_throughout(lambda disk: disk.cache(raw_image, raw_image.name, 9 * Mi), look)
+    assert False in seen, "nothing was killed before it was done"
+
+
+def test_removal_is_begun_or_not_and_can_be_repeated(
+    scene: Scene, raw_image: Template, raw_content: Path, tmp_path: Path
+) -> None:
+    with scene.engine() as engine:
+        for number in range(_STEPS):
+            disk_of(engine, f"k{number}").cache(raw_image, raw_image.name)
+
+    def look(disk: RbdDisk, after: float) -> None:
+        if disk.exists():
+            assert read(disk, tmp_path) == raw_content.read_bytes(), after
+        disk.remove()
+        assert not disk.exists(), after
+        disk.cache(raw_image, raw_image.name)
+        assert read(disk, tmp_path) == raw_content.read_bytes(), after
+
+    scene.killed_throughout(lambda disk: disk.remove(), look)
+
+
+def test_rollback_is_finished_by_whoever_looks(
+    scene: Scene, raw_image: Template, raw_content: Path, tmp_path: Path
+) -> None:
+    """In the middle of it the disk is neither what it was nor what it is to be."""
+    with scene.engine() as engine:
+        for number in range(_STEPS):
+            disk = disk_of(engine, f"k{number}")
+            disk.cache(raw_image, raw_image.name)
+            disk.create_snap("kept")
+            oracle.write(disk.source(), 0, 8 * Mi, 0x66)
+
+    def look(disk: RbdDisk, after: float) -> None:
+        assert disk.exists(), after
+        found = read(disk, tmp_path)
+        assert found in (b"\x66" * 8 * Mi, raw_content.read_bytes()), after
+        oracle.write(disk.source(), Mi, 4096, 0x11)  # what was in the object before must not come back beside it
+        wanted = found[:Mi] + b"\x11" * 4096 + found[Mi + 4096 :]
+        assert read(disk, tmp_path) == wanted, after
+
+    scene.killed_throughout(lambda disk: disk.rollback_to_snap("kept"), look)
+
+
+def test_map_of_objects_is_not_believed_after_a_killed_rollback(
+    scene: Scene, raw_image: Template, raw_content: Path, tmp_path: Path
+) -> None:
+    """librbd rolls the map of the objects back before the objects; here it was killed between the two."""
+    with scene.engine() as engine:
+        disk, backend = disk_of(engine, "k0"), backend_of(engine)
+        disk.cache(raw_image, raw_image.name)
+        oracle.write(disk.source(), 0, 4 * Mi, 0x22)  # an object that the snapshot has, and one that it has not
+        disk.create_snap("kept")
+        oracle.write(disk.source(), 0, 8 * Mi, 0x66)
+        image_id = headers.identity(backend.ioctx, disk.image)
+        with backend.cluster.image(backend.pool, disk.image, read_only=True) as image:
+            [snap] = images.snapshots(image)
+        rolled = backend.ioctx.read(f"rbd_object_map.{image_id}.{snap['id']:016x}")
+        backend.ioctx.write_full(f"rbd_object_map.{image_id}", rolled)
+        headers.set_metadata(backend.ioctx, image_id, "imgbackend.rollback", "kept")
+        assert disk.exists()
+        oracle.write(disk.source(), 5 * Mi, 4096, 0x11)
+        wanted = b"\x22" * 4 * Mi + raw_content.read_bytes()[4 * Mi :]
+        assert read(disk, tmp_path) == wanted[: 5 * Mi] + b"\x11" * 4096 + wanted[5 * Mi + 4096 :]
+
+
+def test_import_is_absent_or_whole(scene: Scene, raw_content: Path, tmp_path: Path) -> None:
+    def make(disk: RbdDisk) -> None:
+        with disk.changing():
+            disk.discard()
+            if disk.find() is None:
+                disk.backend.host.make_folder(disk.backend.host.folder(disk.id))
+                disk.import_image(raw_content)
+
+    def look(disk: RbdDisk, after: float) -> None:
+        if disk.exists():
+            assert read(disk, tmp_path) == raw_content.read_bytes(), after
+        make(disk)
+        assert read(disk, tmp_path) == raw_content.read_bytes(), after
+
+    scene.killed_throughout(make, look)
