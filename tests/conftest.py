@@ -49,6 +49,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if inside and not lvm.INSIDE:
         items[:] = [item for item in items if item not in inside]
         config.hook.pytest_deselected(items=inside)
+    items.sort(
+        key=lambda item: item.path.name != "test_lvm_lab.py"
+    )  # minutes each: else they are waited for at the end
     for item in items:
         lab = any(name.startswith(_LABS) for name in getattr(item, "fixturenames", ()))
         if lab or any(item.path.is_relative_to(_HERE / slow) for slow in _SLOW):
