@@ -19,13 +19,16 @@ from labs.require import FULL, require
 
 _ROOT: Final = Path(__file__).parents[1]
 _LAB: Final = _ROOT / "tests/labs/lvm-lab.sh"
-_SECONDS: Final = 5000 if FULL else 1800
+_SECONDS: Final = 12000 if FULL else 3000
 _NO_LAB, _TOO_LATE = 125, 124
+_CONFORMANCE: Final = "tests/conformance/test_lvm.py"
 
 CHUNKS: Final = {
     "driver": ["tests/backends/lvm"],
-    "conformance, thin": ["tests/conformance/test_lvm.py", "-k", "Thin"],
-    "conformance, thick": ["tests/conformance/test_lvm.py", "-k", "not Thin"],
+    "thin": [_CONFORMANCE, "-k", "Thin and not killed"],
+    "thin-killed": [_CONFORMANCE, "-k", "Thin and killed"],
+    "thick": [_CONFORMANCE, "-k", "not Thin and not killed"],
+    "thick-killed": [_CONFORMANCE, "-k", "not Thin and killed"],
 }
 """What runs in one lab, which has one CPU: with a second worker of pytest two run side by side."""
 
