@@ -25,10 +25,10 @@ _CONFORMANCE: Final = "tests/conformance/test_lvm.py"
 
 CHUNKS: Final = {
     "driver": ["tests/backends/lvm"],
-    "thin": [_CONFORMANCE, "-k", "Thin and not killed"],
-    "thin-killed": [_CONFORMANCE, "-k", "Thin and killed"],
-    "thick": [_CONFORMANCE, "-k", "not Thin and not killed"],
-    "thick-killed": [_CONFORMANCE, "-k", "not Thin and killed"],
+    "thin": [_CONFORMANCE, "-k", "LvmThin and not killed"],
+    "thin-killed": [_CONFORMANCE, "-k", "LvmThin and killed"],
+    "thick": [_CONFORMANCE, "-k", "not LvmThin and not killed"],
+    "thick-killed": [_CONFORMANCE, "-k", "not LvmThin and killed"],
 }
 """What runs in one lab, which has one CPU: with a second worker of pytest two run side by side."""
 
