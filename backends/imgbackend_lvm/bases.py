@@ -124,8 +124,7 @@ class PoolBases:
         """Make a volume of a raw file, read-only and without a device."""
         backend, lvm = self._backend, self._backend.lvm
         with files.open_fd(path, os.O_RDONLY) as source:
-            lvm.lvcreate_thin(backend.group, backend.pool, unfinished, size, tags=tags)
-            backend.thin.write(unfinished, source, size, progress, phase="import")
+            backend.thin.make(unfinished, source, size, tags, progress, phase="import")
         [volume] = lvm.lvs(backend.group, unfinished)
         allocated = tag_of(_ALLOCATED, str(spent(volume)))
         lvm.lvchange(backend.group, unfinished, addtag=[allocated], permission="r", setactivationskip=True)

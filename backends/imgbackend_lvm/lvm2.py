@@ -162,16 +162,6 @@ class Lvm2:
         printed = self.commands.run("lvs", *reports.OPTIONS, "--options", "seg_pe_ranges", "--", f"{group}/{name}")
         return reports.extents(printed)
 
-    def lvconvert_mergethin(self, group: str, name: str) -> None:
-        """Let a thin snapshot take its origin's place: under the origin's name are its bytes and its size.
-
-        Name, tags, permission and activation stay the origin's; the snapshot's are gone.  One
-        commit of the metadata does it all.  Where either is in use, it is done
-        when the origin is activated the next time, and the snapshot stays until then.
-        """
-        check_name(group, name)
-        self.commands.run("lvconvert", "--yes", "--mergethin", "--", f"{group}/{name}")
-
     def lvrename(self, group: str, name: str, new: str) -> None:
         """Rename a volume, open ones too, in one step.
 

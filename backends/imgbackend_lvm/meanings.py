@@ -10,7 +10,7 @@ from typing import Final
 from imgbackend import errors
 
 TOOLS: Final = {
-    **dict.fromkeys(("vgs", "lvs", "lvcreate", "lvextend", "lvrename", "lvremove", "lvchange", "lvconvert"), "lvm2"),
+    **dict.fromkeys(("vgs", "lvs", "lvcreate", "lvextend", "lvrename", "lvremove", "lvchange"), "lvm2"),
     "blkdiscard": "util-linux",
     "dd": "coreutils",
 }

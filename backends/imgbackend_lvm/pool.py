@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from imgbackend import errors, files
@@ -53,7 +54,9 @@ class Pool:
         :raises StorageFull: if they cannot; with what is needed and what is free.
         :raises StorageUnavailable: if the pool has failed.
         """
-        volume = self.volume()
+        self._refuse(self.volume(), need)
+
+    def _refuse(self, volume: LogicalVolume, need: int) -> None:
         if volume.health == "F":
             raise errors.StorageUnavailable(f"{self.name} has failed; see lvs and dmesg")
         chunk = volume.chunk_size or 1
@@ -63,13 +66,15 @@ class Pool:
         if wanted > left or volume.health == "M":
             raise errors.StorageFull(f"the metadata of {self.name}", wanted, max(left, 0))
 
-    def write(self, name: str, source: int, size: int, progress: Progress, *, phase: str) -> None:
-        """Write an open file's data into the fresh thin volume ``name`` of ``size`` bytes, and flush it.
+    def make(self, name: str, source: int, size: int, tags: Sequence[str], progress: Progress, *, phase: str) -> None:
+        """Make the thin volume ``name`` of ``size`` bytes, with an open file's data in it, flushed.
 
-        :raises StorageFull: if they do not fit, before or while they are written.
+        :raises StorageFull: if they do not fit, before anything is made, or while they are written.
         """
-        data = self._data(source)
-        self.refuse_full(data)
+        backend, volume = self._backend, self.volume()
+        data = _data(source, volume.chunk_size or 1)
+        self._refuse(volume, data)
+        backend.lvm.lvcreate_thin(backend.group, backend.pool, name, size, tags=tags)
         seen = time.monotonic()
 
         def look() -> None:
@@ -79,24 +84,25 @@ class Pool:
                 seen = time.monotonic()
 
         try:
-            with opened(self._backend.device(name), os.O_WRONLY | os.O_DIRECT) as device:
+            with opened(backend.device(name), os.O_WRONLY | os.O_DIRECT) as device:
                 fill(source, device, size, progress, phase=phase, zero=False, look=look)
         except OSError as exc:
             self._refuse_out_of_space(data, exc)
             raise
 
-    def _data(self, source: int) -> int:
-        """Bytes that a file's data take here, in whole chunks."""
-        chunk, total, at = self.volume().chunk_size or 1, 0, 0
-        for start, end in files.data_ranges(source, os.fstat(source).st_size):
-            first, last = max(start // chunk, at), -(-end // chunk)
-            total, at = total + max(last - first, 0) * chunk, max(last, at)
-        return total
-
     def _refuse_out_of_space(self, need: int, cause: OSError | None = None) -> None:
         volume = self.volume()
         if volume.health in "DM" or _free(volume) <= 0 or (cause is not None and cause.errno in files.FULL):
             raise errors.StorageFull(self.name, need, _free(volume)) from cause
+
+
+def _data(source: int, chunk: int) -> int:
+    """Bytes that a file's data take, in whole chunks."""
+    total, at = 0, 0
+    for start, end in files.data_ranges(source, os.fstat(source).st_size):
+        first, last = max(start // chunk, at), -(-end // chunk)
+        total, at = total + max(last - first, 0) * chunk, max(last, at)
+    return total
 
 
 def _free(volume: LogicalVolume) -> int:

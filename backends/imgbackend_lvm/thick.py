@@ -41,26 +41,25 @@ class ThickDisk(VolumeDisk):
         if info.format == "raw":
             self.made_from(base.open(), whole, base.progress)
             return "copy"
-        whole = self.backend.rounded(whole)
-        self.allocate(whole)
-        self._convert(base, info, whole)
+        self._convert(base, info, self.backend.rounded(whole))
         self.publish()
         return "convert"
 
     def _convert(self, base: Base, info: ImageInfo, whole: int) -> None:
         """By qemu-img, over zeroes where the base ends."""
+        self._allocate(whole)
         with opened(self.backend.device(self.unfinished), os.O_RDWR | os.O_DIRECT) as target:
             zero(target, info.virtual_size // BLOCK * BLOCK, whole)
             layers, size = [(base.open(), info.format)], info.virtual_size
             qemu_img.convert(self.backend.host, layers, target, "raw", size=size, progress=base.progress, phase="copy")
             os.fsync(target)
 
-    def allocate(self, size: int) -> None:
-        """All of its extents."""
+    def _allocate(self, size: int) -> None:
         self.backend.lvm.lvcreate(self.backend.group, self.unfinished, size, tags=self.tags)
 
-    def fill(self, source: int, size: int, progress: Progress) -> None:
-        """Every byte of the volume."""
+    def make(self, source: int, size: int, progress: Progress) -> None:
+        """Every byte of the volume is written."""
+        self._allocate(size)
         with opened(self.backend.device(self.unfinished), os.O_WRONLY | os.O_DIRECT) as target:
             fill(source, target, size, progress, phase="copy", zero=True)
 

@@ -1,8 +1,9 @@
 """Disks in a thin pool: a snapshot of a base, whatever its size."""
 
+import contextlib
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from imgbackend import errors
@@ -46,14 +47,9 @@ class ThinDisk(VolumeDisk, Snapshottable):
             raise errors.BaseMissing(f"the base {base.name} has just gone from {self.backend.pool}; try again") from exc
         return "snapshot"
 
-    def allocate(self, size: int) -> None:
-        """A thin volume takes no room before it is written to."""
-        backend = self.backend
-        backend.lvm.lvcreate_thin(backend.group, backend.pool, self.unfinished, size, tags=self.tags)
-
-    def fill(self, source: int, size: int, progress: Progress) -> None:
+    def make(self, source: int, size: int, progress: Progress) -> None:
         """The data alone: what a thin volume does not map reads as zeroes."""
-        self.backend.thin.write(self.unfinished, source, size, progress, phase="copy")
+        self.backend.thin.make(self.unfinished, source, size, self.tags, progress, phase="copy")
 
     def resize_image(self, size: int) -> None:
         """One ``lvextend``; what is new is not mapped, and reads as zeroes."""
@@ -68,16 +64,40 @@ class ThinDisk(VolumeDisk, Snapshottable):
             self.backend.lvm.lvremove(self.backend.group, *sorted(rest))
 
     def discard(self) -> None:
-        """What was made of it; a rollback that was killed is completed, and so is a removal."""
+        """What was made of it, or of a rollback; and snapshots of a disk that is gone."""
         super().discard()
         parts = self.parts()
-        copies = {name for name in parts if name[0] == "." and name != self.unfinished}
-        whole = {name for name in copies if self.name in parts and name[1:] not in parts}
-        for name in whole:
-            self.backend.lvm.lvrename(self.backend.group, name, name[1:])
-        orphans = set() if self.name in parts else parts.keys()
-        if doomed := ({self.unfinished} & parts.keys()) | (copies - whole) | orphans:
+        if self._put_aside(parts):
+            self.volume()
+            parts = self.parts()
+        if doomed := [name for name in parts if name[0] == "." or self.name not in parts]:
             self.backend.lvm.lvremove(self.backend.group, *sorted(doomed))
+
+    def volume(self) -> LogicalVolume | None:
+        """The disk's volume; where a rollback was killed while nothing had its name, it gets it now.
+
+        No lock is needed: whoever is at it would do the same next, and one of both finds it done.
+        """
+        found = super().volume()
+        if found is None and (name := self._put_aside(self.parts())):
+            with contextlib.suppress(errors.DiskError):
+                self.backend.lvm.lvrename(self.backend.group, name, self.name)
+            return super().volume()
+        return found
+
+    def _put_aside(self, parts: Mapping[str, LogicalVolume]) -> str | None:
+        """The volume that is to have the disk's name, where nothing has it."""
+        return None if self.name in parts else next((name for name in (self._next, self._last) if name in parts), None)
+
+    @property
+    def _next(self) -> str:
+        """The volume that a rollback puts into the disk's place."""
+        return f".{self.name}+next"
+
+    @property
+    def _last(self) -> str:
+        """The volume that was the disk before a rollback."""
+        return f".{self.name}+last"
 
     # Snapshots
 
@@ -85,47 +105,43 @@ class ThinDisk(VolumeDisk, Snapshottable):
         """A thin snapshot, known by its tag."""
         self.refuse_open()
         self.backend.thin.refuse_full()
-        tags = (*self.tags, tag_of(SNAPSHOT, name), tag_of(TIME, f"{time.time():.6f}"))
-        self._snapshot(self.name, self._volume_of(name), tags)
+        backend, tags = self.backend, (*self.tags, tag_of(SNAPSHOT, name), tag_of(TIME, f"{time.time():.6f}"))
+        backend.lvm.lvcreate_snapshot(
+            backend.group, self.name, self._volume_of(name), tags=tags, permission="r", activate=False
+        )
 
     def rollback_image_snap(self, name: str) -> None:
-        """The snapshot becomes the disk, in one step of lvm2's; a copy of it, made before, takes its place.
-
-        Killed between, the copy has another name until the next call, and is listed for what it is.
-        """
+        """A snapshot of the snapshot takes the disk's name; killed between the renames, the next use completes it."""
         self.discard()
-        self.refuse_open()
-        self.backend.thin.refuse_full()
-        kept = self._volume_of(name)
-        backend, copy = self.backend, f".{kept}"
-        self._snapshot(kept, copy, self.parts()[kept].lv_tags)
-        backend.lvm.lvconvert_mergethin(backend.group, kept)
-        if backend.lvm.lvs(backend.group, kept):
-            raise errors.DiskBusy(f"{self.device} is open in another process; it is rolled back when that has ended")
-        backend.lvm.lvrename(backend.group, copy, kept)
+        volume, backend, lvm = self.refuse_open(), self.backend, self.backend.lvm
+        backend.thin.refuse_full()
+        lvm.lvcreate_snapshot(backend.group, self._volume_of(name), self._next, tags=(*self.tags, *_origin(volume)))
+        lvm.lvrename(backend.group, self.name, self._last)
         self.found()
+        lvm.lvremove(backend.group, self._last)
 
     def remove_image_snap(self, name: str) -> None:
         """Remove its volume."""
-        self.discard()
         self.refuse_open()
         self.backend.lvm.lvremove(self.backend.group, self._volume_of(name))
 
     def image_snaps(self) -> Iterator[SnapshotInfo]:
         """By their tags."""
-        found = {}
+        found = []
         for volume in self.parts().values():
             name = value_of(volume.lv_tags, SNAPSHOT)
             if name is not None:
-                found[name] = SnapshotInfo(name=name, size=volume.lv_size, time=_made(volume))
-        yield from sorted(found.values(), key=lambda snap: snap.time)
+                found.append(SnapshotInfo(name=name, size=volume.lv_size, time=_made(volume)))
+        yield from sorted(found, key=lambda snap: snap.time)
 
     def _volume_of(self, snapshot: str) -> str:
         digest = hashlib.sha1(snapshot.encode(), usedforsecurity=False).hexdigest()
         return f"{self.name}+{digest[:8]}"
 
-    def _snapshot(self, origin: str, name: str, tags: tuple[str, ...]) -> None:
-        self.backend.lvm.lvcreate_snapshot(self.backend.group, origin, name, tags=tags, permission="r", activate=False)
+
+def _origin(volume: LogicalVolume) -> Iterator[str]:
+    """The tag that tells which base a disk was made from."""
+    yield from (tag for tag in volume.lv_tags if tag.startswith(f"{FROM}="))
 
 
 def _made(volume: LogicalVolume) -> float:

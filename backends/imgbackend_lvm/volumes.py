@@ -134,15 +134,11 @@ class VolumeDisk(Disk[Any], Importable):
         self.backend.host.unfinished(self.id).unlink(missing_ok=True)
 
     @abc.abstractmethod
-    def allocate(self, size: int) -> None:
-        """Make the volume :attr:`unfinished`, of ``size`` bytes.
+    def make(self, source: int, size: int, progress: Progress) -> None:
+        """Make the volume :attr:`unfinished` of ``size`` bytes: an open raw file's, then zeroes; they are flushed.
 
-        :raises StorageFull: if there is no room.
+        :raises StorageFull: if there is no room; where that can be told, before anything is written.
         """
-
-    @abc.abstractmethod
-    def fill(self, source: int, size: int, progress: Progress) -> None:
-        """Write a file's bytes into it, and zeroes up to ``size``; flush them."""
 
     def made_in_place(self, prepare_template: PrepareTemplate, base: Base, size: int | None) -> Way:
         """A template that this host makes, or that is a secret, is put into a file first."""
@@ -164,9 +160,7 @@ class VolumeDisk(Disk[Any], Importable):
 
     def made_from(self, source: int, size: int, progress: Progress) -> None:
         """Make the disk of an open raw file: under another name, flushed, renamed."""
-        size = self.backend.rounded(size)
-        self.allocate(size)
-        self.fill(source, size, progress)
+        self.make(source, self.backend.rounded(size), progress)
         self.publish()
 
     def publish(self) -> None:

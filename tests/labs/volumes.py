@@ -11,7 +11,7 @@ from imgbackend_lvm.commands import Commands
 from labs.engines import MakeEngine
 from labs.lvm import Group
 
-CHANGING: Final = frozenset({"lvcreate", "lvextend", "lvchange", "lvconvert", "lvrename", "lvremove"})
+CHANGING: Final = frozenset({"lvcreate", "lvextend", "lvchange", "lvrename", "lvremove"})
 
 
 def options(group: Group, section: str = "lvm", **own: Any) -> dict[str, Any]:

@@ -129,21 +129,6 @@ def test_snapshot_that_is_not_activated_has_no_device_until_it_is_asked_for(lvm2
     lvm2.lvremove(group, "disk", "kept")
 
 
-def test_merged_snapshot_is_the_origin(lvm2: Lvm2, lvm_group: Group) -> None:
-    group = lvm_group.name
-    lvm2.lvcreate_thin(group, str(lvm_group.pool), "disk", 8 * Mi, tags=["mine"])
-    _write(lvm_group.device("disk"), _DATA)
-    lvm2.lvcreate_snapshot(group, "disk", "kept", tags=["other"], activate=False)
-    _write(lvm_group.device("disk"), bytes(Mi))
-    lvm2.lvextend(group, "disk", 16 * Mi)
-    lvm2.lvconvert_mergethin(group, "kept")
-    disk = _one(lvm2, lvm_group, "disk")
-    assert (disk.lv_size, disk.lv_tags, disk.active) == (8 * Mi, ("mine",), True)
-    assert _read(lvm_group.device("disk"), Mi) == _DATA
-    assert lvm2.lvs(group, "kept") == []
-    lvm2.lvremove(group, "disk")
-
-
 def test_thick_volume_has_no_snapshots(lvm2: Lvm2, lvm_group: Group) -> None:
     lvm2.lvcreate(lvm_group.name, "thick", 4 * Mi)
     with pytest.raises(errors.CommandFailed, match="specify either size or extents"):

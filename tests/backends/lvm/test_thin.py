@@ -188,28 +188,44 @@ def test_guest_on_a_disk_is_told_as_busy(thin: Engine, raw_image: Template, tmp_
     assert _bytes(disk) == raw_image.content.read_bytes()
 
 
-@pytest.mark.parametrize("tool", ["lvconvert", "lvrename"])
-def test_killed_rollback_is_completed(
+@pytest.mark.parametrize(("tool", "number"), [("lvrename", 1), ("lvrename", 2), ("lvremove", 1)])
+def test_killed_rollback_leaves_one_of_both_disks(
     thin: Engine,
     lvm_group: Group,
     raw_image: Template,
     tool: str,
-    stop_at: Callable[[str], None],
+    number: int,
+    stop_at: Callable[[str, int], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     disk = _made(thin, raw_image)
     disk.create_snap("kept")
     _write(disk, 0x77)
-    stop_at(tool)
+    before = _bytes(disk)
+    stop_at(tool, number)
     with pytest.raises(KilledError):
         disk.rollback_to_snap("kept")
     monkeypatch.undo()
-    assert [snap.name for snap in disk.snaps()] == ["kept"]
-    _write(disk, 0x78)
+    assert disk.exists()
+    assert _bytes(disk) == (before if number == 1 and tool == "lvrename" else raw_image.content.read_bytes())
     disk.rollback_to_snap("kept")
     assert _bytes(disk) == raw_image.content.read_bytes()
     assert {name for name in lvm_group.volumes() if name.startswith(".")} == set()
     assert [snap.name for snap in disk.snaps()] == ["kept"]
+
+
+def test_disk_goes_back_to_each_of_its_snapshots(thin: Engine, lvm_group: Group, raw_image: Template) -> None:
+    disk = _made(thin, raw_image)
+    states = {}
+    for number, name in enumerate(("one", "two")):
+        _write(disk, number)
+        disk.create_snap(name)
+        states[name] = _bytes(disk)
+    for name in ("one", "two", "two"):
+        disk.rollback_to_snap(name)
+        assert _bytes(disk) == states[name]
+    disk.remove()
+    assert [name[:5] for name in lvm_group.volumes()] == ["base_"]
 
 
 def test_killed_import_is_cleared_by_the_next(
