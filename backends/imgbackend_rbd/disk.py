@@ -282,9 +282,7 @@ class RbdDisk(Disk["RbdBackend"], Cloneable, Importable, Snapshottable, Flattena
             backend.cluster.image(backend.pool, self.image, read_only=True) as image,
         ):
             found = [
-                SnapshotInfo(
-                    name=snap["name"], size=snap["size"], time=image.get_snap_timestamp(snap["id"]).timestamp()
-                )
+                SnapshotInfo(name=snap["name"], size=snap["size"], time=images.taken(image, snap["id"]))
                 for snap in images.snapshots(image)
                 if snap["name"] != handover.SNAPSHOT
             ]

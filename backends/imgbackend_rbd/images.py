@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC
 from typing import TYPE_CHECKING, Final
 
 from imgbackend import errors, files
@@ -120,6 +121,11 @@ def snapshots(image: "Image") -> list["Snapshot"]:
     """Those that people made, oldest first; not what librbd keeps for clones after a removal."""
     found = [snap for snap in image.list_snaps() if image.snap_get_namespace_type(snap["id"]) == _USERS]
     return sorted(found, key=lambda snap: snap["id"])
+
+
+def taken(image: "Image", snapshot: int) -> float:
+    """When a snapshot was made, in seconds since 1970; librbd's module tells UTC without saying so."""
+    return image.get_snap_timestamp(snapshot).replace(tzinfo=UTC).timestamp()
 
 
 def dependents(image: "Image") -> list[str]:

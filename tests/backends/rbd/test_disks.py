@@ -277,3 +277,18 @@ def test_failed_image_of_a_disk_leaves_nothing(made: Engine, rbd_cluster: Cluste
                 disk.to_image(wrong, glance)
     with pytest.raises(errors.ConfigError, match="no pool"):
         disk.to_image("copy", "nowhere")
+
+
+def test_snapshot_tells_its_time_wherever_the_host_is(made: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ceph's module returns UTC that does not say so."""
+    disk = disk_of(made, "web1")
+    try:
+        with monkeypatch.context() as patched:
+            patched.setenv("TZ", "Asia/Tokyo")
+            time.tzset()
+            disk.create_snap("before")
+            [snap] = disk.snaps()
+    finally:
+        time.tzset()
+    disk.remove_snap("before")
+    assert abs(snap.time - time.time()) < 3600
