@@ -25,8 +25,6 @@ _CONFORMANCE: Final = "tests/conformance/test_lvm.py"
 
 CHUNKS: Final = {
     "driver": ["tests/backends/lvm"],
-    "thin conforms": ["tests/conformance/test_lvm.py", "-k", "TestLvmThin"],
-    "thick conforms": ["tests/conformance/test_lvm.py", "-k", "TestLvmThick"],
     "thin": [_CONFORMANCE, "-k", "LvmThin and not killed"],
     "thin-killed": [_CONFORMANCE, "-k", "LvmThin and killed"],
     "thick": [_CONFORMANCE, "-k", "not LvmThin and not killed"],
