@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from imgbackend import errors, files
 from imgbackend.types import Ki, Mi, Progress
+from imgbackend_rbd import headers
 
 if TYPE_CHECKING:
     from rbd import Completion, Image, Snapshot
@@ -195,6 +196,7 @@ def purge(cluster: "Cluster", pool: str, name: str, patience: Patience) -> None:
     """Remove an image with its snapshots; one that is absent, half made or half removed too.
 
     :raises DiskBusy: if it has clones, or somebody has it open.
+    :raises StorageError: if it is there still.
     """
     try:
         refuse_dependents(cluster, pool, name)
@@ -208,3 +210,7 @@ def purge(cluster: "Cluster", pool: str, name: str, patience: Patience) -> None:
         pass  # what there may be of it is removed by its name
     with contextlib.suppress(*cluster.absent):
         cluster.rbd().remove(cluster.pool(pool), name)
+    with contextlib.suppress(*cluster.absent):
+        headers.identity(cluster.pool(pool), name)
+        # in a full pool that never had a trash librbd says that there is no such image
+        raise errors.StorageError(f"{pool}/{name} could not be removed; see whether the pool is full: ceph df")
