@@ -161,9 +161,8 @@ class RbdBackend(Backend, HoldsBases, SharedStore, Checkable):
             stats: dict[str, int] = pool["stats"]
             if pool["name"] == self.pool and (stats["max_avail"] or stats["stored"]):
                 return Capacity(total=stats["max_avail"] + stats["stored"], free=stats["max_avail"])
-        raise errors.StorageUnavailable(
-            f"the Ceph cluster does not tell how large the pool {self.pool} is: no manager is active (ceph mgr stat)"
-        )
+        why = "it is new, try again in some seconds" if pools else "no manager is active, see ceph mgr stat"
+        raise errors.StorageUnavailable(f"the Ceph cluster does not tell how large the pool {self.pool} is: {why}")
 
     def findings(self) -> Iterator[Finding]:
         """Whether disks can be made here, and how."""

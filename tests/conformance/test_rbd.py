@@ -8,12 +8,15 @@ import pytest
 
 from imgbackend.testing import BackendConformance, conforming
 from imgbackend.testing.trial import Trial
-from imgbackend.types import Location
+from imgbackend.types import Gi, Location
 from imgbackend_rbd import RbdBackend
 from imgbackend_rbd.images import fill
 from imgbackend_rbd.locations import Place
-from labs.ceph import Cluster
-from labs.require import FULL
+from labs.ceph import Cluster, new_pool
+from labs.ceph_admin import CephError
+from labs.require import FULL, require
+
+_UNTOLD = "the cluster that tests share has no manager, and without one Ceph tells no sizes"
 
 
 class TestRbd(BackendConformance):
@@ -22,26 +25,68 @@ class TestRbd(BackendConformance):
     libraries: ClassVar[tuple[str, ...]] = ("rbd", "rados")
     crash_sample: ClassVar[int | None] = None if FULL else 6
     advisories_count = True
+    known_deviations: ClassVar[dict[str, str]] = {
+        "test_capacity_is_plausible": _UNTOLD,
+        "test_full_store_is_told": _UNTOLD,
+    }
 
     @pytest.fixture
     def backend(self, rbd_cluster: Cluster, rbd_pool: str, tmp_path: Path) -> Iterator[RbdBackend]:
-        own = {
-            "pool": rbd_pool,
-            "user": rbd_cluster.user,
-            "ceph_conf": str(rbd_cluster.conf),
-            "destroy_volume_retries": 20,
-            "destroy_volume_retry_interval": 0.5,
-        }
-        with conforming(RbdBackend, tmp_path, own) as backend:
+        with conforming(RbdBackend, tmp_path, _options(rbd_cluster, rbd_pool)) as backend:
             yield backend
 
     @pytest.fixture
     def location(self, trial: Trial, backend: RbdBackend, rbd_cluster: Cluster) -> Iterator[Location]:
         """A protected snapshot in a pool of its own, as Glance keeps an image."""
-        path = trial.image().content
         with rbd_cluster.pool(f"{backend.pool}-glance") as pool:
-            yield Location(url=_uploaded(backend, pool, path).url, format="raw")
+            yield Location(url=_uploaded(backend, pool, trial.image().content).url, format="raw")
             trial.clear()
+
+
+@pytest.mark.skipif(not FULL, reason="it takes long; ./dev test-full has it")
+class TestRbdOnDisk(BackendConformance):
+    """On OSDs that keep their data on disk, with a manager."""
+
+    libraries: ClassVar[tuple[str, ...]] = ("rbd", "rados")
+    crash_sample: ClassVar[int | None] = 6
+    advisories_count = True
+
+    @pytest.fixture
+    def backend(self, rbd_on_disk: Cluster, tmp_path: Path) -> Iterator[RbdBackend]:
+        with (
+            new_pool(rbd_on_disk) as pool,
+            rbd_on_disk.admin() as admin,
+            conforming(RbdBackend, tmp_path, _options(rbd_on_disk, pool)) as backend,
+        ):
+            admin.await_statistics(len(admin.rados.list_pools()))
+            yield backend
+
+    @pytest.fixture
+    def location(self, trial: Trial, backend: RbdBackend, rbd_on_disk: Cluster) -> Iterator[Location]:
+        with rbd_on_disk.pool(f"{backend.pool}-glance") as pool:
+            yield Location(url=_uploaded(backend, pool, trial.image().content).url, format="raw")
+            trial.clear()
+
+
+@pytest.fixture(scope="module")
+def rbd_on_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    lab = Cluster(tmp_path_factory.mktemp("ceph"), store="bluestore", size=4 * Gi, manager=True)
+    try:
+        lab.start()
+    except CephError as exc:
+        require("rbd", str(exc))
+    yield lab
+    lab.stop()
+
+
+def _options(cluster: Cluster, pool: str) -> dict[str, object]:
+    return {
+        "pool": pool,
+        "user": cluster.user,
+        "ceph_conf": str(cluster.conf),
+        "destroy_volume_retries": 20,
+        "destroy_volume_retry_interval": 0.5,
+    }
 
 
 def _uploaded(backend: RbdBackend, pool: str, path: Path) -> Place:

@@ -48,6 +48,13 @@ def _full(cluster: Cluster, *, full: bool) -> None:
     raise AssertionError("the cluster does not tell that it is full, or not")
 
 
+def test_manager_tells_what_the_pool_could_take(rbd_own_cluster: Callable[..., Cluster], tmp_path: Path) -> None:
+    cluster = rbd_own_cluster(pools="vms", size=512 * Mi, manager=True)
+    with Engine.from_config([], options(cluster, tmp_path / "one", "vms", {})) as engine:
+        capacity = backend_of(engine).capacity()
+    assert 256 * Mi < capacity.free <= capacity.total <= 512 * Mi
+
+
 def test_full_pool_is_told_in_time_and_nothing_stays_of_what_did_not_fit(
     cluster: Cluster, engine: Engine, tmp_path: Path, image: Template
 ) -> None:
