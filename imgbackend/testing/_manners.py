@@ -98,6 +98,7 @@ class MannerTests(Topic):
             raise KeyboardInterrupt(phase)
 
         image = trial.image(size=trial.small)
+        larger = trial.image(size=trial.rounded(2 * trial.small))
         other = image.but(image_id=f"{image.image_id}-{label}", instead=broken)
         with trial.again() as on:
             disk = on.made(image, label, on.rounded(2 * on.small))
@@ -108,7 +109,7 @@ class MannerTests(Topic):
                 disk.info,
                 lambda: on.made(other, label),
                 lambda: on.made(other.but(image_id="x"), label, progress=cancel),
-                lambda: on.made(image, label, on.small // 2),
+                lambda: on.made(larger, label, on.small),
             )
             for call in calls:
                 with pytest.raises((errors.Error, KeyboardInterrupt)):
