@@ -152,7 +152,8 @@ def _parent(disk: "AnyDisk", declared: Declared | None, size: int | None) -> tup
     for location in declared.locations:
         told = location.format or declared.format
         if told not in kept:  # its bytes would be the guest's disk
-            refused = f"the image is {told or 'of an undeclared format'}: only {' or '.join(kept)} is cloned"
+            instead = "imported once" if isinstance(disk.backend, HoldsBases) else f"only {' or '.join(kept)} is cloned"
+            refused = f"the image is {told or 'of an undeclared format'}: {instead}"
             continue
         found = disk.parent(location.url)
         if isinstance(found, str):

@@ -424,7 +424,7 @@ def test_location_of_another_format_is_never_a_disk(
 
     image = Qcow2Located(content=qcow2_image.content, image_id="kept-as-qcow2", format="qcow2")
     cached = engine.disk("web1").cache(image, image.name)
-    assert (cached.fetched, cached.reason) == (True, "the image is qcow2: only raw is cloned")
+    assert (cached.fetched, cached.reason) == (True, "the image is qcow2: imported once")
     assert (shelf / "disk-web1-disk").read_bytes() == raw_content.read_bytes()
 
 
