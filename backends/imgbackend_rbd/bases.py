@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from imgbackend import errors, files
 from imgbackend.types import ImageInfo, Progress, StoreBase, is_base_name
@@ -157,7 +157,7 @@ class PoolBases:
             header = headers.read(ioctx, headers.identity(ioctx, image_of(name)), (_MARK, _TOUCHED))
         except self._cluster.absent:
             return None
-        mark: dict[str, Any] = json.loads(header.metadata.get(_MARK, "{}"))
+        mark = headers.note(header, _MARK)
         if mark.get("image") != header.id:
             return None  # a clone has its parent's metadata, and a leftover none
         touched = max(float(mark["time"]), float(header.metadata.get(_TOUCHED, "0")))

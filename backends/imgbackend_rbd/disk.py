@@ -33,10 +33,18 @@ if TYPE_CHECKING:
 
 MARK: Final = "imgbackend.disk"
 """The key of an image's metadata that says whose disk it is."""
+ADOPTED: Final = "imgbackend.adopted"
+"""The key by which an operator says the same of an image that another program made: the name of the backend."""
 _ROLLBACK: Final = "imgbackend.rollback"
 """The key that names the snapshot that a disk is being rolled back to."""
 _A_MOMENT: Final = Patience(retries=6, interval=0.5)
 """What is open for longer is open at a guest."""
+
+
+def owner(header: headers.Header) -> str | None:
+    """The backend whose disk an image is; None: it is none.  A clone has its parent's metadata too."""
+    mark = headers.note(header, MARK)
+    return str(mark.get("backend")) if mark.get("image") == header.id else header.metadata.get(ADOPTED)
 
 
 class RbdDisk(Disk["RbdBackend"], Cloneable, Importable, Snapshottable, Flattenable):
@@ -59,11 +67,20 @@ class RbdDisk(Disk["RbdBackend"], Cloneable, Importable, Snapshottable, Flattena
                 return None
             if backend.unfinished.has(self.image):
                 return None
-            header = headers.read(backend.ioctx, image_id, (_ROLLBACK,))
+            header = headers.read(backend.ioctx, image_id, (_ROLLBACK, MARK, ADOPTED))
+            self._refuse_foreign(header)
             if _ROLLBACK in header.metadata:
                 self._recover(header.metadata[_ROLLBACK])
                 header = headers.read(backend.ioctx, image_id)
             return DiskInfo(format="raw", size=header.size, allocated=self._allocated(header))
+
+    def _refuse_foreign(self, header: headers.Header) -> None:
+        if self.recorded is None and owner(header) is None:
+            image = f"{self.backend.pool}/{self.image}"
+            raise errors.DiskError(
+                f"the image {image} was made by another program, and is not on record here; remove it, or say that it "
+                f"is a disk of this backend: rbd image-meta set {image} {ADOPTED} {self.backend.name}"
+            )
 
     def _allocated(self, header: headers.Header) -> int:
         if header.mapped:
@@ -180,12 +197,13 @@ class RbdDisk(Disk["RbdBackend"], Cloneable, Importable, Snapshottable, Flattena
         backend = self.backend
         with self._asked("removing"):
             try:
-                headers.identity(backend.ioctx, self.image)
+                image_id = headers.identity(backend.ioctx, self.image)
             except backend.cluster.absent:
                 return
             if backend.unfinished.has(self.image):
                 return
             with contextlib.suppress(*backend.cluster.absent):
+                self._refuse_foreign(headers.read(backend.ioctx, image_id, (MARK, ADOPTED)))
                 images.refuse_dependents(backend.cluster, backend.pool, self.image)
                 images.refuse_open(backend.cluster, backend.pool, self.image, backend.patience)
             refused: tuple[type[Exception], ...] = (errors.DiskBusy, *backend.cluster.busy)

@@ -1,11 +1,10 @@
 """The backend: a Ceph pool, its options, its bases and its lock."""
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from oslo_config import cfg, types
 
@@ -26,7 +25,7 @@ from imgbackend.types import (
 from imgbackend_rbd import checks, headers, locations
 from imgbackend_rbd.bases import PoolBases
 from imgbackend_rbd.cluster import Access, Cluster
-from imgbackend_rbd.disk import MARK, RbdDisk
+from imgbackend_rbd.disk import ADOPTED, MARK, RbdDisk, owner
 from imgbackend_rbd.images import Patience
 from imgbackend_rbd.lock import StoreLock
 from imgbackend_rbd.unfinished import Unfinished
@@ -147,11 +146,9 @@ class RbdBackend(Backend, HoldsBases, SharedStore, Checkable):
 
     def _is_ours(self, image_id: str) -> bool:
         try:
-            header = headers.read(self.ioctx, image_id, (MARK,))
+            return owner(headers.read(self.ioctx, image_id, (MARK, ADOPTED))) == self.name
         except self.cluster.absent:
             return False
-        mark: dict[str, Any] = json.loads(header.metadata.get(MARK, "{}"))
-        return bool(mark.get("image") == image_id and mark.get("backend") == self.name)
 
     def capacity(self) -> Capacity:
         """What the pool could still take, replicas and all, by the monitors' figures."""

@@ -6,10 +6,11 @@ keys and methods are those of Ceph's ``src/include/rbd_types.h`` and ``src/cls/r
 of the images, which clients of many years read and which therefore stays.
 """
 
+import json
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from imgbackend.types import Ki
 
@@ -77,6 +78,15 @@ def allocated(ioctx: "Ioctx", header: Header) -> int:
     head = struct.unpack_from("<I", told)[0]
     used = told[4 + head :][: -(-objects // 4)]
     return min(sum(used.translate(_USED)) << header.order, header.size)
+
+
+def note(header: Header, key: str) -> dict[str, Any]:
+    """What a program noted under a key, as a JSON object; empty where it is not set, or is none."""
+    try:
+        found = json.loads(header.metadata.get(key, "{}"))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def set_metadata(ioctx: "Ioctx", image_id: str, key: str, value: str) -> None:

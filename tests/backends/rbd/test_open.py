@@ -14,7 +14,7 @@ from imgbackend import Engine, errors
 from imgbackend import conf as configuration
 from imgbackend.testing.children import Child
 from imgbackend.types import Declared, Location, Mi
-from imgbackend_rbd import RbdBackend
+from imgbackend_rbd import RbdBackend, headers
 from labs.ceph import Cluster
 from labs.templates import Template
 
@@ -146,6 +146,13 @@ def test_child_makes_its_own_connection_and_the_parents_goes_on(
     backend.remove_base(raw_image.name)
 
 
+def _create(engine: Engine) -> None:
+    """The disk ``web1``, empty."""
+    backend = backend_of(engine)
+    backend.cluster.rbd().create(backend.ioctx, "web1_disk", Mi, old_format=False)
+    headers.set_metadata(backend.ioctx, headers.identity(backend.ioctx, "web1_disk"), "imgbackend.adopted", "rbd")
+
+
 def _address(engine: Engine) -> str:
     """Of this process's client, as the cluster knows it."""
     backend = backend_of(engine)
@@ -159,8 +166,7 @@ def _address(engine: Engine) -> str:
 def test_children_of_one_process_are_different_clients(hosts: Hosts, rbd_cluster: Cluster, tmp_path: Path) -> None:
     """librados draws its client's number once per thread; who is shut out must not be taken for its sibling."""
     engine = hosts()
-    backend = backend_of(engine)
-    backend.cluster.rbd().create(backend.ioctx, "web1_disk", Mi, old_format=False)
+    _create(engine)
     found = tmp_path / "addresses"
 
     def note() -> None:
@@ -188,8 +194,7 @@ def test_threads_share_one_connection(hosts: Hosts) -> None:
 def test_client_that_was_shut_out_connects_again(hosts: Hosts, rbd_cluster: Cluster) -> None:
     """Another client took its locks for those of a dead one."""
     engine = hosts()
-    backend = backend_of(engine)
-    backend.cluster.rbd().create(backend.ioctx, "web1_disk", Mi, old_format=False)
+    _create(engine)
     before = _address(engine)
     with rbd_cluster.admin() as admin:
         admin.ask("osd blocklist", blocklistop="add", addr=before)
