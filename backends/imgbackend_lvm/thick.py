@@ -19,6 +19,10 @@ _NO_POOL: Final = "no thin pool: set thin_pool, and further disks of an image ar
 _TRIES: Final = 5
 
 
+class _TakenError(Exception):
+    """Somebody else has the extents now."""
+
+
 class ThickDisk(VolumeDisk):
     """A thick volume: its room may be somebody else's bytes until it is overwritten."""
 
@@ -69,22 +73,36 @@ class ThickDisk(VolumeDisk):
         Between that volume's removal and the growth they are free for a moment: where another
         command of lvm2's takes one, others are zeroed.
         """
-        backend, lvm, tail = self.backend, self.backend.lvm, f"{self.unfinished}+tail"
         for _ in range(_TRIES):
             now = self.found().size
-            need = size - now
-            if need <= 0:
+            if now >= size:
                 return
-            lvm.lvremove(backend.group, tail)
-            lvm.lvcreate(backend.group, tail, need, tags=self.tags)
-            wipe.zero(lvm.commands, backend.group, tail, 0, need, _unheard)
-            extents = lvm.pe_ranges(backend.group, tail)
-            lvm.lvremove(backend.group, tail)
-            with contextlib.suppress(errors.StorageFull):
-                for each in extents:
-                    now += _count(each) * self.backend.extent
-                    lvm.lvextend(backend.group, self.name, now, extents=each)
-        raise errors.StorageUnavailable(f"others take the free extents of {backend.group} that {self.id} is to grow by")
+            with contextlib.suppress(_TakenError):
+                self._grow(now, self._zeroed(size - now))
+                return
+        raise errors.StorageUnavailable(f"others take the free extents of {self.backend.group} again and again")
+
+    def _zeroed(self, size: int) -> list[str]:
+        """Extents of that many bytes together, which are free and read as zeroes."""
+        backend, lvm, tail = self.backend, self.backend.lvm, f"{self.unfinished}+tail"
+        lvm.lvremove(backend.group, tail)
+        lvm.lvcreate(backend.group, tail, size, tags=self.tags)
+        wipe.zero(lvm.commands, backend.group, tail, 0, size, _unheard)
+        found = lvm.pe_ranges(backend.group, tail)
+        lvm.lvremove(backend.group, tail)
+        return found
+
+    def _grow(self, size: int, extents: list[str]) -> None:
+        """Add extents to the disk, which has ``size`` bytes.
+
+        :raises _TakenError: if one of them is not free any more.
+        """
+        for each in extents:
+            size += _count(each) * self.backend.extent
+            try:
+                self.backend.lvm.lvextend(self.backend.group, self.name, size, extents=each)
+            except errors.StorageFull as exc:
+                raise _TakenError from exc
 
     def remove_image(self) -> None:
         """Renamed, so that it is no disk any more; overwritten, and removed."""

@@ -1,6 +1,7 @@
 """Thick disks: whole copies on room that was somebody else's, and cleared when they go."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from imgbackend import Engine, errors
 from imgbackend.types import Declared, ImageInfo, Mi
+from imgbackend_lvm.commands import Commands
 from labs.engines import MakeEngine
 from labs.images import sparse_raw
 from labs.lvm import Group, MakeGroup, lvm
@@ -145,6 +147,32 @@ def test_killed_growth_shows_nobodys_bytes(
     disk.resize(12 * Mi)
     assert _bytes(disk) == whole + bytes(8 * Mi)
     assert group.volumes() == {"vm_disk"}
+    emptied(engine)
+
+
+def test_extents_that_others_take_meanwhile_are_not_the_disks(
+    lvm_make_group: MakeGroup, make_engine: MakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = lvm_make_group(40 * Mi, dirty=SECRET)
+    engine, image = make_engine({"images_type": "lvm", **options(group)}), _image(tmp_path)
+    disk: Any = engine.disk("vm")
+    disk.cache(image, image.name)
+    real, tried = Commands.run, list[str]()
+
+    def run(self: Commands, tool: str, *args: str, fine: re.Pattern[str] | None = None) -> str:
+        if tool == "lvextend" and not tried:
+            lvm("lvcreate", "-q", "-y", "-l", "1", "-Wn", "-Zn", "-n", "others", group.name, args[-1])
+        if tool == "lvextend":
+            tried.append(args[-1])
+        return real(self, tool, *args, fine=fine)
+
+    monkeypatch.setattr(Commands, "run", run)
+    disk.resize(12 * Mi)
+    monkeypatch.undo()
+    assert len(tried) > 1
+    assert _bytes(disk) == image.content.read_bytes() + bytes(8 * Mi)
+    assert group.volumes() == {"others", "vm_disk"}
+    lvm("lvremove", "-q", "-y", f"{group.name}/others")
     emptied(engine)
 
 
