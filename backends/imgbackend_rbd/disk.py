@@ -24,7 +24,7 @@ from imgbackend.types import (
     Way,
     ignore,
 )
-from imgbackend_rbd import bases, handover, headers, images, locations
+from imgbackend_rbd import bases, handover, headers, images, locations, lock
 from imgbackend_rbd.images import Patience
 from imgbackend_rbd.locations import Place
 
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 MARK: Final = "imgbackend.disk"
 """The key of an image's metadata that says whose disk it is."""
-ADOPTED: Final = "imgbackend.adopted"
-"""The key by which an operator says the same of an image that another program made: the name of the backend."""
 _ROLLBACK: Final = "imgbackend.rollback"
 """The key that names the snapshot that a disk is being rolled back to."""
 _A_MOMENT: Final = Patience(retries=6, interval=0.5)
@@ -42,9 +40,9 @@ _A_MOMENT: Final = Patience(retries=6, interval=0.5)
 
 
 def owner(header: headers.Header) -> str | None:
-    """The backend whose disk an image is; None: it is none.  A clone has its parent's metadata too."""
+    """The backend that made an image as a disk; None: none did.  A clone has its parent's metadata too."""
     mark = headers.note(header, MARK)
-    return str(mark.get("backend")) if mark.get("image") == header.id else header.metadata.get(ADOPTED)
+    return str(mark.get("backend")) if mark.get("image") == header.id else None
 
 
 class RbdDisk(Disk["RbdBackend"], Cloneable, Importable, Snapshottable, Flattenable):
@@ -67,8 +65,7 @@ class RbdDisk(Disk["RbdBackend"], Cloneable, Importable, Snapshottable, Flattena
                 return None
             if backend.unfinished.has(self.image):
                 return None
-            header = headers.read(backend.ioctx, image_id, (_ROLLBACK, MARK, ADOPTED))
-            self._refuse_foreign(header)
+            header = headers.read(backend.ioctx, image_id, (_ROLLBACK,))
             if _ROLLBACK in header.metadata:
                 self._recover(header.metadata[_ROLLBACK])
                 header = headers.read(backend.ioctx, image_id)
@@ -78,8 +75,8 @@ class RbdDisk(Disk["RbdBackend"], Cloneable, Importable, Snapshottable, Flattena
         if self.recorded is None and owner(header) is None:
             image = f"{self.backend.pool}/{self.image}"
             raise errors.DiskError(
-                f"the image {image} was made by another program, and is not on record here; remove it, or say that it "
-                f"is a disk of this backend: rbd image-meta set {image} {ADOPTED} {self.backend.name}"
+                f"the image {image} was made by another program, and is not on record here; take the disk over with "
+                f"disk create, or remove the image: rbd rm {image}"
             )
 
     def _allocated(self, header: headers.Header) -> int:
@@ -179,7 +176,7 @@ class RbdDisk(Disk["RbdBackend"], Cloneable, Importable, Snapshottable, Flattena
         with self._asked("clearing"):
             entry = backend.unfinished.settle(self.image)
             if entry is not None:
-                images.purge(backend.cluster, backend.pool, self.image, backend.patience)
+                self._purge()
                 backend.unfinished.drop(self.image, entry)
 
     def resize_image(self, size: int) -> None:
@@ -193,7 +190,10 @@ class RbdDisk(Disk["RbdBackend"], Cloneable, Importable, Snapshottable, Flattena
             return image.id()
 
     def remove_image(self) -> None:
-        """With its own snapshots.  It is unfinished from the first step on, and whole again if it is refused."""
+        """With its own snapshots.  It is unfinished from the first step on, and whole again if it is refused.
+
+        An image of another program's is found by its name, and used, but not removed before it is on record.
+        """
         backend = self.backend
         with self._asked("removing"):
             try:
@@ -203,17 +203,23 @@ class RbdDisk(Disk["RbdBackend"], Cloneable, Importable, Snapshottable, Flattena
             if backend.unfinished.has(self.image):
                 return
             with contextlib.suppress(*backend.cluster.absent):
-                self._refuse_foreign(headers.read(backend.ioctx, image_id, (MARK, ADOPTED)))
+                self._refuse_foreign(headers.read(backend.ioctx, image_id, (MARK,)))
                 images.refuse_dependents(backend.cluster, backend.pool, self.image)
                 images.refuse_open(backend.cluster, backend.pool, self.image, backend.patience)
             refused: tuple[type[Exception], ...] = (errors.DiskBusy, *backend.cluster.busy)
             entry = backend.unfinished.add(self.image)
             try:
-                images.purge(backend.cluster, backend.pool, self.image, backend.patience)
+                self._purge()
             except refused:
                 backend.unfinished.drop(self.image, entry)  # librbd looks before it takes anything away
                 raise
             backend.unfinished.drop(self.image, entry)
+
+    def _purge(self) -> None:
+        backend = self.backend
+        images.purge(backend.cluster, backend.pool, self.image, backend.patience)
+        with contextlib.suppress(*backend.cluster.absent):
+            backend.ioctx.remove_object(lock.object_of(f"rollback.{self.image}"))
 
     def extract_image(self, target: Path, format: str, *, compress: bool, progress: Progress) -> None:
         """Read here; for qcow2 into a file without a name, which qemu-img then converts."""

@@ -25,7 +25,7 @@ from imgbackend.types import (
 from imgbackend_rbd import checks, headers, locations
 from imgbackend_rbd.bases import PoolBases
 from imgbackend_rbd.cluster import Access, Cluster
-from imgbackend_rbd.disk import ADOPTED, MARK, RbdDisk, owner
+from imgbackend_rbd.disk import MARK, RbdDisk, owner
 from imgbackend_rbd.images import Patience
 from imgbackend_rbd.lock import StoreLock
 from imgbackend_rbd.unfinished import Unfinished
@@ -146,7 +146,7 @@ class RbdBackend(Backend, HoldsBases, SharedStore, Checkable):
 
     def _is_ours(self, image_id: str) -> bool:
         try:
-            return owner(headers.read(self.ioctx, image_id, (MARK, ADOPTED))) == self.name
+            return owner(headers.read(self.ioctx, image_id, (MARK,))) == self.name
         except self.cluster.absent:
             return False
 

@@ -30,13 +30,18 @@ _POLL: Final = (0.01, 0.25)
 """Seconds between two attempts: the first, and the longest."""
 
 
+def object_of(name: str) -> str:
+    """The object that a lock is on; one that a killed holder left does no harm, and is removed by the next."""
+    return f"imgbackend.lock.{name}"
+
+
 class StoreLock:
     """A lock on one object of a pool, which is there while the lock is held."""
 
     def __init__(self, cluster: "Cluster", pool: str, name: str, seconds: int) -> None:
         """``seconds`` after its holder died others get it."""
         self._cluster, self._pool, self._seconds = cluster, pool, seconds
-        self._object = f"imgbackend.lock.{name}"
+        self._object = object_of(name)
         self._cookie = uuid.uuid4().hex
         self._renewed = 0.0
         self._end = threading.Event()

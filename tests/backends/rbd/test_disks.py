@@ -12,7 +12,7 @@ from backends.rbd.conftest import Hosts, backend_of, disk_of, read
 from imgbackend import Engine, errors
 from imgbackend.abilities import abilities
 from imgbackend.testing import oracle
-from imgbackend.types import DiskId, DiskInfo, Mi, NetworkSource, Record
+from imgbackend.types import DiskId, DiskInfo, Mi, NetworkSource
 from imgbackend_rbd import RbdBackend, headers, images
 from imgbackend_rbd.disk import MARK
 from imgbackend_rbd.images import Patience
@@ -108,37 +108,27 @@ def test_other_hosts_see_a_disk_and_grow_it(
     assert read(here, tmp_path) == raw_content.read_bytes() + bytes(Mi)
 
 
-def test_image_that_another_program_made_is_nobodys_until_it_is_on_record(
+def test_image_that_another_program_made_is_used_by_its_name_and_removed_when_it_is_on_record(
     made: Engine, raw_image: Template, tmp_path: Path
 ) -> None:
-    """As Nova leaves them: without our metadata.  Its name alone proves nothing."""
+    """As Nova leaves them: without our metadata.  It is not listed, for its name alone proves nothing."""
     backend = backend_of(made)
     backend.cluster.rbd().create(backend.ioctx, "nova1_disk", 4 * Mi, old_format=False)
     disk = disk_of(made, "nova1")
     oracle.write(disk.source(), 0, 4096, 0x41)
-    for call in (disk.info, disk.remove, lambda: disk.cache(raw_image, raw_image.name), lambda: disk.resize(8 * Mi)):
-        with pytest.raises(errors.DiskError, match=f"rbd image-meta set {backend.pool}/nova1_disk"):
-            call()
-    assert disk.id not in set(backend.list_disks())
-    record = Record(backend="rbd", driver="rbd", format="raw", way="", time=0.0)
-    made.host.make_folder(made.host.folder(disk.id))
-    made.host.records.write(disk.id, record, as_file=False, durable=False)
-    assert disk.id in set(backend.list_disks())
     assert disk.info() == DiskInfo(format="raw", size=4 * Mi, allocated=4 * Mi)
-    assert read(disk, tmp_path)[:4096] == b"\x41" * 4096
+    with disk.changing():
+        disk.discard()  # it is not unfinished, and not ours to clear
+    with pytest.raises(errors.DiskError, match=f"rbd rm {backend.pool}/nova1_disk"):
+        disk.remove()
+    assert disk.id not in set(backend.list_disks())
+    fetches = raw_image.fetches
+    assert disk_of(made, "nova1").cache(raw_image, raw_image.name).way == "exists"
+    assert raw_image.fetches == fetches
+    assert disk.id in set(backend.list_disks())
+    assert read(disk, tmp_path) == b"\x41" * 4096 + bytes(4 * Mi - 4096)
     disk.remove()
     assert not disk.exists()
-
-
-def test_image_that_an_operator_says_is_a_disk_is_one(made: Engine, raw_image: Template) -> None:
-    backend = backend_of(made)
-    backend.cluster.rbd().create(backend.ioctx, "nova1_disk", 4 * Mi, old_format=False)
-    with backend.cluster.image(backend.pool, "nova1_disk") as image:
-        image.metadata_set("imgbackend.adopted", "rbd")
-    disk = disk_of(made, "nova1")
-    assert disk.id in set(backend.list_disks())
-    assert disk.cache(raw_image, raw_image.name, 9 * Mi).way == "exists"
-    assert disk.info().size == 9 * Mi
 
 
 def test_disk_that_another_host_is_making_is_neither_made_nor_removed(
@@ -154,10 +144,9 @@ def test_disk_that_another_host_is_making_is_neither_made_nor_removed(
     with pytest.raises(errors.DiskBusy, match="host"):
         disk.remove()
     headers.identity(theirs.ioctx, "web2_disk")
-    headers.set_metadata(theirs.ioctx, headers.identity(theirs.ioctx, "web2_disk"), "imgbackend.adopted", "rbd")
     theirs.unfinished.drop("web2_disk", entry)
     assert disk.info().size == Mi
-    disk.remove()
+    images.purge(theirs.cluster, theirs.pool, "web2_disk", _AT_ONCE)
 
 
 def test_entry_that_nobody_took_off_the_list_is_not_kept_for_ever(
@@ -228,12 +217,11 @@ def test_image_without_an_object_map_tells_what_it_takes(made: Engine) -> None:
     backend = backend_of(made)
     layering = 1
     backend.cluster.rbd().create(backend.ioctx, "web3_disk", 64 * Mi, old_format=False, features=layering)
-    headers.set_metadata(backend.ioctx, headers.identity(backend.ioctx, "web3_disk"), "imgbackend.adopted", "rbd")
     disk = disk_of(made, "web3")
     assert disk.info().allocated == 0
     oracle.write(disk.source(), 8 * Mi, 4096, 0x42)
     assert disk.info().allocated == 4 * Mi
-    disk.remove()
+    images.purge(backend.cluster, backend.pool, "web3_disk", _AT_ONCE)
 
 
 def test_secret_is_an_image_of_its_own_and_in_no_base(made: Engine, raw_content: Path, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from backends.rbd.conftest import Hosts, backend_of, disk_of, options
 from imgbackend import Engine, errors
 from imgbackend import conf as configuration
 from imgbackend.testing.children import Child
-from imgbackend.types import Declared, Location, Mi
-from imgbackend_rbd import RbdBackend, headers
+from imgbackend.types import Declared, DiskId, Location, Mi, Record
+from imgbackend_rbd import RbdBackend
 from labs.ceph import Cluster
 from labs.templates import Template
 
@@ -150,7 +150,8 @@ def _create(engine: Engine) -> None:
     """The disk ``web1``, empty."""
     backend = backend_of(engine)
     backend.cluster.rbd().create(backend.ioctx, "web1_disk", Mi, old_format=False)
-    headers.set_metadata(backend.ioctx, headers.identity(backend.ioctx, "web1_disk"), "imgbackend.adopted", "rbd")
+    record = Record(backend="rbd", driver="rbd", format="raw", way="exists", time=0.0)
+    engine.host.records.write(DiskId(instance="web1", name="disk"), record, as_file=False, durable=False)
 
 
 def _address(engine: Engine) -> str:
