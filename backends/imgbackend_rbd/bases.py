@@ -119,8 +119,11 @@ class PoolBases:
                 with contextlib.suppress(errors.Error), self._cluster.asked("clearing an import", self._pool):
                     images.purge(self._cluster, self._pool, image, self._patience)
                 raise
-            image_id = headers.identity(self._cluster.pool(self._pool), image)
-            self._publish(name, json.dumps({"image": image_id, "time": time.time(), "tags": dict(tags)}))
+            ioctx = self._cluster.pool(self._pool)
+            header = headers.read(ioctx, headers.identity(ioctx, image))
+            mark = {"image": header.id, "time": time.time(), "tags": dict(tags)}
+            taken = headers.allocated(ioctx, header) if header.mapped else header.size
+            self._publish(name, json.dumps({**mark, "allocated": taken}))  # nobody writes to a base: it stays so
             found = self._found(name)
         if found is None:
             raise errors.StorageUnavailable(f"the base {name} went away while it was imported; try again")
@@ -165,7 +168,7 @@ class PoolBases:
         return StoreBase(
             name=name,
             size=header.size,
-            allocated=headers.allocated(ioctx, header) if header.mapped else header.size,
+            allocated=mark["allocated"],
             children=None,
             touched=touched,
             tags=mark["tags"],
