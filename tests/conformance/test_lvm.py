@@ -15,6 +15,7 @@ from labs.require import FULL
 
 class TestLvmThin(BackendConformance):
     smallest = 4 * Mi
+    advisories_count = True
     crash_sample: ClassVar[int | None] = None if FULL else 4
 
     @pytest.fixture
@@ -26,6 +27,7 @@ class TestLvmThin(BackendConformance):
 
 class TestLvmThick(BackendConformance):
     smallest = 4 * Mi
+    advisories_count = True
     crash_sample: ClassVar[int | None] = None if FULL else 4
 
     @pytest.fixture
