@@ -43,8 +43,9 @@ gone() { # no such process, or one that only its parent has still to see
 pid_of() { # the libvirtd of DIR, while it lives
     local pid
     pid=$(cat "$dir/libvirtd.pid" 2>/dev/null) || return 1
+    # By its environment: how its folders are seen from here differs where this is a chroot.
     [ -n "$pid" ] && [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = libvirtd ] &&
-        [ "$(readlink "/proc/$pid/cwd")" = "$dir" ] && echo "$pid"
+        tr '\0' '\n' <"/proc/$pid/environ" | grep -qxF "LIBVIRT_LAB_DIR=$dir" && echo "$pid"
 }
 
 answers() { timeout 10 virsh -q -c "$uri" uri >/dev/null 2>&1; }
@@ -128,6 +129,7 @@ start() {
     rm -f "$dir"/run/libvirt-sock* "$dir/libvirtd.pid"
     (
         cd "$dir"
+        export LIBVIRT_LAB_DIR="$dir"
         # shellcheck disable=SC2016  # for the inner shell
         exec setsid unshare -m --propagation private /bin/bash -c '
             set -e; dir=$1; keeper=$2; owner=$3; ttl=$4
