@@ -42,11 +42,11 @@ WHOLE: Final = {
 """What runs in one lab, which has one CPU: with a second worker of pytest two run side by side."""
 
 _SHORT: Final = {
-    "driver": ["tests/backends/lvm", "-k", "not test_page"],
+    "driver": ["tests/backends/lvm", "-k", "not test_page and not privileges"],
     "thin": [_CONFORMANCE, "-k", f"LvmThin and ({_EVERY_TIME})"],
     "thick": [_CONFORMANCE, "-k", f"LvmThick and ({_EVERY_TIME})"],
 }
-"""The page for operators and most of the kit are left to ``./dev test-full``: they take hours of CPU in there."""
+"""Most of the kit, sudo, rootwrap and the page for operators are left to ``./dev test-full``: hours of CPU in there."""
 
 CHUNKS: Final = WHOLE if FULL else _SHORT
 
