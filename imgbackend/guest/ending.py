@@ -36,7 +36,7 @@ def destroy(engine: "Engine", hypervisor: Hypervisor, name: str) -> None:
     found = hypervisor.find(name)
     if found is not None and found.instance != name:
         raise errors.InstanceError(f"the domain {name} is not one that imgbackend made; it is left alone")
-    if folder.is_dir() and found is None and not is_ours(engine, name):
+    if folder.is_dir() and found is None and not (is_ours(engine, name) or _is_unfinished(folder)):
         raise errors.InstanceError(f"{folder} is not a folder that imgbackend made; it is left alone")
     strays = [] if folder.is_dir() or going.is_dir() else _strays(engine, name)
     if found is None and not folder.is_dir() and not going.is_dir() and not strays:
@@ -60,6 +60,11 @@ def finish(engine: "Engine", hypervisor: Hypervisor, name: str) -> None:
 def is_ours(engine: "Engine", name: str) -> bool:
     """Whether imgbackend made something in the folder of that name."""
     return (engine.host.instances / name / OURS).is_file() or xml_path(engine.host, name).is_file()
+
+
+def _is_unfinished(folder: Path) -> bool:
+    """Whether there is nothing in it but what a spawn makes before its first record is written."""
+    return all(path.name.startswith(".") and path.suffix in (".part", ".tmp") for path in folder.iterdir())
 
 
 def is_there(engine: "Engine", name: str) -> bool:

@@ -4,6 +4,7 @@ A connection is made when it is first needed, and anew where it was lost; every 
 repeated then is one that may be.  What libvirt reports becomes one of our errors.
 """
 
+import contextlib
 import enum
 import os
 import threading
@@ -71,10 +72,8 @@ class Hypervisor:
         with self._guard:
             connection, self._connection = self._connection, None
         if connection is not None:
-            try:
+            with contextlib.suppress(_libvirt().libvirtError):  # it was lost before
                 connection.close()
-            except _libvirt().libvirtError:
-                return  # it was lost before
 
     def check(self) -> None:
         """See that libvirtd answers.
@@ -231,6 +230,8 @@ class Hypervisor:
         with self._guard:
             if self._connection is lost:
                 self._connection = None
+        with contextlib.suppress(_libvirt().libvirtError):
+            lost.close()
 
     @staticmethod
     def _lookup(connection: Any, name: str) -> Any:

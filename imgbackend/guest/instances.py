@@ -15,7 +15,7 @@ from imgbackend.guest.domain import Alter
 from imgbackend.guest.hypervisor import Hypervisor, State
 from imgbackend.guest.layout import Layout, layout_of
 from imgbackend.guest.settings import settings_of
-from imgbackend.guest.spawning import ProgressOf, Spawned, Spawning, silent, xml_path
+from imgbackend.guest.spawning import ProgressOf, Spawned, Spawning, silent, translated, xml_path
 from imgbackend.guest.spec import InstanceSpec
 from imgbackend.types import DiskId, Plan, Progress
 
@@ -83,7 +83,8 @@ class Instances:
         """
         self._hypervisor.check()
         with self._held(spec.id):
-            ending.finish(self._engine, self._hypervisor, spec.id)
+            with translated(self._engine.host):
+                ending.finish(self._engine, self._hypervisor, spec.id)
             layout = self.layout(spec)
             work = Spawning(self._engine.host, self._settings, self._hypervisor, layout, self._bounded)
             return work.run(progress, alter)
@@ -153,7 +154,7 @@ class Instances:
         """
         with self._held(name):
             if self.show(name).uuid is None:
-                self._hypervisor.define(xml_path(self._engine.host, name).read_text())
+                self._hypervisor.define(self._kept_xml(name))
             self._hypervisor.start(name)
             self._until(name, (State.RUNNING,), self._settings.start_seconds)
 
@@ -195,7 +196,7 @@ class Instances:
         :raises InstanceError: if what has its name is not imgbackend's.
         """
         _checked(name)
-        with self._held(name):
+        with self._held(name), translated(self._engine.host):
             ending.destroy(self._engine, self._hypervisor, name)
 
     def console(self, name: str, *, follow: bool = False) -> Iterator[bytes]:
@@ -216,6 +217,13 @@ class Instances:
             finally:
                 if not ending.is_there(self._engine, name):
                     lock.forget()
+
+    def _kept_xml(self, name: str) -> str:
+        path = xml_path(self._engine.host, name)
+        try:
+            return path.read_text()
+        except OSError as exc:
+            raise errors.InstanceError(f"cannot read {path} ({exc.strerror}); spawn the instance again") from exc
 
     def _mine(self, name: str) -> None:
         if self.show(name).uuid is None:

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -76,6 +76,7 @@ class Spawning:
             self._hypervisor.check_link(nic)
         state = self._state()
         if state is State.RUNNING:
+            self._check_disks()
             return Spawned(id=spec.id, uuid=spec.uuid, disks={}, existed=True, seconds=time.monotonic() - started)
         with self._undo:
             disks = self._disks(progress_of)
@@ -99,13 +100,20 @@ class Spawning:
             raise errors.InstanceError(f"the instance {spec.id} has the uuid {found.uuid}, not {spec.uuid}")
         return found.state
 
+    def _check_disks(self) -> None:
+        """Of an instance that runs: it could run on files that somebody has unlinked."""
+        for making in self._layout.makings:
+            if not making.disk.exists():
+                raise errors.InstanceError(f"{self._spec.id} runs, and has no {making.disk.id.name}; destroy it first")
+
     def _disks(self, progress_of: ProgressOf) -> dict[str, Cached]:
         """Make all disks, side by side."""
         makings = self._layout.makings
-        changed = self._host.new_folder(self._folder)
-        if changed:
-            self._undo.callback(self._remove_folder)
-        self._host.flush_folders(changed)
+        with translated(self._host):
+            changed = self._host.new_folder(self._folder)
+            if changed:
+                self._undo.callback(self._remove_folder)
+            self._host.flush_folders(changed)
         jobs = [partial(self._made, making) for making in makings]
         made = all_at_once(jobs, [progress_of(making.disk.id.name) for making in makings])
         return {making.disk.id.name: cached for making, cached in zip(makings, made, strict=True)}
@@ -142,9 +150,10 @@ class Spawning:
             alter,
         )
         self._undo.callback(partial(self._remove_files, known=known))
-        with files.open_fd(log, console.FLAGS, _LOG_MODE):
-            pass  # it is there before anybody looks for it, and belongs to whom the folder does
-        files.write_whole(self._folder / XML, xml.encode(), mode=_XML_MODE, durable=self._host.settings.durable)
+        with translated(self._host):
+            with files.open_fd(log, console.FLAGS, _LOG_MODE):
+                pass  # it is there before anybody looks for it, and belongs to whom the folder does
+            files.write_whole(self._folder / XML, xml.encode(), mode=_XML_MODE, durable=self._host.settings.durable)
         if not known:
             self._undo.callback(self._forget_domain)
         self._hypervisor.define(xml)
@@ -173,9 +182,17 @@ class Spawning:
     # Undoing: what fails here must not hide why the instance was not spawned.
 
     def _forget_domain(self) -> None:
-        with contextlib.suppress(errors.Error):
+        """Take the domain away; where that fails it may run, and what it runs on has to stay."""
+        try:
             self._hypervisor.force_off(self._spec.id)
             self._hypervisor.forget(self._spec.id)
+        except errors.Error as exc:
+            LOG.warning(
+                "The domain %s cannot be taken away (%s), so its disks are left; spawn it again, or destroy it",
+                self._spec.id,
+                str(exc),
+            )
+            self._undo.pop_all()
 
     def _remove_files(self, *, known: bool) -> None:
         for path in [] if known else [self._folder / XML, console.path_of(self._host, self._spec.id)]:
@@ -194,6 +211,15 @@ def _source(making: Making) -> DiskSource:
     with making.disk.looking():
         found: DiskSource = making.disk.source()
         return found
+
+
+@contextlib.contextmanager
+def translated(host: Host) -> Iterator[None]:
+    """Let no ``OSError`` of the folder of the instances out; nothing of the caller's is called within."""
+    try:
+        yield
+    except OSError as exc:
+        raise files.translated(exc, host.instances) from exc
 
 
 def xml_path(host: Host, instance: str) -> Path:

@@ -114,6 +114,14 @@ def test_folder_of_somebody_else_is_left_alone(guests: Guests) -> None:
     assert (folder / "notes.txt").read_text() == "mine"
 
 
+def test_folder_of_a_spawn_that_was_killed_at_once_is_taken_away(guests: Guests) -> None:
+    folder = guests.instances_path / guests.name()
+    folder.mkdir()
+    (folder / ".disk.part").write_text("half")
+    guests.instances().destroy(guests.name())
+    assert guests.left() == set()
+
+
 def test_instances_whose_names_begin_alike_are_told_apart(guests: Guests) -> None:
     instances = guests.instances()
     labels = ["a", *(f"a{number}" for number in range(4)), "a-a", "a.a"]
