@@ -61,7 +61,7 @@ DEFAULT_OPTS: Sequence[cfg.Opt] = (
         "host",
         default=socket.gethostname(),
         sample_default="<host name>",
-        help="The name of this host; used in the values of other options only.",
+        help="The name of this host: other hosts of a shared instances_path know it by this, a Nova's too.",
     ),
     cfg.StrOpt(
         "instances_path",
@@ -208,6 +208,11 @@ IMAGE_CACHE_OPTS: Sequence[cfg.Opt] = (
         "min_free",
         type=Bytes,
         help="Bytes that are to be free on the folder's file system; where less is, the same. None: no limit.",
+    ),
+    cfg.StrOpt(
+        "metrics_file",
+        help="Where each pass writes metrics for Prometheus, such as a .prom in the folder of node_exporter's "
+        "textfile collector. None: nothing is counted.",
     ),
 )
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from imgbackend import errors, fetching, files, inspection, manifests
+from imgbackend import errors, fetching, files, inspection, manifests, parents
 from imgbackend.abilities import Backed, Cloneable, HoldsBases
 from imgbackend.host import Host
 from imgbackend.manifests import Manifest
@@ -118,7 +118,7 @@ def explain(disk: "AnyDisk", fetch: FetchFunc, filename: str, size: int | None) 
             return None
         declared = fetching.declared_of(fetch) or _bare(role)
         fetching.refuse_early(disk.backend.host, declared, wanted)
-        parent, refused = _parent(disk, declared, wanted)
+        parent, refused = parents.find(disk, declared, wanted)
         if parent is not None:
             return Plan(way="clone")
         plan = disk.plan(declared, _known(disk, role, filename, wanted), wanted)
@@ -138,32 +138,6 @@ def _known(disk: "AnyDisk", role: Role, name: str, size: int | None) -> ImageInf
     if manifest is not None:
         manifest.check_size(size)
     return manifest.info if manifest is not None else None
-
-
-def _parent(disk: "AnyDisk", declared: Declared | None, size: int | None) -> tuple[tuple[str, ImageInfo] | None, str]:
-    """The location that the disk's storage can clone, and what is there; or None, and why not.
-
-    :raises TemplateTooLarge: if what is there is larger than the disk.
-    """
-    refused = ""
-    if not isinstance(disk, Cloneable) or declared is None or declared.role != "image":
-        return None, refused
-    kept = disk.backend.traits.formats
-    for location in declared.locations:
-        told = location.format or declared.format
-        if told not in kept:  # its bytes would be the guest's disk
-            instead = "imported once" if isinstance(disk.backend, HoldsBases) else f"only {' or '.join(kept)} is cloned"
-            refused = f"the image is {told or 'of an undeclared format'}: {instead}"
-            continue
-        found = disk.parent(location.url)
-        if isinstance(found, str):
-            refused = found
-            continue
-        least = max(found.virtual_size, declared.min_disk)
-        if size is not None and least > size:
-            raise errors.TemplateTooLarge(least, size)
-        return (location.url, found), ""
-    return None, refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,6 +238,9 @@ def _made(order: _Order, progress: Progress, started: float) -> Cached:
         host.flush_folders(changed)
         undo.pop_all()
     making.close()
+    seconds = time.monotonic() - started
+    if making.based:
+        host.metrics.record_disk(hit=not making.fetched, seconds=seconds)
     return Cached(
         way=way,
         reason=making.reason(way),
@@ -271,7 +248,7 @@ def _made(order: _Order, progress: Progress, started: float) -> Cached:
         fetched=making.fetched,
         grown=grown,
         size=found.size,
-        seconds=time.monotonic() - started,
+        seconds=seconds,
     )
 
 
@@ -295,6 +272,11 @@ class _Making:
         return self._preparer is not None and self._preparer.in_place
 
     @property
+    def based(self) -> bool:
+        """It is made from a base: no clone of the source's own image, and nothing put in place."""
+        return self._preparer is not None and not self.in_place
+
+    @property
     def fetched(self) -> bool:
         return self._preparer is not None and self._preparer.fetched
 
@@ -312,7 +294,7 @@ class _Making:
         except errors.SourceUnavailable as exc:
             LOG.warning("Cannot ask for locations to clone from: %s", exc)
             return None
-        parent, self._refused = _parent(disk, declared, self._order.size)
+        parent, self._refused = parents.find(disk, declared, self._order.size)
         if parent is None:
             return None
         url, info = parent

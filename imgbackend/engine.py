@@ -311,4 +311,6 @@ def _settings(conf: cfg.ConfigOpts) -> Settings:
         address_space=conf.qemu_img_address_space * Gi,
         convert_address_space=conf.qemu_img_convert_address_space * Gi,
         stall_seconds=conf.qemu_img_stall_seconds,
+        hostname=conf.host,
+        counted=conf.image_cache.metrics_file is not None,
     )

@@ -119,9 +119,15 @@ class Fetching:
 
     def _fetched(self, declared: Declared | None) -> Delivered:
         size = None if declared is None else declared.size
-        with self._host.space.reserved(self._part, size), inspection.loaded_meanwhile():
+        begun = self._part.stat().st_size if self._part.exists() else 0
+        with (
+            self._host.metrics.timed("fetch"),
+            self._host.space.reserved(self._part, size),
+            inspection.loaded_meanwhile(),
+        ):
             told = self._order.fetch(self._part, self._progress)
         length = self._own_file()
+        self._host.metrics.record_fetch(max(length - begun, 0))
         if size is not None and length != size:
             raise errors.TemplateCorrupt(f"the image is {length} bytes, and its source says {size}")
         delivered = told or Delivered(size=length)
@@ -167,7 +173,8 @@ class Fetching:
             if role in {"image", "generated"} and info.format == "raw":
                 os.ftruncate(fd, info.virtual_size)
             unchanged = whole == self._part and os.fstat(fd).st_size == delivered.size
-            digest = self._settled(fd, info, delivered.content if unchanged else None)
+            with self._host.metrics.timed("settle"):
+                digest = self._settled(fd, info, delivered.content if unchanged else None)
             if self._order.digest not in (None, digest) and digest is not None:
                 former = manifests.path_of(self._order.base)
                 raise errors.TemplateCorrupt(
@@ -217,6 +224,7 @@ class Fetching:
     def _convert(self, info: ImageInfo, data: int) -> None:
         try:
             with (
+                self._host.metrics.timed("convert"),
                 self._host.space.reserved(self._converted, min(data, info.virtual_size)),
                 files.open_fd(self._part, os.O_RDONLY) as source,
                 files.new_file(self._converted) as target,
@@ -251,9 +259,23 @@ class Fetching:
         return digest
 
 
+def put_aside(base: Path) -> Path:
+    """Rename a base that is bad, under its lock, and say to what.
+
+    Its manifest stays: what comes in its place has to have the content that this one had.
+    """
+    now = int(time.time())
+    for number in range(now, now + 100):
+        aside = base.with_name(f"{base.name}.bad-{number}")
+        if not os.path.lexists(aside):
+            break
+    os.rename(base, aside)
+    return aside
+
+
 def replace(base: Path, whole: Path, manifest: Manifest) -> None:
     """Publish a base, its manifest first; a bad one of the same name is put aside, not removed."""
     if base.exists():
-        os.rename(base, base.with_name(f"{base.name}.bad-{int(time.time())}"))
+        put_aside(base)
     manifests.write(base, manifest)
     files.publish(whole, base)

@@ -10,6 +10,7 @@ from typing import Final
 
 from imgbackend import errors, files, runner
 from imgbackend.locks import Locks
+from imgbackend.metrics import Metrics
 from imgbackend.pins import Pins
 from imgbackend.records import Records
 from imgbackend.runner import Limits
@@ -46,6 +47,10 @@ class Settings:
     address_space: int = 2 << 30
     convert_address_space: int = 4 << 30
     stall_seconds: int = 60
+    hostname: str = "localhost"
+    """``host``: the name by which other hosts of a shared ``instances_path`` know this one."""
+    counted: bool = False
+    """Somebody reads metrics: what the cache does is counted."""
 
 
 class Host:
@@ -68,6 +73,8 @@ class Host:
         self.space = Space(settings.instances / "locks", self.locks)
         """Room that is promised to others: ``with space.reserved(file, bytes):`` around a copy to a file;
         see :meth:`imgbackend.space.Space.reserved`."""
+        self.metrics = Metrics(settings.instances / "locks", settings.hostname, counted=settings.counted)
+        """The engine's: what the cache did, counted over all processes of this host."""
         self._gid: int | None = None
 
     def folder(self, disk: DiskId) -> Path:

@@ -152,7 +152,8 @@ class Preparer:
         try:
             with self._raw(order.base, local) as (path, manifest):
                 tags = {"image_id": manifest.image_id or "", "digest": manifest.digest or "", "format": "raw"}
-                store.import_base(self.base.name, path, manifest.info, tags, self._progress)
+                with self._host.metrics.timed("import"):
+                    store.import_base(self.base.name, path, manifest.info, tags, self._progress)
             gone = not pinned and not overlays.hangs_on(self._host, self.base.name)
         finally:
             os.close(local.fd)

@@ -23,13 +23,13 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("abilities", "conf", "files", "qcow2", "runner"),
     ("locks", "manifests"),
-    ("failures", "pins", "records", "space"),
+    ("failures", "metrics", "pins", "records", "space"),
     ("host",),
     ("containers", "overlays", "qemu_img"),
     ("chains", "inspection"),
     ("fetching",),
     ("bases",),
-    ("templates",),
+    ("parents", "templates"),
     ("creation", "export"),
     ("backend",),
     ("binding", "cache", "filedisk", "sources"),
@@ -57,7 +57,10 @@ _FOR_DRIVERS = (
 DRIVERS_MAY = frozenset({"imgbackend", *(f"imgbackend.{name}" for name in _FOR_DRIVERS)})
 """What a driver may import of the engine: public modules, as a third party's driver does."""
 
-HEAVY = ("cliff", "glanceclient", "keystoneauth1", "libvirt", "pycdlib", "rados", "rbd", "requests", "rich", "urllib3")
+HEAVY = (
+    *("cliff", "glanceclient", "keystoneauth1", "libvirt", "prometheus_client", "pycdlib", "rados", "rbd"),
+    *("requests", "rich", "urllib3"),
+)
 """Libraries that cost start-up time or may be absent: one module imports each, when it is first needed."""
 
 _MAX_MODULE, _MAX_FUNCTION = 400, 40
@@ -290,7 +293,10 @@ def test_every_ignore_has_a_code_and_a_reason() -> None:
     assert wrong == []
 
 
-_LAZY = ("glanceclient", "libvirt", "rbd", "rados", "rich", "keystoneauth1", "requests", "pycdlib", "oslo_config")
+_LAZY = (
+    *("glanceclient", "keystoneauth1", "libvirt", "oslo_config", "prometheus_client", "pycdlib", "rados", "rbd"),
+    *("requests", "rich"),
+)
 
 
 @pytest.mark.parametrize("program", ["import imgbackend", "from imgbackend.cli import main; main(['--help'])"])
