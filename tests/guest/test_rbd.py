@@ -1,50 +1,11 @@
 """Instances whose disks are in a Ceph pool: cloned, booted over the network, taken away."""
 
-import base64
-import re
-import uuid
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
 from imgbackend import Engine
 from imgbackend.abilities import HoldsBases
 from imgbackend.guest.spec import ConfigDrive
 from imgbackend.types import Gi, Mi
 from labs.ceph import Cluster
-from labs.libvirt import Guests, Libvirt, MakeGuests
-
-
-@pytest.fixture
-def rbd_guests(
-    rbd_cluster: Cluster, rbd_pool: str, libvirt_daemon: Libvirt, make_guests: MakeGuests, tmp_path: Path
-) -> Iterator[Guests]:
-    """Instances on a pool, whose user's key libvirt knows."""
-    secret = str(uuid.uuid4())
-    xml = tmp_path / "secret.xml"
-    xml.write_text(
-        f"<secret ephemeral='yes'><uuid>{secret}</uuid>"
-        f"<usage type='ceph'><name>imgbackend test {secret}</name></usage></secret>"
-    )
-    libvirt_daemon.virsh("secret-define", str(xml))
-    match = re.search(r"key = (\S+)", rbd_cluster.keyring.read_text())
-    assert match is not None
-    assert base64.b64decode(match[1])
-    key = tmp_path / "key"
-    key.write_text(match[1])
-    libvirt_daemon.virsh("secret-set-value", secret, "--file", str(key))
-    yield make_guests(
-        libvirt_daemon,
-        overrides={
-            "images_type": "rbd",
-            "rbd.pool": rbd_pool,
-            "rbd.user": rbd_cluster.user,
-            "rbd.ceph_conf": str(rbd_cluster.conf),
-            "rbd.secret_uuid": secret,
-        },
-    )
-    libvirt_daemon.virsh("secret-undefine", secret)
+from labs.libvirt import Guests
 
 
 def images(cluster: Cluster, pool: str) -> set[str]:

@@ -144,6 +144,8 @@ class Guests:
     image: Path
     """Boots from its first sector, and says ``BOOT OK`` and its disk's size."""
     overrides: dict[str, Any] = field(default_factory=dict)
+    conf: str = ""
+    """A configuration file, for what no override can say."""
     word: str = field(default_factory=lambda: f"t{secrets.token_hex(4)}")
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
@@ -159,7 +161,11 @@ class Guests:
 
     def engine(self) -> Engine:
         """A new one."""
-        return self._stack.enter_context(Engine.from_config([], self.options()))
+        files = []
+        if self.conf:
+            files = [self.instances_path.parent / f"{self.word}.conf"]
+            files[0].write_text(self.conf)
+        return self._stack.enter_context(Engine.from_config(files, self.options()))
 
     def instances(self, engine: Engine | None = None) -> Instances:
         """Of an engine of their own, or of one that is given."""
