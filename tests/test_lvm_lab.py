@@ -34,6 +34,7 @@ _EVERY_TIME: Final = " or ".join(
 
 WHOLE: Final = {
     "driver": ["tests/backends/lvm"],
+    "guest": ["tests/guest/test_lvm.py"],
     "thin": [_CONFORMANCE, "-k", "LvmThin and not killed"],
     "thin-killed": [_CONFORMANCE, "-k", "LvmThin and killed"],
     "thick": [_CONFORMANCE, "-k", "not LvmThin and not killed"],
@@ -43,10 +44,12 @@ WHOLE: Final = {
 
 _SHORT: Final = {
     "driver": ["tests/backends/lvm", "-k", "not test_page and not privileges"],
+    "guest": ["tests/guest/test_lvm.py", "-k", "snapshot"],
     "thin": [_CONFORMANCE, "-k", f"LvmThin and ({_EVERY_TIME})"],
     "thick": [_CONFORMANCE, "-k", f"LvmThick and ({_EVERY_TIME})"],
 }
-"""Most of the kit, sudo, rootwrap and the page for operators are left to ``./dev test-full``: hours of CPU in there."""
+"""The others are left to ``./dev test-full``: most of the kit, sudo, rootwrap, the page for operators, a guest
+without a pool; they take hours of CPU in there."""
 
 CHUNKS: Final = WHOLE if FULL else _SHORT
 
