@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,8 @@ from imgbackend.abilities import HoldsBases
 from imgbackend.backend import Attached, Backend, Disk
 from imgbackend.bases import BaseEntry, Bases
 from imgbackend.cache import Cache, Stores, policy_of
-from imgbackend.cache.use import Use
+from imgbackend.cache.use import DomainFile, Use
+from imgbackend.guest import XML
 from imgbackend.host import Host, Settings
 from imgbackend.sources import Image, Source
 from imgbackend.types import DiskId, Gi
@@ -51,7 +52,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
             options.check(conf, group, opts)
         self.host = Host(_settings(conf))
         self._bases = Bases(self.host)
-        self.cache = Cache(self.host, self._bases, self._stores, policy_of(conf))
+        self.cache = Cache(self.host, self._bases, self._stores, policy_of(conf), domains=self._domains)
         """The bases, in the base folder and in the stores of backends: listed, pinned, aged out."""
         self._backends: dict[str, Backend] = {}
         self._sources: dict[str, Source] = {}
@@ -106,6 +107,15 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
 
                 self._instances = Instances(self)
             return self._instances
+
+    def _domains(self) -> Iterable[DomainFile]:
+        """What the domains of libvirt open, where it is configured: it is named, or instances were spawned by it."""
+        where = self.conf.get_location("connection_uri", "libvirt")
+        named = where is not None and where.location is not cfg.Locations.opt_default
+        folders = [] if named else overlays.instances(self.host)
+        if named or any(os.path.exists(f"{self.host.instances}/{name}/{XML}") for name in folders):
+            return self.instances.files()
+        return ()
 
     # Images
 

@@ -83,10 +83,19 @@ def has_content(fd: int, manifest: "Manifest", progress: Progress = ignore) -> b
     if manifest.delivered_format == manifest.format and os.fstat(fd).st_size == manifest.delivered_size:
         for name, value in manifest.delivered_digests:
             if name in hashlib.algorithms_available:
-                with os.fdopen(os.dup(fd), "rb") as file:
-                    file.seek(0)
-                    return hashlib.file_digest(file, name).hexdigest() == value
+                return _digest(fd, name, progress) == value
     return False
+
+
+def _digest(fd: int, name: str, progress: Progress) -> str:
+    """The digest of all bytes, by hashlib's name."""
+    digest, buffer, at = hashlib.new(name, usedforsecurity=False), bytearray(BLOCK), 0
+    size = os.fstat(fd).st_size
+    while done := _fill(fd, buffer, at):
+        digest.update(memoryview(buffer)[:done])
+        at += done
+        progress("digest", at, size)
+    return digest.hexdigest()
 
 
 def _fill(fd: int, buffer: bytearray, at: int) -> int:
@@ -139,6 +148,8 @@ class Manifest:
     min_disk: int = 0
     digest: str | None = None
     """Of the content, by :data:`ALGORITHM`; None of a base kept as qcow2, until it is verified."""
+    verified_at: float | None = None
+    """When its bytes were last found to have the digest; None: not since it was made."""
     delivered_format: str | None = None
     delivered_size: int | None = None
     delivered_digests: tuple[tuple[str, str], ...] = ()
@@ -179,6 +190,13 @@ def write(base: Path, manifest: Manifest, *, mode: int = 0o644) -> None:
     """Publish a manifest; the folder is flushed with the base."""
     told = {"digest_algorithm": ALGORITHM, **asdict(manifest)}
     files.write_whole(path_of(base), json.dumps(told).encode(), mode=mode)
+
+
+def amend(base: Path, manifest: Manifest) -> None:
+    """Publish what is known now of a base that did not change.  That is no use of it, and its lease stays as it was."""
+    before = os.stat(path_of(base))
+    write(base, manifest)
+    os.utime(path_of(base), ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def last_used(base: Path) -> float:

@@ -80,6 +80,24 @@ class Look:
             if changed != self._changed_at(name) or listed - changed < _SAME_TICK:
                 yield from self._instance(name)
 
+    def base_under(self, path: str, format: str | None) -> str | None:
+        """The name of the base that a file is, or hangs on, which a domain opens as ``format``; None: it needs none.
+
+        Its files may be anywhere: the domain names the first, and no guest writes a qcow2's header.
+        """
+        folder, name = os.path.split(path)
+        if os.path.realpath(folder) == self._bases:
+            return name
+        if format != "qcow2":
+            return None
+        try:
+            header = self._header(path, needed=False, wanted=True)
+        except FileNotFoundError:
+            return None
+        if header is None or header.backing_file is None:
+            return None
+        return self._root_of(path, header.backing_file, recorded=True, anywhere=True)
+
     def _instances(self) -> list[str]:
         try:
             return instances(self._host)
@@ -174,7 +192,7 @@ class Look:
                 self.unseen[_told(exc, path)] = None
         return None
 
-    def _root_of(self, path: str, backing: str, *, recorded: bool) -> str | None:
+    def _root_of(self, path: str, backing: str, *, recorded: bool, anywhere: bool = False) -> str | None:
         """The name of the base at the end of a chain; None: it does not end in one that counts."""
         first = path
         for _ in range(_DEEPEST):
@@ -185,7 +203,7 @@ class Look:
             folder, name = os.path.split(target)
             if folder == self._bases:
                 return name
-            if not target.startswith(f"{self._root}/"):
+            if not anywhere and not target.startswith(f"{self._root}/"):
                 self.foreign[f"{first} refers to {target}, which is outside {self._root}"] = None
                 return None
             try:

@@ -82,6 +82,7 @@ def convert(
     *,
     size: int,
     compress: bool = False,
+    rate: int | None = None,
     progress: Progress = ignore,
     phase: str = "convert",
 ) -> None:
@@ -89,6 +90,7 @@ def convert(
 
     ``size`` is the virtual size, and the most that the file may have but for metadata.  Of a
     device the first ``size`` bytes are written, zeroes too.  The target is not flushed.
+    ``rate``: no more bytes than so many in a second.
 
     :raises CommandFailed: if it cannot be read, or a limit fired.
     """
@@ -100,6 +102,7 @@ def convert(
         stall_seconds=host.settings.stall_seconds,
     )
     options = [*(["-n", "-t", "none"] if device else []), *(["-c"] if compress else [])]
+    options += [] if rate is None else ["-r", str(rate)]
     argv = ["convert", "-p", *options, "-O", out, _spec(layers), f"/proc/self/fd/{target}"]
     _run(
         host, argv, read=[fd for fd, _ in layers], write=[target], limits=limits, watch=_percent(progress, phase, size)

@@ -17,12 +17,13 @@ from imgbackend.bases import Bases
 from imgbackend.cache import inventory
 from imgbackend.cache.policy import CachedBase, Policy, Verdict, decide, missing_room
 from imgbackend.cache.removal import Outcome, Removal
-from imgbackend.cache.use import Use
+from imgbackend.cache.use import Domains, Use, no_domains
+from imgbackend.cache.verification import Verification, Verified, chosen
 from imgbackend.host import Host
 from imgbackend.pins import Pin
-from imgbackend.types import is_base_name
+from imgbackend.types import Progress, ignore, is_base_name
 
-__all__ = ["Cache", "CachedBase", "Listing", "Outcome", "Pass", "Policy", "Stores", "policy_of"]
+__all__ = ["Cache", "CachedBase", "Listing", "Outcome", "Pass", "Policy", "Stores", "Verified", "policy_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,12 +72,16 @@ class Cache:
         stores: Callable[[Collection[str]], Stores],
         policy: Policy,
         clock: Callable[[], float] = time.time,
+        domains: Domains = no_domains,
     ) -> None:
-        """``stores`` opens the configured backends that hold bases, and of those named what it can."""
+        """``stores`` opens the configured backends that hold bases, and of those named what it can.
+
+        ``domains`` tells what the hypervisor's domains open.
+        """
         self._host, self._bases, self._stores = host, bases, stores
         self.policy = policy
         """What the configuration allows."""
-        self._clock = clock
+        self._clock, self._domains = clock, domains
 
     def bases(self) -> Listing:
         """Every base, with the disks that hang on it.
@@ -84,7 +89,7 @@ class Cache:
         :raises ConfigError: if the base folder cannot be read.
         """
         with self._translated():
-            use = Use(self._host)
+            use = Use(self._host, self._domains)
             stores = self._stores(use.backends)
             found, faults = self._found(use, stores)
             return Listing(
@@ -117,6 +122,28 @@ class Cache:
         with self._translated(), self._host.locks.base(name):
             self._host.pins.clear(name, store)
 
+    def verify(
+        self,
+        names: Collection[str] | None = None,
+        *,
+        store: str | None = None,
+        sample: int | None = None,
+        rate: int | None = None,
+        progress: Progress = ignore,
+    ) -> list[Verified]:
+        """Compare the bytes of bases with the digests that they had when they were published.
+
+        ``names`` None: all of them; ``store``: only those of one place, by its name, ``local`` for the base folder.
+        ``sample``: of these only so many, those whose last verification is longest ago first.
+        They are read at ``rate`` bytes per second at most, when nobody else reads (ionice), and under no lock.
+        A bad one is put aside: the next disk of its image has it fetched again.  Bases of stores are told as skipped.
+
+        :raises ConfigError: if there is no base of such a name.
+        """
+        with self._translated():
+            found = chosen(self.bases().bases, names, store, sample)
+            return Verification(self._host, rate, self._clock).verify_all(found, progress)
+
     def prune(self, *, dry_run: bool = False) -> Pass:
         """Remove the bases that nothing needs and that the policy lets go; note the use of the others.
 
@@ -127,7 +154,7 @@ class Cache:
         :raises ConfigError: if the base folder cannot be read.
         """
         with self._translated():
-            use = Use(self._host)
+            use = Use(self._host, self._domains)
             unseen = list(use.unseen)
             stores = self._stores(use.backends)
             found, faults = self._found(use, stores)

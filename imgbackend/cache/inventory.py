@@ -28,6 +28,7 @@ def of_folder(entry: BaseEntry, use: Use, *, pinned: bool) -> CachedBase:
         path=entry.path,
         disks=use.disks(entry.name),
         pinned=pinned,
+        verified=manifest.verified_at if manifest else None,
     )
 
 

@@ -39,6 +39,8 @@ class CachedBase:
     children: int | None = None
     """Disks that hang on it, as the store counts them; None: it does not."""
     pinned: bool = False
+    verified: float | None = None
+    """When its bytes were last found to have the digest, in seconds since 1970; None: never."""
 
     @property
     def users(self) -> int:

@@ -1,5 +1,8 @@
 """What is in use: the disks of this host by the base that they hang on, in the base folder or in a store."""
 
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from imgbackend import errors, manifests, qcow2
@@ -7,15 +10,35 @@ from imgbackend.host import Host
 from imgbackend.overlays import Look, Overlay
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainFile:
+    """A file that a domain of libvirt's opens."""
+
+    domain: str
+    path: str
+    format: str | None = None
+    """As the domain states it; None: raw, or no disk at all."""
+
+
+Domains = Callable[[], Iterable[DomainFile]]
+"""Asks the hypervisor; an error of ours where it does not answer."""
+
+
+def no_domains() -> Iterable[DomainFile]:
+    """There is no hypervisor."""
+    return ()
+
+
 class Use:
     """What one look at all disks found."""
 
-    def __init__(self, host: Host) -> None:
-        """Look at every disk; what cannot be read is told in :attr:`unseen`."""
-        self._host, self._look = host, Look(host)
+    def __init__(self, host: Host, domains: Domains = no_domains) -> None:
+        """Look at every disk, and at what domains open; what cannot be read is told in :attr:`unseen`."""
+        self._host, self._look, self._domains = host, Look(host), domains
         self._local: dict[str, dict[str, None]] = {}
         for overlay in self._look.overlays():
             self._note(overlay)
+        self._ask()
 
     @property
     def unseen(self) -> list[str]:
@@ -44,6 +67,24 @@ class Use:
         """Look once more where something changed since."""
         for overlay in self._look.again():
             self._note(overlay)
+        self._ask()
+
+    def _ask(self) -> None:
+        """Count what domains use, wherever its file is."""
+        try:
+            for file in self._domains():
+                base = self._look.base_under(file.path, file.format)
+                if base is not None:
+                    self._add(base, self._label(file))
+        except errors.Error as exc:
+            self._look.unseen[f"what the domains of libvirt use is not known: {exc}"] = None
+
+    def _label(self, file: DomainFile) -> str:
+        """A disk of an instance is called as in its folder, so that it counts once."""
+        inside = os.path.relpath(os.path.realpath(file.path), os.path.realpath(self._host.instances))
+        if inside.startswith(("../", f"{self._host.settings.bases}/")):
+            return f"{file.domain} ({file.path})"
+        return inside
 
     def _note(self, overlay: Overlay) -> None:
         self._add(overlay.base, f"{overlay.instance}/{overlay.name}")

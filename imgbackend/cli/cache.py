@@ -39,21 +39,22 @@ def _facts(base: "CachedBase") -> dict[str, Any]:
         "children": base.children,
         "disks": Listed(list(base.disks)),
         "pinned": base.pinned,
+        "verified": None if base.verified is None else Time(base.verified),
         "path": None if base.path is None else str(base.path),
     }
 
 
-def _warn(lines: Sequence[str]) -> None:
+def warn(lines: Sequence[str]) -> None:
     for line in lines[:_TOLD]:
         LOG.warning("%s", line)
     if len(lines) > _TOLD:
         LOG.warning("and %d more of that kind", len(lines) - _TOLD)
 
 
-def _listing(engine: "Engine") -> "Listing":
+def listing_of(engine: "Engine") -> "Listing":
     """All bases; what could not be looked at is told on stderr."""
     listing = engine.cache.bases()
-    _warn(listing.faults)
+    warn(listing.faults)
     return listing
 
 
@@ -62,13 +63,13 @@ class List(Lister):
 
     columns = (
         *("store", "name", "image_id", "source", "format", "virtual_size", "size", "allocated", "last_used"),
-        *("users", "pinned"),
+        *("users", "pinned", "verified"),
     )
 
     def take_action(self, _parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
         """List them."""
         with self.engine() as engine:
-            return self.columns, [row(self.columns, _facts(base)) for base in _listing(engine).bases]
+            return self.columns, [row(self.columns, _facts(base)) for base in listing_of(engine).bases]
 
 
 class Show(ShowOne):
@@ -76,7 +77,7 @@ class Show(ShowOne):
 
     columns = (
         *("store", "name", "image_id", "source", "format", "virtual_size", "cluster_size", "digest"),
-        *("size", "allocated", "last_used", "children", "disks", "pinned", "path"),
+        *("size", "allocated", "last_used", "children", "disks", "pinned", "verified", "path"),
     )
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -85,14 +86,14 @@ class Show(ShowOne):
         parser.add_argument(
             "base", metavar="NAME", help=f"its name, its first {_SHORTEST} digits or more, or the image's id"
         )
-        _add_store(parser)
+        add_store(parser)
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
         """Show it."""
         word, store = parsed_args.base, parsed_args.store
         with self.engine() as engine:
-            found = list(_named(_listing(engine).bases, word, store))
+            found = list(named(listing_of(engine).bases, word, store))
             if not found:
                 raise ConfigError(
                     f"there is no base {word}{f' in {store}' if store else ''}; "
@@ -104,13 +105,13 @@ class Show(ShowOne):
             return pick(self.columns, _facts(found[0]))
 
 
-def _add_store(parser: argparse.ArgumentParser) -> None:
+def add_store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--store", metavar="NAME", help=f"only the one that this backend's store keeps; {_LOCAL}: the base folder"
     )
 
 
-def _named(bases: Iterable["CachedBase"], word: str, store: str | None) -> "Iterator[CachedBase]":
+def named(bases: Iterable["CachedBase"], word: str, store: str | None) -> "Iterator[CachedBase]":
     """The bases that a word names; one base may be in several stores."""
     bases = [base for base in bases if store in (None, base.where)]
     found = [base for base in bases if word in (base.name, base.image_id)]
@@ -133,7 +134,7 @@ class Usage(Lister):
     def take_action(self, _parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
         """Add up."""
         with self.engine() as engine:
-            listing = _listing(engine)
+            listing = listing_of(engine)
             return self.columns, [
                 row(self.columns, self._added_up(engine, store, listing)) for store in (_LOCAL, *listing.stores)
             ]
@@ -175,16 +176,16 @@ class _Pinning(Lister):
             help="a base's name, its beginning, or its image's id; or an image: glance:<id or name>, a URL, a path, "
             "or a name. Where it is in several stores, all of them are meant",
         )
-        _add_store(parser)
+        add_store(parser)
         return parser
 
     def _meant(self, engine: "Engine", word: str, store: str | None) -> "list[tuple[str, str, CachedBase | None]]":
         """``(name, where, base)`` of what is meant; base None: it is not cached there."""
-        listing = _listing(engine)
+        listing = listing_of(engine)
         known = {_LOCAL, *listing.stores, *(pin.store or _LOCAL for pin in engine.cache.pins())}
         if store is not None and store not in known:
             raise ConfigError(f"there is no store {store}; there are: {', '.join(sorted(known))}")
-        found = list(_named(listing.bases, word, store))
+        found = list(named(listing.bases, word, store))
         name = found[0].name if found else self._name_of(engine, word)
         cached = {base.where: base for base in listing.bases if base.name == name and store in (None, base.where)}
         pinned = {pin.store or _LOCAL for pin in engine.cache.pins() if pin.name == name}
@@ -259,8 +260,8 @@ class Prune(Lister):
         """Prune; what could not be looked at or done is told on stderr, and the status is 1."""
         with self.engine() as engine:
             done = engine.cache.prune(dry_run=parsed_args.dry_run)
-        _warn(done.faults)
-        _warn(done.foreign)
+        warn(done.faults)
+        warn(done.foreign)
         self.status = 1 if done.faults else 0
         gone = [each for each in done.outcomes if each.action in ("removed", "would be removed")]
         if not self.app.options.quiet:

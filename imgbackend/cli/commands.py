@@ -42,6 +42,7 @@ TABLE: Final[dict[str, tuple[str, str]]] = {
     "cache usage": ("cache:Usage", "Show how much room the base images take, in the base folder and in each store"),
     "cache pin": ("cache:Pin", "Keep a base image, used or not"),
     "cache unpin": ("cache:Unpin", "Let a base image go again when nothing uses it"),
+    "cache verify": ("cache_verify:Verify", "Compare the bytes of base images with their digests; put bad ones aside"),
     "cache prune": ("cache:Prune", "Remove the base images that nothing needs"),
     "doctor": ("doctor:Doctor", "Check this host: tools, permissions, storage, configuration"),
     "help": ("", "Show help, also of one command"),

@@ -97,6 +97,22 @@ class Hypervisor:
         found = self._call(lambda connection: [_found(domain) for domain in connection.listAllDomains()])
         yield from sorted((each for each in found if each.instance is not None), key=lambda each: each.name)
 
+    def definitions(self) -> list[tuple[str, str]]:
+        """The name and the XML of every domain, ours or not; of one that runs also how it will start the next time."""
+
+        def look(connection: Any) -> list[tuple[str, str]]:
+            libvirt, found = _libvirt(), []
+            for domain in connection.listAllDomains():
+                try:
+                    kinds = (0, libvirt.VIR_DOMAIN_XML_INACTIVE) if domain.isPersistent() else (0,)
+                    found += [(str(domain.name()), str(domain.XMLDesc(kind))) for kind in kinds]
+                except libvirt.libvirtError as exc:
+                    if exc.get_error_code() != _NO_DOMAIN:  # it has just gone
+                        raise
+            return found
+
+        return self._call(look)
+
     def xml(self, name: str) -> str:
         """How libvirt has a domain now.
 

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from imgbackend import errors
 from imgbackend.backend import Disk
+from imgbackend.cache.use import DomainFile
 from imgbackend.guest import console, ending
 from imgbackend.guest.domain import Alter
+from imgbackend.guest.domain_files import files_of
 from imgbackend.guest.hypervisor import Hypervisor, State
 from imgbackend.guest.layout import Layout, layout_of
 from imgbackend.guest.settings import settings_of
@@ -135,6 +137,14 @@ class Instances:
             state=found.state if found is not None and mine else None,
             folder=self._engine.host.instances / name,
         )
+
+    def files(self) -> Iterator[DomainFile]:
+        """The files that the domains of this libvirt open, ours or not, whether or not they run.
+
+        :raises HypervisorUnavailable: if libvirtd does not answer.
+        """
+        for name, xml in self._hypervisor.definitions():
+            yield from files_of(name, xml)
 
     def disks(self, name: str) -> Iterator[Disk[Any]]:
         """The instance's disks that exist."""

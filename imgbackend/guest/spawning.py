@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from imgbackend import errors, files
-from imgbackend.guest import console
+from imgbackend.guest import XML, console
 from imgbackend.guest.domain import Alter, Domain, to_xml
 from imgbackend.guest.hypervisor import Hypervisor, State
 from imgbackend.guest.imports import import_file
@@ -22,7 +22,6 @@ from imgbackend.types import Cached, DiskSource, Progress, ignore
 
 LOG = logging.getLogger(__name__)
 
-XML: Final = "libvirt.xml"
 _POLL: Final = 0.5
 _FIRST_POLLS: Final = (0.01, 0.05, 0.1)
 """A guest that starts as usual is not waited for half a second."""

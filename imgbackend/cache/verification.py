@@ -1,0 +1,233 @@
+"""Verification: the bytes of a base against the digest that it had when it was published.
+
+It is read without its lock, from a descriptor that was opened under it, and judged under the
+lock again.  Two readings decide that it is bad, the second from the device.  A bad base is put
+aside under another name: guests that run on it have it open and go on, and the next disk of
+the image has a fresh copy fetched, which must have the content that this one had.
+"""
+
+import contextlib
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Literal
+
+from imgbackend import errors, fetching, files, manifests, qemu_img
+from imgbackend.cache.idle import Throttle, idle
+from imgbackend.cache.policy import CachedBase
+from imgbackend.host import Host
+from imgbackend.manifests import Manifest
+from imgbackend.types import Progress
+
+LOG = logging.getLogger(__name__)
+
+Found = Literal["sound", "noted", "bad", "unreadable", "skipped"]
+"""noted: it had no digest, and has one now; skipped: there was nothing to compare, or it was in use."""
+_STORES: Final = "its store keeps it, and tells no bytes of a base; the storage itself watches over them"
+_NOVAS: Final = "it has no manifest: it is Nova's own, and no disk was made of it here yet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """What a verification found."""
+
+    base: CachedBase
+    found: Found
+    reason: str
+    read: int
+    """Bytes that were read."""
+    seconds: float
+    aside: Path | None = None
+    """Where a bad one is now."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Reading:
+    """One base, open."""
+
+    path: Path
+    fd: int
+    manifest: Manifest
+    read: int = 0
+
+
+class _SkippedError(Exception):
+    """There is nothing to compare."""
+
+
+class Verification:
+    """Verifies one base after the other."""
+
+    def __init__(self, host: Host, rate: int | None, clock: Callable[[], float] = time.time) -> None:
+        """``rate`` is bytes per second, for all of them together; None: as fast as it goes."""
+        self._host, self._throttle, self._clock = host, Throttle(rate), clock
+
+    def verify_all(self, bases: Sequence[CachedBase], progress: Progress) -> list[Verified]:
+        """Verify bases one after the other, when nobody else reads; progress is over all of them."""
+        done, total, told = 0, sum(base.size for base in bases), []
+        with idle(self._host):
+            for base in bases:
+                told.append(self.verify(base, _within(progress, done, base.size, total)))
+                done += base.size
+        return told
+
+    def verify(self, base: CachedBase, progress: Progress) -> Verified:
+        """Read a base, compare, and put it aside where it is bad."""
+        started, read = time.monotonic(), 0
+        aside: Path | None = None
+        found: Found
+        try:
+            with self._opened(base) as reading:
+                try:
+                    found, reason, aside = self._judged(reading, progress)
+                finally:
+                    read = reading.read
+        except _SkippedError as exc:
+            found, reason = "skipped", str(exc)
+        except (OSError, errors.Error) as exc:
+            found, reason = "unreadable", self._told(exc)
+        seconds = time.monotonic() - started
+        return Verified(base=base, found=found, reason=reason, read=read, seconds=seconds, aside=aside)
+
+    @contextlib.contextmanager
+    def _opened(self, base: CachedBase) -> Iterator[_Reading]:
+        """The base as it is now; its lock is held only while it is opened."""
+        if base.path is None:
+            raise _SkippedError(_STORES)
+        with self._host.locks.base(base.name, _give_up):
+            try:
+                fd = os.open(base.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except FileNotFoundError as exc:
+                raise _SkippedError("somebody else removed it") from exc
+            manifest = manifests.read(base.path)
+        try:
+            if manifest is None:
+                raise _SkippedError(_NOVAS)
+            yield _Reading(path=base.path, fd=fd, manifest=manifest)
+        finally:
+            os.close(fd)
+
+    def _judged(self, reading: _Reading, progress: Progress) -> tuple[Found, str, Path | None]:
+        wrong, digest = self._compared(reading, progress)
+        if wrong is not None:
+            os.posix_fadvise(reading.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            again, _ = self._compared(reading, progress)
+            if again is None:
+                return "unreadable", f"{wrong}, but not so when it was read again: look after this host's memory", None
+        with self._host.locks.base(reading.path.name, progress):
+            now = self._now(reading)
+            if wrong is not None:
+                return self._put_aside(reading.path, wrong)
+            manifests.amend(reading.path, replace(now, digest=digest, verified_at=self._clock()))
+        if reading.manifest.digest is None:
+            return "noted", "it had no digest yet", None
+        return "sound", "", None
+
+    def _put_aside(self, path: Path, wrong: str) -> tuple[Found, str, Path | None]:
+        try:
+            aside = fetching.put_aside(path)
+            files.flush_folder(aside.parent)
+        except OSError as exc:
+            return "bad", f"{wrong}; it is still there, for it cannot be renamed: {self._told(exc)}", None
+        LOG.error("The base %s is bad (%s), and is put aside as %s", path, wrong, aside.name)
+        return "bad", wrong, aside
+
+    def _compared(self, reading: _Reading, progress: Progress) -> tuple[str | None, str | None]:
+        """What is wrong, if anything is; and the digest of the content."""
+        manifest = reading.manifest
+        try:
+            if manifest.digest is None and not self._is_as_delivered(reading, progress):
+                return f"it is not the {manifest.delivered_size} bytes that were delivered", None
+            digest = self._digest(reading, progress)
+        except errors.TemplateCorrupt as exc:
+            return str(exc), None
+        if manifest.digest not in (None, digest):
+            return f"its content has the digest {digest[:16]}..., and had {str(manifest.digest)[:16]}...", None
+        return None, digest
+
+    def _is_as_delivered(self, reading: _Reading, progress: Progress) -> bool:
+        """Of a base that has no digest yet: whether it is still what its source delivered, as far as that is known."""
+        known = reading.manifest.delivered_digests
+        if not known or reading.manifest.delivered_format != reading.manifest.format:
+            return True
+        return manifests.has_content(reading.fd, reading.manifest, self._slowed(reading, progress))
+
+    def _digest(self, reading: _Reading, progress: Progress) -> str:
+        """Of the content, as a guest reads it."""
+        if reading.manifest.format == "raw":
+            return manifests.content_digest(reading.fd, self._slowed(reading, progress))
+        data = qemu_img.check(self._host, (reading.fd, reading.manifest.format))
+        name, size = reading.manifest.format, reading.manifest.virtual_size
+        with (
+            tempfile.TemporaryFile(dir=self._host.bases, prefix=".verify-") as file,
+            self._host.space.reserved(reading.path.with_name(f".verify-{reading.path.name}"), min(data, size)),
+        ):
+            layers, rate = [(reading.fd, name)], self._throttle.rate
+            try:
+                qemu_img.convert(
+                    self._host, layers, file.fileno(), "raw", size=size, rate=rate, progress=progress, phase="verify"
+                )
+            except errors.CommandFailed as exc:
+                raise qemu_img.blamed(exc, name) from exc
+            reading.read += files.allocated(reading.path)
+            return manifests.content_digest(file.fileno(), progress)
+
+    def _slowed(self, reading: _Reading, progress: Progress) -> Progress:
+        """The progress of reading a raw base, which is called for each block that was read."""
+
+        def told(_phase: str, done: int, total: int | None) -> None:
+            count = done - (done - 1) // manifests.BLOCK * manifests.BLOCK
+            reading.read += count
+            progress("verify", done, total)
+            self._throttle.took(count, lambda: progress("verify", done, total))
+
+        return told
+
+    def _now(self, reading: _Reading) -> Manifest:
+        """The manifest, if what was read is still the base."""
+        try:
+            same = os.path.samestat(os.lstat(reading.path), os.fstat(reading.fd))
+        except FileNotFoundError:
+            same = False
+        now = manifests.read(reading.path) if same else None
+        if now is None or now.digest not in (None, reading.manifest.digest):
+            raise _SkippedError("it was replaced or removed while it was read")
+        return now
+
+    def _told(self, exc: OSError | errors.Error) -> str:
+        return str(files.translated(exc, self._host.bases) if isinstance(exc, OSError) else exc)
+
+
+def chosen(
+    bases: Sequence[CachedBase], names: Collection[str] | None, store: str | None, sample: int | None
+) -> list[CachedBase]:
+    """Those of these names (None: all), in one store (None: in any), of which ``sample`` are due first (None: all).
+
+    :raises ConfigError: if there is none of such a name.
+    """
+    found = [base for base in bases if store in (None, base.where)]
+    missing = sorted(set(names or ()) - {base.name for base in found})
+    if missing:
+        raise errors.ConfigError(f"there is no base {missing[0]}; imgbackend cache list shows those there are")
+    found = [base for base in found if names is None or base.name in names]
+    if sample is None:
+        return found
+    known = [base for base in found if base.path is not None and base.format is not None]
+    return sorted(known, key=lambda base: base.verified or 0.0)[:sample]
+
+
+def _within(progress: Progress, before: int, size: int, total: int) -> Progress:
+    """Progress of one base, told as that of all."""
+
+    def told(phase: str, done: int, of: int | None) -> None:
+        progress(phase, before + (min(done * size // of, size) if of else 0), total)
+
+    return told
+
+
+def _give_up(_phase: str, _done: int, _total: int | None) -> None:
+    raise _SkippedError("its lock is held: it is being used")
