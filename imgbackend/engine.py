@@ -20,6 +20,7 @@ from imgbackend.cache.use import DomainFile, Use
 from imgbackend.guest import XML
 from imgbackend.host import Host, Settings
 from imgbackend.sources import Image, Source
+from imgbackend.sources.peer import PeerSource
 from imgbackend.types import DiskId, Gi
 
 if TYPE_CHECKING:
@@ -119,20 +120,40 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
 
     # Images
 
-    def image(self, ref: str, session: Any | None = None) -> Image:
+    def image(
+        self,
+        ref: str,
+        session: Any | None = None,
+        *,
+        fallback_from_host: str | None = None,
+        image_id: str | None = None,
+    ) -> Image:
         """The image that ``ref`` names: ``glance:<id or name>``, a URL, a path, or a bare
         name of the default source.
 
         Under the operator's own credentials a source that is down is no error where the
         image is cached.  ``session`` is a caller's own way in: then the source is asked now.
 
+        Where the source has it no more, it is had from the base folder of the host
+        ``fallback_from_host`` (see ``[sources] fallback_url``).  ``image_id`` is what its id was when
+        it was last seen; needed where only the source could tell.
+
         :raises ImageNotFound: if there is none; the error names the source that was asked.
         :raises SourceDenied: if the credentials are refused.
         :raises SourceUnavailable: if the source is down, and the image is not cached.
-        :raises ConfigError: if the source lacks configuration.
+        :raises ConfigError: if the source lacks configuration, or both a session and another host are given.
         """
-        name = references.source_of(ref, self.conf.sources.default)
-        return references.find(self.source(name), ref, session, self._bases)
+        source = self.source(references.source_of(ref, self.conf.sources.default))
+        if fallback_from_host is None:
+            return references.find(source, ref, session, self._bases)
+        peers = self.source("peer")
+        if session is not None or not isinstance(peers, PeerSource):
+            raise errors.ConfigError(
+                "fallback_from_host: whether a caller may see an image, no base can tell; use neither"
+            )
+        return references.find_or_fall_back(
+            source, ref, self._bases, host=fallback_from_host, peers=peers, image_id=image_id
+        )
 
     def source_names(self) -> list[str]:
         """The installed sources."""

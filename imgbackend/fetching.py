@@ -97,7 +97,7 @@ class Fetching:
         self._converted.unlink(missing_ok=True)
         with self._kept_if_broken():
             delivered = self._fetched(declared)
-            return self._publish(declared, delivered)
+            return self._publish(declared_of(self._order.fetch), delivered)
 
     @contextlib.contextmanager
     def _kept_if_broken(self) -> Iterator[None]:
@@ -126,6 +126,8 @@ class Fetching:
             inspection.loaded_meanwhile(),
         ):
             told = self._order.fetch(self._part, self._progress)
+        declared = declared_of(self._order.fetch)  # had from elsewhere, it is what is said of it there
+        size = None if declared is None else declared.size
         length = self._own_file()
         self._host.metrics.record_fetch(max(length - begun, 0))
         if size is not None and length != size:

@@ -6,7 +6,9 @@ from typing import Any
 from imgbackend import errors
 from imgbackend.bases import Bases
 from imgbackend.sources import Image, Source
-from imgbackend.types import Declared, Delivered, Progress
+from imgbackend.sources.fallback import FallbackImage
+from imgbackend.sources.peer import PeerSource
+from imgbackend.types import Declared, Delivered, Progress, base_name
 
 LOG = logging.getLogger(__name__)
 
@@ -61,6 +63,27 @@ class CachedImage(Image):
     def __call__(self, _target: object, _progress: Progress, /) -> Delivered:
         """:raises SourceUnavailable: always."""
         raise self._down
+
+
+def find_or_fall_back(
+    source: Source, ref: str, bases: Bases, *, host: str, peers: PeerSource, image_id: str | None
+) -> Image:
+    """The image, had from the base folder of ``host`` where its source has it no more.
+
+    ``image_id`` is what its id was when it was last seen, if that is known.
+    """
+    found: Image | errors.ImageNotFound
+    try:
+        found = find(source, ref, None, bases)
+        known: str | None = found.id
+    except errors.ImageNotFound as exc:
+        found, known = exc, image_id
+    if known is None:
+        raise errors.ImageNotFound(
+            f"{found}; and what its id was is not known, so it cannot be looked for on {host}"
+        ) from (found if isinstance(found, Exception) else None)
+    name = base_name(known)
+    return FallbackImage(found, known, host, lambda: peers.on(host, name))
 
 
 def find(source: Source, ref: str, session: Any | None, bases: Bases) -> Image:

@@ -11,7 +11,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,6 +27,7 @@ _FURTHER_PACKAGES: Final = {
     "mkfs.vfat": "dosfstools",
     "mkfs.ntfs": "ntfs-3g",
     "mkswap": "util-linux",
+    "ssh": "openssh-client",
 }
 """Of those that some disks need."""
 _SBIN: Final = "/usr/sbin:/sbin"
@@ -34,6 +35,7 @@ _SBIN: Final = "/usr/sbin:/sbin"
 _LOOK: Final = 0.2
 _MOST_PRINTED: Final = 16 << 20
 """Bytes that a command may print: a broken image can have a complaint about each of its clusters."""
+_PIECE: Final = 64 << 10
 _NO_MEMORY: Final = ("cannot allocate memory", "failed to allocate", "out of memory", "qemu_thread_create")
 
 
@@ -105,6 +107,55 @@ def run(
         reason = _limit(started.returncode, err, limits)
         raise errors.CommandFailed(argv, started.returncode, err or out, reason=reason, printed=out)
     return out
+
+
+def stream(argv: Sequence[str], *, limits: Limits) -> Generator[bytes, None, None]:
+    """What ``argv`` prints on its standard output, as it comes; closing the generator ends the command.
+
+    It is started when the first piece is asked for, and has to be read by one thread.
+
+    :raises ConfigError: as :func:`run`.
+    :raises CommandFailed: as :func:`run`, when all that was printed has been had.
+    """
+    started = _start(wrapped(argv, limits, None), argv, ())
+    said = bytearray()
+    try:
+        yield from _printed(started, argv, limits.stall_seconds, said)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            started.wait(limits.stall_seconds)
+    finally:
+        if started.poll() is None:
+            started.kill()
+        started.wait()
+        for pipe in (started.stdout, started.stderr):
+            if pipe is not None:
+                pipe.close()
+    if started.returncode:
+        err = said.decode(errors="replace")
+        _missing(argv, started.returncode, err)
+        raise errors.CommandFailed(argv, started.returncode, err, reason=_limit(started.returncode, err, limits))
+
+
+def _printed(started: "subprocess.Popen[bytes]", argv: Sequence[str], stall: float, said: bytearray) -> Iterator[bytes]:
+    """The pieces of standard output; the end of what comes on standard error goes to ``said``."""
+    assert started.stdout is not None  # noqa: S101 - Popen was given PIPE; this tells mypy so
+    assert started.stderr is not None  # noqa: S101 - as above
+    with selectors.DefaultSelector() as selector:
+        for pipe in (started.stdout, started.stderr):
+            selector.register(pipe, selectors.EVENT_READ)
+        while selector.get_map():
+            ready = selector.select(stall)
+            if not ready:
+                raise errors.CommandFailed(argv, 0, "", reason=f"sent nothing for {stall} s")
+            for key, _ in ready:
+                data = os.read(key.fd, _PIECE)
+                if not data:
+                    selector.unregister(key.fileobj)
+                elif key.fileobj is started.stdout:
+                    yield data
+                else:
+                    said += data
+                    del said[:-_PIECE]
 
 
 def _start(line: list[str], argv: Sequence[str], pass_fds: Sequence[int]) -> "subprocess.Popen[bytes]":

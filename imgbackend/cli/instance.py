@@ -77,6 +77,8 @@ class Spawn(OfInstances, ShowOne):
         add("--nic", metavar="KIND[:NAME]", action="append", dest="nics",
             help="bridge:NAME, network:NAME or user; may be given repeatedly")  # fmt: skip
         add("--images-type", metavar="TYPE", help="the backend to make disks on (default: as configured)")
+        add("--fallback-from-host", metavar="HOST",
+            help="where an image is gone from its source, have it from the base folder of this host")  # fmt: skip
         add("--spec", metavar="FILE", type=Path, help="all of this, and more, in JSON or YAML")
         add("--explain", action="store_true", help="tell what would be done, and do nothing")
         return parser
@@ -135,7 +137,9 @@ def _spec(parsed_args: argparse.Namespace) -> "InstanceSpec":
     """The spec that the arguments tell, with those of the file behind them."""
     from imgbackend.guest import spec_file
 
-    plain = ("image", "root_size", "memory", "vcpus", "swap", "kernel", "ramdisk", "images_type")
+    plain = (
+        "image", "root_size", "memory", "vcpus", "swap", "kernel", "ramdisk", "images_type", "fallback_from_host"
+    )  # fmt: skip
     told = {name: getattr(parsed_args, name) for name in plain if getattr(parsed_args, name) is not None}
     told["id"] = parsed_args.instance
     if parsed_args.ephemerals:

@@ -58,7 +58,7 @@ def layout_of(engine: "Engine", settings: GuestSettings, spec: InstanceSpec) -> 
     :raises ConfigError: if something cannot be so.
     :raises DiskError: if a disk is on record as another backend's.
     """
-    image = engine.image(spec.image) if spec.image is not None else None
+    image = image_of(engine, spec, spec.image, f"disk{spec.suffix}") if spec.image is not None else None
     properties = dict(image.properties) if image is not None else {}
     iso = image is not None and image.declared.format == "iso"
     machine = settings.machine(spec.hardware.machine or properties.get("hw_machine_type"), root_is_iso=iso)
@@ -66,6 +66,15 @@ def layout_of(engine: "Engine", settings: GuestSettings, spec: InstanceSpec) -> 
     found = _Disks(engine, settings, spec, properties)
     makings = [*found.boot_files(image), *(found.of(device, image) for device in devices if _is_made(device))]
     return Layout(spec=spec, machine=machine, properties=properties, devices=devices, makings=tuple(makings))
+
+
+def image_of(engine: "Engine", spec: InstanceSpec, ref: str, disk: str) -> Image:
+    """An image of an instance; its id may be known only by the record of the disk that was made of it."""
+    if spec.fallback_from_host is None:
+        return engine.image(ref)
+    record = engine.host.records.all(spec.id).get(disk)
+    known = record.image_id if record is not None else None
+    return engine.image(ref, fallback_from_host=spec.fallback_from_host, image_id=known)
 
 
 def _is_made(device: Device) -> bool:
@@ -87,7 +96,7 @@ class _Disks:
         for name, told, beside in zip(("kernel", "ramdisk"), (spec.kernel, spec.ramdisk), own, strict=True):
             ref = told if told is not None else self._beside(beside)
             if ref is not None:
-                file = self._engine.image(ref).as_boot_file()
+                file = image_of(self._engine, spec, ref, f"{name}{spec.suffix}").as_boot_file()
                 disk = self._engine.disk(spec.id, f"{name}{spec.suffix}", _FILES)
                 found.append(Making(disk=disk, template=file, filename=file.filename, size=None))
         return found

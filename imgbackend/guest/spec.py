@@ -220,6 +220,8 @@ class InstanceSpec:
     hardware: Hardware = Hardware()
     images_type: str | None = None
     """The backend of its disks; None: the configured one."""
+    fallback_from_host: str | None = None
+    """A host whose base folder has what an image's own source may have no more; None: none."""
     suffix: str = ""
     """Of the names of root, kernel, ramdisk and config drive, such as ``.rescue``."""
 
@@ -229,6 +231,7 @@ class InstanceSpec:
         except ValueError as exc:
             raise ConfigError(str(exc)) from exc
         _word("suffix", self.suffix or None, _SUFFIX)
+        _word("fallback_from_host", self.fallback_from_host, _HOST)
         object.__setattr__(self, "uuid", _uuid_of(self.id, self.uuid))
         for name in ("memory", "vcpus", "root_size", "swap"):
             _positive(name, getattr(self, name))
