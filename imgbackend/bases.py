@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -67,6 +67,8 @@ class Bases:
     def __init__(self, host: Host) -> None:
         """Keep the host; nothing is touched."""
         self._host = host
+        self.make_room: Callable[[int], None] | None = None
+        """Removes other bases for a fetch that lacks so many bytes; None: nobody makes room."""
 
     def path(self, name: str) -> Path:
         """Where a base is, or would be."""
@@ -171,7 +173,7 @@ class Bases:
             if before is not None and before.digest is not None and order.digest is None:
                 order = dataclasses.replace(order, digest=before.digest)
             with shared.told():
-                manifest = Fetching(self._host, order, progress).run()
+                manifest = Fetching(self._host, order, progress, self.make_room).run()
             found = Ready(fd=os.open(order.base, os.O_RDONLY | os.O_CLOEXEC), manifest=manifest, fetched=True)
         try:
             self._usable(found.manifest, order)

@@ -15,6 +15,7 @@ from typing import Any
 from oslo_config import cfg, types
 
 from imgbackend import errors
+from imgbackend.cache_options import IMAGE_CACHE_OPTS
 from imgbackend.types import Ti
 
 RESERVED = frozenset({"DEFAULT", "libvirt", "glance", "image_cache", "sources", "compute"})
@@ -163,56 +164,6 @@ DEFAULT_OPTS: Sequence[cfg.Opt] = (
         default=["streamOptimized", "monolithicSparse"],
         deprecated_opts=_was("vmdk_allowed_types", "compute"),
         help="The kinds of VMDK that are accepted; empty: none.",
-    ),
-)
-
-IMAGE_CACHE_OPTS: Sequence[cfg.Opt] = (
-    cfg.StrOpt(
-        "subdirectory_name",
-        default="_base",
-        deprecated_opts=_was("image_cache_subdirectory_name", "DEFAULT"),
-        help="The folder of the bases, in instances_path.",
-    ),
-    cfg.BoolOpt(
-        "remove_unused_base_images",
-        default=True,
-        deprecated_opts=_was("remove_unused_base_images", "DEFAULT"),
-        help="Whether bases that nothing uses are removed when they are old enough.",
-    ),
-    cfg.IntOpt(
-        "remove_unused_original_minimum_age_seconds",
-        default=86400,
-        deprecated_opts=_was("remove_unused_original_minimum_age_seconds", "DEFAULT"),
-        help="How long a base has to be unused before it is removed.",
-    ),
-    cfg.IntOpt(
-        "remove_unused_resized_minimum_age_seconds",
-        default=3600,
-        deprecated_opts=_was("remove_unused_resized_minimum_age_seconds", "libvirt"),
-        help="The same of bases that an old Nova enlarged, <name>_<GiB>.",
-    ),
-    cfg.Opt(
-        "lease_seconds",
-        type=types.Integer(min=0),
-        default=3600,
-        help="For so long after its last use nothing removes a base, whatever the other options say: "
-        "somebody may be about to make a disk of it.",
-    ),
-    cfg.Opt(
-        "max_size",
-        type=Bytes,
-        help="Bytes that the bases in the folder may take. Where they take more, the least recently used go, "
-        "however young, but for those that are used, pinned or leased. None: no limit.",
-    ),
-    cfg.Opt(
-        "min_free",
-        type=Bytes,
-        help="Bytes that are to be free on the folder's file system; where less is, the same. None: no limit.",
-    ),
-    cfg.StrOpt(
-        "metrics_file",
-        help="Where each pass writes metrics for Prometheus, such as a .prom in the folder of node_exporter's "
-        "textfile collector. None: nothing is counted.",
     ),
 )
 

@@ -15,7 +15,7 @@ from imgbackend import conf as options
 from imgbackend.abilities import HoldsBases
 from imgbackend.backend import Attached, Backend, Disk
 from imgbackend.bases import BaseEntry, Bases
-from imgbackend.cache import Cache, Stores, policy_of
+from imgbackend.cache import Cache, Reach, Stores, policy_of
 from imgbackend.cache.use import DomainFile, Use
 from imgbackend.guest import XML
 from imgbackend.host import Host, Settings
@@ -53,8 +53,9 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
             options.check(conf, group, opts)
         self.host = Host(_settings(conf))
         self._bases = Bases(self.host)
-        self.cache = Cache(self.host, self._bases, self._stores, policy_of(conf), domains=self._domains)
+        self.cache = Cache(self.host, self._bases, self._reach(), policy_of(conf), domains=self._domains)
         """The bases, in the base folder and in the stores of backends: listed, pinned, aged out."""
+        self._bases.make_room = self.cache.make_room
         self._backends: dict[str, Backend] = {}
         self._sources: dict[str, Source] = {}
         self._instances: Instances | None = None
@@ -184,6 +185,12 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         installed = {found.name for found in loader.drivers()}
         sections = {*self.conf.list_all_sections(), *self._overridden, *self._backends} - options.RESERVED
         return {name for name in sections if self.driver_of(name) in installed} | {self._resolved(None)}
+
+    def _reach(self) -> Reach:
+        def asked(ref: str) -> Image:
+            return self.source(references.source_of(ref, self.conf.sources.default)).find(ref)
+
+        return Reach(stores=self._stores, backend=self.backend, image=self.image, asked=asked)
 
     def _stores(self, recorded: Collection[str]) -> Stores:
         """The backends that hold bases, opened: the configured ones, and those that records of disks name."""
@@ -342,6 +349,8 @@ def _settings(conf: cfg.ConfigOpts) -> Settings:
         address_space=conf.qemu_img_address_space * Gi,
         convert_address_space=conf.qemu_img_convert_address_space * Gi,
         stall_seconds=conf.qemu_img_stall_seconds,
+        max_bases=conf.image_cache.max_size,
+        min_free=conf.image_cache.min_free or 0,
         hostname=conf.host,
         counted=conf.image_cache.metrics_file is not None,
     )

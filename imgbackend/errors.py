@@ -104,12 +104,16 @@ class CommandFailed(StorageError):
 class StorageFull(StorageError):
     """There is no room."""
 
-    def __init__(self, where: str, need: int | None, have: int | None) -> None:
-        """``need`` and ``have`` are bytes; None where that could not be told."""
+    def __init__(self, where: str, need: int | None, have: int | None, *, short: int | None = None) -> None:
+        """``need`` and ``have`` are bytes; None where that could not be told.
+
+        ``short`` is what would have to be freed: more than the difference where a limit is exceeded already.
+        """
         told = f"{need} bytes are needed" if need is not None else "more is needed"
         left = f", {have} are free" if have is not None else ""
         super().__init__(f"no space on {where}: {told}{left}; free some, or use another place")
         self.where, self.need, self.have = where, need, have
+        self.short = max(need - have, 0) if short is None and need is not None and have is not None else short
 
 
 class StorageUnavailable(StorageError):

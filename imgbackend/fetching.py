@@ -10,7 +10,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,6 +18,7 @@ from typing import Final
 from imgbackend import errors, files, inspection, manifests, qemu_img
 from imgbackend.host import BASE_MODE, Host
 from imgbackend.manifests import Identity, Manifest
+from imgbackend.space import Quota
 from imgbackend.types import Declared, Delivered, FetchFunc, ImageInfo, Progress, Role, base_name
 
 _STRENGTH: Final = ("sha512", "sha384", "sha256", "blake2b", "sha3_512", "sha3_256", "sha1", "md5")
@@ -72,9 +73,12 @@ def refuse_early(host: Host, declared: Declared | None, size: int | None) -> Non
 class Fetching:
     """One base on its way in."""
 
-    def __init__(self, host: Host, order: Order, progress: Progress) -> None:
-        """Keep the order; :meth:`run` does it."""
+    def __init__(
+        self, host: Host, order: Order, progress: Progress, make_room: Callable[[int], None] | None = None
+    ) -> None:
+        """Keep the order; :meth:`run` does it.  ``make_room`` is told what is lacking, before the order is refused."""
         self._host, self._order, self._progress = host, order, progress
+        self._make_room = make_room
         self._part = order.base.with_name(f"{order.base.name}.part")
         self._converted = order.base.with_name(f"{order.base.name}.converted")
 
@@ -122,7 +126,7 @@ class Fetching:
         begun = self._part.stat().st_size if self._part.exists() else 0
         with (
             self._host.metrics.timed("fetch"),
-            self._host.space.reserved(self._part, size),
+            self._room(self._part, size),
             inspection.loaded_meanwhile(),
         ):
             told = self._order.fetch(self._part, self._progress)
@@ -135,6 +139,26 @@ class Fetching:
         delivered = told or Delivered(size=length)
         self._verify(declared, delivered)
         return delivered
+
+    @contextlib.contextmanager
+    def _room(self, target: Path, need: int | None, *, instead_of: Path | None = None) -> Iterator[None]:
+        """Have ``need`` bytes promised, within what the operator allows; other bases may have to go for them."""
+        settings = self._host.settings
+        quota = Quota(
+            folder=target.parent,
+            max_size=settings.max_bases,
+            min_free=settings.min_free,
+            without=frozenset() if instead_of is None else frozenset({instead_of.name}),
+        )
+        with contextlib.ExitStack() as promised:
+            try:
+                promised.enter_context(self._host.space.reserved(target, need, quota))
+            except errors.StorageFull as exc:
+                if self._make_room is None or not exc.short:
+                    raise
+                self._make_room(exc.short)
+                promised.enter_context(self._host.space.reserved(target, need, quota))
+            yield
 
     def _own_file(self) -> int:
         """The length of what was fetched: a file of its own, since its mode will be changed."""
@@ -227,7 +251,7 @@ class Fetching:
         try:
             with (
                 self._host.metrics.timed("convert"),
-                self._host.space.reserved(self._converted, min(data, info.virtual_size)),
+                self._room(self._converted, min(data, info.virtual_size), instead_of=self._part),
                 files.open_fd(self._part, os.O_RDONLY) as source,
                 files.new_file(self._converted) as target,
             ):

@@ -9,7 +9,7 @@ import ctypes
 import errno
 import fcntl
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Final
 
@@ -24,9 +24,10 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 """Of linux/fcntl.h and linux/fs.h; Python has no function for renameat2(2)."""
 STEP: Final = 32 << 20
 """Bytes that are copied between two looks at progress."""
-_NOT_HERE: Final = frozenset(
+NOT_HERE: Final = frozenset(
     {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM, errno.EBADF}
 )
+"""What a kernel, or a file system, answers that lacks a way of doing something."""
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _AWAY: Final = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO, errno.ENOTCONN})
@@ -168,7 +169,7 @@ def reflink(source: int, target: int) -> bool:
     try:
         fcntl.ioctl(target, FICLONE, source)
     except OSError as exc:
-        if exc.errno in _NOT_HERE:
+        if exc.errno in NOT_HERE:
             return False
         raise
     return True
@@ -252,7 +253,7 @@ def _copy_in_kernel(source: int, target: int, at: int, count: int) -> int | None
     try:
         return os.copy_file_range(source, target, count, at, at)
     except OSError as exc:
-        if exc.errno in _NOT_HERE:
+        if exc.errno in NOT_HERE:
             return None
         raise
 
@@ -275,6 +276,26 @@ def free_bytes(folder: Path) -> int:
     """What an unprivileged writer may still fill (``f_bavail``)."""
     status = os.statvfs(folder)
     return status.f_bavail * status.f_frsize
+
+
+def total_bytes(folder: Path) -> int:
+    """All that unprivileged writers may fill, or have filled: what df(1) makes its percentages of."""
+    status = os.statvfs(folder)
+    return (status.f_blocks - status.f_bfree + status.f_bavail) * status.f_frsize
+
+
+def folder_bytes(folder: Path, without: Set[str] = frozenset()) -> int:
+    """Bytes that the file system spends on the files right in a folder, but for those of some names."""
+    total = 0
+    try:
+        with os.scandir(folder) as found:
+            for entry in found:
+                with contextlib.suppress(FileNotFoundError):
+                    if entry.name not in without and entry.is_file(follow_symlinks=False):
+                        total += entry.stat(follow_symlinks=False).st_blocks * 512
+    except FileNotFoundError:
+        return 0
+    return total
 
 
 def translated(exc: OSError, where: Path, need: int | None = None) -> errors.Error:

@@ -47,6 +47,10 @@ class Settings:
     address_space: int = 2 << 30
     convert_address_space: int = 4 << 30
     stall_seconds: int = 60
+    max_bases: int | None = None
+    """``[image_cache] max_size``: bytes that the bases of the folder may take."""
+    min_free: int = 0
+    """``[image_cache] min_free``: bytes that a fetch leaves of the file system."""
     hostname: str = "localhost"
     """``host``: the name by which other hosts of a shared ``instances_path`` know this one."""
     counted: bool = False

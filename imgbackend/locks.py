@@ -82,6 +82,10 @@ class Locks:
         """Of one base: held while it is looked at or fetched, not while it is copied."""
         return self._lock(BASE, f"nova-{name}", progress)
 
+    def spare_base(self, name: str, give_up: Progress) -> contextlib.AbstractContextManager[Held]:
+        """Of a base that may go, also while another's is held: ``give_up`` raises, so that nobody is waited for."""
+        return self._lock(BASE, f"nova-{name}", give_up, beside=True)
+
     def record(self, instance: str) -> contextlib.AbstractContextManager[Held]:
         """Of the records of one instance."""
         return self._lock(RECORD, f"imgbackend-r.{instance}", ignore)
@@ -90,10 +94,14 @@ class Locks:
         """Of the list of what is being fetched."""
         return self._lock(RECORD, "imgbackend-space", ignore)
 
+    def hosts(self) -> contextlib.AbstractContextManager[Held]:
+        """Of the list of the hosts that share the folder; a Nova's own lock."""
+        return self._lock(RECORD, "nova-storage-registry-lock", ignore)
+
     @contextlib.contextmanager
-    def _lock(self, rank: int, name: str, progress: Progress) -> Iterator[Held]:
+    def _lock(self, rank: int, name: str, progress: Progress, *, beside: bool = False) -> Iterator[Held]:
         held: list[int] = _mine.__dict__.setdefault("ranks", [])
-        if held and rank <= held[-1]:
+        if held and (rank < held[-1] or (rank == held[-1] and not beside)):
             raise errors.DiskBusy(
                 "this call comes from inside another one, such as its progress callback, and would wait for itself"
             )

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from imgbackend import errors, files
@@ -31,6 +32,19 @@ def _boot() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """What an operator allows a folder to take, beyond what its file system has."""
+
+    folder: Path
+    max_size: int | None = None
+    """Bytes that the files right in the folder may take; None: no limit."""
+    min_free: int = 0
+    """Bytes of the file system that are left to others."""
+    without: frozenset[str] = frozenset()
+    """Files of the folder that do not count: what is about to be written takes their place."""
+
+
 class Space:
     """The promises on one ``instances_path``."""
 
@@ -39,7 +53,7 @@ class Space:
         self._folder, self._locks = folder, locks
 
     @contextlib.contextmanager
-    def reserved(self, target: Path, need: int | None) -> Iterator[None]:
+    def reserved(self, target: Path, need: int | None, quota: Quota | None = None) -> Iterator[None]:
         """Promise ``need`` bytes on the file system of ``target``, while that file is filled.
 
         For a driver's own copies to a file, around the writing: what others of this
@@ -48,6 +62,7 @@ class Space:
         will be allocated, not the virtual size.  The folder of ``target`` is there already.
         It is not for what writes nothing (a reflink, a snapshot), nor for a store that is
         no file system here.  Nothing is promised where ``need`` is None: it is not known.
+        ``quota`` is the engine's, for what it puts into the folder of the bases.
 
         :raises StorageFull: if they are not there, or run out meanwhile; with need and have.
         """
@@ -63,10 +78,10 @@ class Space:
             "boot": _boot(),
         }
         with self._locks.space():
-            have = files.free_bytes(target.parent) - self._promised(note, target.parent)
             missing = need - _written(target)
+            where, have = self._left(note, target.parent, quota)
             if missing > have:
-                raise errors.StorageFull(str(target.parent), missing, max(have, 0))
+                raise errors.StorageFull(where, missing, max(have, 0), short=missing - have)
             files.write_whole(note, json.dumps(told).encode(), mode=0o600, durable=False)
         try:
             yield
@@ -81,9 +96,25 @@ class Space:
         finally:
             note.unlink(missing_ok=True)
 
-    def _promised(self, own: Path, folder: Path) -> int:
-        """What others of this file system have still to write; forgets those that died."""
-        device, total = os.stat(folder).st_dev, 0
+    def _left(self, own: Path, folder: Path, quota: Quota | None) -> tuple[str, int]:
+        """What limits a file in ``folder``, and how many bytes that leaves, which may be less than none."""
+        device, promised, here = os.stat(folder).st_dev, 0, 0
+        for target, size in self._promises(own):
+            if target.parent.exists() and os.stat(target.parent).st_dev == device:
+                promised += size
+                here += size if quota is not None and target.parent == quota.folder else 0
+        have = files.free_bytes(folder) - promised
+        if quota is None:
+            return str(folder), have
+        have -= quota.min_free
+        if quota.max_size is not None:
+            left = quota.max_size - files.folder_bytes(quota.folder, quota.without) - here
+            if left < have:
+                return f"{folder}, within [image_cache] max_size", left
+        return f"{folder}, beside [image_cache] min_free" if quota.min_free else str(folder), have
+
+    def _promises(self, own: Path) -> Iterator[tuple[Path, int]]:
+        """What others have still to write, by file; forgets those that died."""
         for note in self._folder.glob(f"*{_SUFFIX}"):
             if note == own:
                 continue
@@ -93,11 +124,10 @@ class Space:
                 target, size = Path(told["file"]), int(told["bytes"])
             except (FileNotFoundError, ValueError, KeyError, TypeError):
                 continue
-            if not alive:
+            if alive:
+                yield target, max(size - _written(target), 0)
+            else:
                 note.unlink(missing_ok=True)
-            elif target.parent.exists() and os.stat(target.parent).st_dev == device:
-                total += max(size - _written(target), 0)
-        return total
 
 
 def _written(path: Path) -> int:

@@ -19,10 +19,10 @@ _TREES = {"imgbackend": _ROOT / "imgbackend"} | {
 _TREES["imgbackend_btrfs"] = _ROOT / "doc/examples/imgbackend-btrfs/imgbackend_btrfs"
 
 ORDER: tuple[tuple[str, ...], ...] = (
-    ("sizes", "types"),
+    ("cache_options", "sizes", "types"),
     ("errors",),
     ("abilities", "conf", "files", "qcow2", "runner"),
-    ("locks", "manifests"),
+    ("extents", "locks", "manifests"),
     ("failures", "metrics", "pins", "records", "space"),
     ("host",),
     ("containers", "overlays", "qemu_img"),

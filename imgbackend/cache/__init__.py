@@ -6,34 +6,40 @@ for both alike.
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from oslo_config import cfg
 
 from imgbackend import errors, files
-from imgbackend.abilities import HoldsBases
 from imgbackend.bases import Bases
 from imgbackend.cache import inventory
-from imgbackend.cache.policy import CachedBase, Policy, Verdict, decide, missing_room
-from imgbackend.cache.removal import Outcome, Removal
+from imgbackend.cache.hosts import Hosts, SeenHost
+from imgbackend.cache.policy import CachedBase, Policy
+from imgbackend.cache.prefetch import Prefetched, Prefetching, silent
+from imgbackend.cache.reach import Reach, Stores
+from imgbackend.cache.removal import Outcome
+from imgbackend.cache.sweep import Pass, Sweep, go_on
 from imgbackend.cache.use import Domains, Use, no_domains
 from imgbackend.cache.verification import Verification, Verified, chosen
 from imgbackend.host import Host
 from imgbackend.pins import Pin
 from imgbackend.types import Progress, ignore, is_base_name
 
-__all__ = ["Cache", "CachedBase", "Listing", "Outcome", "Pass", "Policy", "Stores", "Verified", "policy_of"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stores:
-    """The backends whose stores keep bases."""
-
-    opened: dict[str, HoldsBases]
-    """By the backend's name."""
-    faults: list[str]
-    """Why others could not be opened, a line each."""
+__all__ = [
+    "Cache",
+    "CachedBase",
+    "Listing",
+    "Outcome",
+    "Pass",
+    "Policy",
+    "Prefetched",
+    "Reach",
+    "SeenHost",
+    "Stores",
+    "Verified",
+    "policy_of",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,18 +56,6 @@ class Listing:
     """Disks that refer to what is no base of this host, a line each."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pass:
-    """What one pass over the cache did, or would do."""
-
-    outcomes: list[Outcome]
-    """Of every base."""
-    faults: list[str]
-    """What could not be looked at or done, a line each."""
-    foreign: list[str]
-    """As in :class:`Listing`."""
-
-
 class Cache:
     """The bases of one engine."""
 
@@ -69,19 +63,18 @@ class Cache:
         self,
         host: Host,
         bases: Bases,
-        stores: Callable[[Collection[str]], Stores],
+        reach: Reach,
         policy: Policy,
         clock: Callable[[], float] = time.time,
         domains: Domains = no_domains,
     ) -> None:
-        """``stores`` opens the configured backends that hold bases, and of those named what it can.
-
-        ``domains`` tells what the hypervisor's domains open.
-        """
-        self._host, self._bases, self._stores = host, bases, stores
+        """``domains`` tells what the hypervisor's domains open."""
+        self._host, self._bases, self._reach = host, bases, reach
         self.policy = policy
         """What the configuration allows."""
         self._clock, self._domains = clock, domains
+        self._hosts = Hosts(host, clock)
+        self._sweep = Sweep(host, bases, reach.stores, policy, clock, lambda: Use(host, self._domains))
 
     def bases(self) -> Listing:
         """Every base, with the disks that hang on it.
@@ -90,10 +83,13 @@ class Cache:
         """
         with self._translated():
             use = Use(self._host, self._domains)
-            stores = self._stores(use.backends)
-            found, faults = self._found(use, stores)
+            stores = self._reach.stores(use.backends)
+            found, faults = inventory.everything(self._host, self._bases, stores.opened, use)
             return Listing(
-                bases=found, stores=sorted(stores.opened), faults=[*use.unseen, *faults], foreign=use.foreign
+                bases=found,
+                stores=sorted(stores.opened),
+                faults=[*use.unseen, *stores.faults, *faults],
+                foreign=use.foreign,
             )
 
     def pins(self) -> frozenset[Pin]:
@@ -144,56 +140,62 @@ class Cache:
             found = chosen(self.bases().bases, names, store, sample)
             return Verification(self._host, rate, self._clock).verify_all(found, progress)
 
-    def prune(self, *, dry_run: bool = False) -> Pass:
+    def prune(self, *, dry_run: bool = False, stop: Callable[[], bool] = go_on) -> Pass:
         """Remove the bases that nothing needs and that the policy lets go; note the use of the others.
 
         No base is removed on which a disk hangs, which is pinned, or which was used within
         ``lease_seconds``; none at all where some disk could not be looked at.  Each goes under its lock,
         after another look at its last use, its pin, and the folders that changed since.  ``dry_run`` changes nothing.
+        ``stop`` is asked before each base; where it says yes, what is left is left to the next pass.
 
         :raises ConfigError: if the base folder cannot be read.
         """
         with self._translated():
-            use = Use(self._host, self._domains)
-            unseen = list(use.unseen)
-            stores = self._stores(use.backends)
-            found, faults = self._found(use, stores)
-            free = files.free_bytes(files.nearest(self._host.bases))
-            verdicts = decide(found, self.policy, self._clock(), free=free, unseen=bool(unseen))
-            faults = [*unseen, *faults, *_too_full(verdicts, self.policy, free)]
-            if dry_run:
-                return Pass(outcomes=[_would(verdict) for verdict in verdicts], faults=faults, foreign=use.foreign)
-            removal = Removal(self._host, self._bases, stores.opened, self.policy, use, self._clock)
-            outcomes = [self._done(removal, verdict, faults) for verdict in verdicts]
-            faults += use.unseen[len(unseen) :]
-            return Pass(outcomes=outcomes, faults=faults, foreign=use.foreign)
+            return self._sweep.run(dry_run=dry_run, stop=stop)
 
-    @staticmethod
-    def _done(removal: Removal, verdict: Verdict, faults: list[str]) -> Outcome:
-        if verdict.goes:
-            outcome = removal.remove(verdict)
-            if outcome.action == "failed":
-                faults.append(f"the base {outcome.base.name} ({outcome.base.where}) stays: {outcome.reason}")
-            return outcome
-        told = removal.refresh(verdict.base) if verdict.refresh else None
-        faults += [told] if told is not None else []
-        return Outcome(base=verdict.base, action="kept", reason=verdict.reason)
+    def prefetch(
+        self,
+        refs: Iterable[str],
+        images_type: str | None = None,
+        *,
+        at_once: int | None = None,
+        jitter: float | None = None,
+        progress: Callable[[str], Progress] = silent,
+    ) -> list[Prefetched]:
+        """Fetch images into the cache before a disk wants them; for each, in the order given, what became of it.
 
-    def _found(self, use: Use, stores: Stores) -> tuple[list[CachedBase], list[str]]:
-        pins = self._host.pins.all()
-        found = [
-            inventory.of_folder(entry, use, pinned=Pin(name=entry.name, store=None) in pins)
-            for entry in self._bases.entries()
-        ]
-        faults = list(stores.faults)
-        for name, store in sorted(stores.opened.items()):
-            try:
-                found += inventory.all_of(name, store, use, pins)
-            except OSError as exc:
-                faults.append(f"the bases of {name} cannot be listed: {files.translated(exc, self._host.instances)}")
-            except errors.Error as exc:
-                faults.append(f"the bases of {name} cannot be listed: {exc}")
-        return found, faults
+        ``refs`` are as for :meth:`imgbackend.Engine.image`.  The bases are made where the disks of the backend
+        ``images_type`` (None: the configured one) would have them made, with the same locks: a disk that wants
+        one of them meanwhile waits, and fetches nothing.  A base counts as used now, whether or not it was there.
+        ``at_once`` and ``jitter`` (seconds) None: as configured.  ``progress`` makes the progress of an
+        image; what one of these raises ends them all.  What fails is told in the result, and is no error.
+
+        :raises ConfigError: if there is no such backend.
+        :raises StorageUnavailable: if its storage does not answer.
+        """
+        return Prefetching(self._host, self._bases, self._reach.backend(images_type), self._reach.image).all(
+            refs,
+            at_once=at_once or self.policy.at_once,
+            jitter=self.policy.jitter if jitter is None else jitter,
+            progress=progress,
+        )
+
+    def make_room(self, need: int) -> None:
+        """Remove bases of the folder that may go, the least recently used first, so that ``need`` bytes are freed.
+
+        None is removed where all of them do not suffice.  A fetch that lacks room calls it, under its base's lock.
+        """
+        with self._translated():
+            self._sweep.make_room(need)
+
+    def hosts(self) -> list[SeenHost]:
+        """The hosts that make passes over this folder, this one too, by name."""
+        with self._translated():
+            return self._hosts.all()
+
+    def forget_host(self, name: str) -> None:
+        """Take a host off the record that is no more; one that is not on it is no error."""
+        self._hosts.forget(name)
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
@@ -218,16 +220,9 @@ def policy_of(conf: cfg.ConfigOpts) -> Policy:
         lease=told.lease_seconds,
         max_size=told.max_size,
         min_free=told.min_free,
+        high=told.high_watermark,
+        low=min(told.low_watermark, told.high_watermark),
+        gone_age=told.remove_gone_minimum_age_seconds,
+        at_once=told.precache_concurrency,
+        jitter=told.precache_jitter,
     )
-
-
-def _would(verdict: Verdict) -> Outcome:
-    return Outcome(base=verdict.base, action="would be removed" if verdict.goes else "kept", reason=verdict.reason)
-
-
-def _too_full(verdicts: list[Verdict], policy: Policy, free: int) -> Iterator[str]:
-    over, short = missing_room(verdicts, policy, free)
-    if over:
-        yield f"the bases take {over} bytes more than max_size allows, and all that is left is in use or held"
-    if short:
-        yield f"{short} bytes more would have to be free for min_free, and all bases that are left are in use or held"

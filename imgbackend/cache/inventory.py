@@ -1,13 +1,32 @@
 """What there is: the bases of the base folder and of the stores that keep bases, as one kind of entry."""
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 
+from imgbackend import errors, files
 from imgbackend.abilities import HoldsBases
-from imgbackend.bases import BaseEntry
+from imgbackend.bases import BaseEntry, Bases
 from imgbackend.cache.policy import CachedBase
 from imgbackend.cache.use import Use
+from imgbackend.host import Host
 from imgbackend.pins import Pin
 from imgbackend.types import StoreBase, is_base_name
+
+
+def everything(
+    host: Host, bases: Bases, stores: Mapping[str, HoldsBases], use: Use
+) -> tuple[list[CachedBase], list[str]]:
+    """All bases, those of the folder first, then each store's, by name; and what could not be listed, a line each."""
+    pins = host.pins.all()
+    found = [of_folder(entry, use, pinned=Pin(name=entry.name, store=None) in pins) for entry in bases.entries()]
+    faults = []
+    for name, store in sorted(stores.items()):
+        try:
+            found += all_of(name, store, use, pins)
+        except OSError as exc:
+            faults.append(f"the bases of {name} cannot be listed: {files.translated(exc, host.instances)}")
+        except errors.Error as exc:
+            faults.append(f"the bases of {name} cannot be listed: {exc}")
+    return found, faults
 
 
 def of_folder(entry: BaseEntry, use: Use, *, pinned: bool) -> CachedBase:

@@ -1,10 +1,9 @@
 """Which bases may go: facts in, verdicts with their reasons out.  Nothing is looked at here."""
 
 import re
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 _DAY: Final = 86400
 _RESIZED: Final = re.compile(r"[0-9a-f]{40}_(?:[0-9]+|sm)\Z")
@@ -39,6 +38,8 @@ class CachedBase:
     children: int | None = None
     """Disks that hang on it, as the store counts them; None: it does not."""
     pinned: bool = False
+    upstream: Literal["there", "gone"] | None = None
+    """What its source says of the image; None: it was not asked, or could not tell."""
     verified: float | None = None
     """When its bytes were last found to have the digest, in seconds since 1970; None: never."""
 
@@ -69,10 +70,31 @@ class Policy:
     """The bases of the base folder may take so much; None: no limit."""
     min_free: int | None = None
     """So much of the base folder's file system is to be free; None: no limit."""
+    high: int = 100
+    """``high_watermark``: room is made from here on, in percent of what the two limits allow."""
+    low: int = 100
+    """``low_watermark``: room is made until no more than this is used."""
+    gone_age: float | None = None
+    """``remove_gone_minimum_age_seconds``, of bases whose image is gone from its source; None: as of others."""
 
-    def age_of(self, name: str) -> float:
-        """How long a base of that name has to be unused."""
-        return self.resized_age if _RESIZED.match(name) else self.original_age
+    at_once: int = 1
+    """``precache_concurrency``: images that are fetched side by side before they are wanted."""
+    jitter: float = 0.0
+    """``precache_jitter``: before each of them it waits for up to so long."""
+
+    def age_of(self, base: CachedBase) -> float:
+        """How long a base has to be unused."""
+        least = self.resized_age if _RESIZED.match(base.name) else self.original_age
+        return least if base.upstream != "gone" or self.gone_age is None else min(self.gone_age, least)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OtherHost:
+    """Of the hosts that share the cache and are alive, the one whose last pass is longest ago."""
+
+    name: str
+    last_pass: float
+    """Seconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,70 +108,37 @@ class Verdict:
     """But for its age it would go, and it does where room is wanted."""
     refresh: bool = False
     """Its last use is to be noted anew: it is in use, pinned, or was used in the future."""
+    cause: Literal["unused", "gone", "room"] = "unused"
+    """Of one that goes, in a word: its age; its image is gone from the source, else it were too young; for room."""
 
 
-def judge(base: CachedBase, policy: Policy, now: float) -> Verdict:
-    """What is to become of one base, whatever the others are."""
+def judge(base: CachedBase, policy: Policy, now: float, other: OtherHost | None = None) -> Verdict:
+    """What is to become of one base, whatever the others are.
+
+    What only another host can see of its use it tells by touching the base at each of its passes: a lease has to
+    have ended before the last pass of each of them, too.
+    """
     unused = now - base.last_used
     if base.users:
-        return _stays(base, f"{base.users} {'disk hangs' if base.users == 1 else 'disks hang'} on it", refresh=True)
+        return stays(base, f"{base.users} {'disk hangs' if base.users == 1 else 'disks hang'} on it", refresh=True)
     if base.pinned:
-        return _stays(base, "pinned", refresh=True)
+        return stays(base, "pinned", refresh=True)
     if unused < -_SKEW:
-        return _stays(base, f"last used {span(-unused)} in the future: a clock was changed", refresh=True)
+        return stays(base, f"last used {span(-unused)} in the future: a clock was changed", refresh=True)
     unused = max(unused, 0.0)
     if unused < policy.lease:
-        return _stays(base, f"used {span(unused)} ago, and leased for {span(policy.lease)}")
+        return stays(base, f"used {span(unused)} ago, and leased for {span(policy.lease)}")
+    if other is not None and other.last_pass < base.last_used + policy.lease:
+        return stays(base, f"the host {other.name} may use it: it made no pass since the lease ended")
     if not policy.remove:
-        return _stays(base, "remove_unused_base_images is off")
-    least = policy.age_of(base.name)
+        return stays(base, "remove_unused_base_images is off")
+    least = policy.age_of(base)
+    gone = base.upstream == "gone"
+    told = f"unused for {span(unused)}" + (", and its image is gone from the source" if gone else "")
     if unused < least:
-        return _stays(base, f"unused for {span(unused)}, and kept for {span(least)}", spare=True)
-    return Verdict(base=base, goes=True, reason=f"unused for {span(unused)}")
-
-
-def decide(
-    bases: Iterable[CachedBase], policy: Policy, now: float, *, free: int | None = None, unseen: bool = False
-) -> list[Verdict]:
-    """What is to become of each base, in the order given.
-
-    ``free`` is what is free on the base folder's file system.  ``unseen``: not every disk could
-    be looked at, so that no base is known to be unused.
-    """
-    verdicts = [judge(base, policy, now) for base in bases]
-    _make_room(verdicts, policy, free)
-    if unseen:
-        reason = "a disk that may hang on it could not be looked at"
-        return [_stays(each.base, reason) if each.goes else each for each in verdicts]
-    return verdicts
-
-
-def _make_room(verdicts: list[Verdict], policy: Policy, free: int | None) -> None:
-    """Let the least recently used of the base folder go, until what is left is within the limits."""
-    local = [at for at, each in enumerate(verdicts) if each.base.store is None]
-    taken = sum(verdicts[at].base.allocated for at in local if not verdicts[at].goes)
-    going = sum(verdicts[at].base.allocated for at in local if verdicts[at].goes)
-    for at in sorted(local, key=lambda at: verdicts[at].base.last_used):
-        over = policy.max_size is not None and taken > policy.max_size
-        short = policy.min_free is not None and free is not None and free + going < policy.min_free
-        if not over and not short:
-            return
-        each = verdicts[at]
-        if each.spare:
-            why = "the bases take more than max_size" if over else "less than min_free is free"
-            verdicts[at] = replace(each, goes=True, reason=f"least recently used, and {why}")
-            taken -= each.base.allocated
-            going += each.base.allocated
-
-
-def missing_room(verdicts: Sequence[Verdict], policy: Policy, free: int | None) -> tuple[int, int]:
-    """Bytes by which the base folder stays above ``max_size``, and below ``min_free``, when all that goes is gone."""
-    local = [each for each in verdicts if each.base.store is None]
-    taken = sum(each.base.allocated for each in local if not each.goes)
-    going = sum(each.base.allocated for each in local if each.goes)
-    over = 0 if policy.max_size is None else max(taken - policy.max_size, 0)
-    short = 0 if policy.min_free is None or free is None else max(policy.min_free - free - going, 0)
-    return over, short
+        return stays(base, f"{told}, and kept for {span(least)}", spare=True)
+    early = gone and unused < replace(policy, gone_age=None).age_of(base)
+    return Verdict(base=base, goes=True, reason=told, cause="gone" if early else "unused")
 
 
 def span(seconds: float) -> str:
@@ -160,5 +149,6 @@ def span(seconds: float) -> str:
     return f"{int(max(seconds, 0))} s"
 
 
-def _stays(base: CachedBase, reason: str, *, spare: bool = False, refresh: bool = False) -> Verdict:
+def stays(base: CachedBase, reason: str, *, spare: bool = False, refresh: bool = False) -> Verdict:
+    """The verdict of a base that is kept."""
     return Verdict(base=base, goes=False, reason=reason, spare=spare, refresh=refresh)

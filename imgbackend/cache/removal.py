@@ -1,20 +1,21 @@
 """How a base goes: under its lock, and after looking again.  What changed meanwhile lets it stay."""
 
 import contextlib
+import json
 import logging
 import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
-from imgbackend import errors, files, manifests
+from imgbackend import errors, extents, files, manifests
 from imgbackend.abilities import HoldsBases
 from imgbackend.bases import Bases
 from imgbackend.cache import inventory
-from imgbackend.cache.policy import CachedBase, Policy, Verdict, judge
+from imgbackend.cache.policy import CachedBase, OtherHost, Policy, Verdict, judge
 from imgbackend.cache.use import Use
 from imgbackend.host import Host
 from imgbackend.templates import store_lock
@@ -36,6 +37,8 @@ class Outcome:
     action: Literal["removed", "would be removed", "kept", "gone", "failed"]
     """gone: somebody else removed it meanwhile."""
     reason: str
+    freed: int = 0
+    """Bytes that the storage has more, or would have; what a disk shares with the base stays."""
 
 
 class _HeldByOthersError(Exception):
@@ -53,8 +56,10 @@ class Removal:
         policy: Policy,
         use: Use,
         clock: Callable[[], float],
+        other: OtherHost | None = None,
     ) -> None:
         """``use`` is what was seen when the verdicts were found; it is looked at again for each that goes."""
+        self._other = other
         self._host, self._bases, self._stores = host, bases, stores
         self._policy, self._use, self._clock = policy, use, clock
         self._looked = -math.inf
@@ -65,8 +70,7 @@ class Removal:
         try:
             with self._held(base):
                 kept = self._kept(verdict)
-                if kept is None:
-                    self._take_away(base)
+                freed = self._taken_away(base) if kept is None else 0
         except _HeldByOthersError:
             kept = "its lock is held: it is being used"
         except errors.DiskBusy as exc:
@@ -75,8 +79,12 @@ class Removal:
             return Outcome(base=base, action="failed", reason=self._told(exc))
         if kept is not None:
             return Outcome(base=base, action="gone" if kept == _GONE else "kept", reason=kept)
-        LOG.info("Removed the base %s (%s): %s", base.name, base.where, verdict.reason)
-        return Outcome(base=base, action="removed", reason=verdict.reason)
+        self._host.metrics.record_eviction(verdict.cause, freed)
+        LOG.info(
+            "removed base=%s store=%s image=%s cause=%s bytes=%d reason=%s",
+            *(base.name, base.where, json.dumps(base.image_id), verdict.cause, freed, json.dumps(verdict.reason)),
+        )
+        return Outcome(base=base, action="removed", reason=verdict.reason, freed=freed)
 
     def refresh(self, base: CachedBase) -> str | None:
         """Note that a base is used; a line that says why that could not be done, or None."""
@@ -107,7 +115,7 @@ class Removal:
     @contextlib.contextmanager
     def _held(self, base: CachedBase) -> Iterator[None]:
         """The base's lock, and its store's; nobody is waited for."""
-        with self._host.locks.base(base.name, _give_up):
+        with self._host.locks.spare_base(base.name, _give_up):
             if base.store is None:
                 yield
             else:
@@ -124,7 +132,7 @@ class Removal:
         now = self._now(verdict.base)
         if now is None:
             return _GONE
-        fresh = judge(now, self._policy, self._clock())
+        fresh = judge(replace(now, upstream=verdict.base.upstream), self._policy, self._clock(), self._other)
         return None if fresh.goes or (fresh.spare and verdict.spare) else fresh.reason
 
     def _now(self, base: CachedBase) -> CachedBase | None:
@@ -135,17 +143,20 @@ class Removal:
         found = self._stores[base.store].find_base(base.name)
         return None if found is None else inventory.of_store(found, base.store, self._use, pinned=pinned)
 
-    def _take_away(self, base: CachedBase) -> None:
-        """The base before its manifest: without one it would look like another's.
+    def _taken_away(self, base: CachedBase) -> int:
+        """Remove the base, before its manifest: without one it would look like another's.  The bytes that are freed.
 
         The lock's file stays: whoever waits for it, a Nova too, has it open.
         """
-        if base.store is not None:
-            self._stores[base.store].remove_base(base.name)
-            return
-        path = self._bases.path(base.name)
-        path.unlink()
-        manifests.path_of(path).unlink(missing_ok=True)
+        with self._host.metrics.timed("remove"):
+            if base.store is not None:
+                self._stores[base.store].remove_base(base.name)
+                return base.allocated
+            path = self._bases.path(base.name)
+            freed = extents.exclusive(path)
+            path.unlink()
+            manifests.path_of(path).unlink(missing_ok=True)
+            return freed
 
     def _told(self, exc: OSError | errors.Error) -> str:
         return str(files.translated(exc, self._host.bases) if isinstance(exc, OSError) else exc)

@@ -40,6 +40,7 @@ TABLE: Final[dict[str, tuple[str, str]]] = {
     "cache list": ("cache:List", "List the base images that disks are made from, in the base folder and in stores"),
     "cache show": ("cache:Show", "Show a base image, and the disks that hang on it"),
     "cache usage": ("cache:Usage", "Show how much room the base images take, in the base folder and in each store"),
+    "cache prefetch": ("cache_prefetch:Prefetch", "Fetch images into the cache before a disk wants them"),
     "cache pin": ("cache:Pin", "Keep a base image, used or not"),
     "cache unpin": ("cache:Unpin", "Let a base image go again when nothing uses it"),
     "cache verify": ("cache_verify:Verify", "Compare the bytes of base images with their digests; put bad ones aside"),

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from imgbackend.cache.policy import CachedBase, Policy, decide, judge, missing_room, span
+from imgbackend.cache.limits import decide, for_need, missing_room
+from imgbackend.cache.policy import CachedBase, OtherHost, Policy, judge, span
 from imgbackend.types import Gi
 
 NOW = 1_800_000_000.0
@@ -124,3 +125,59 @@ def test_no_base_goes_where_a_disk_could_not_be_looked_at() -> None:
 )  # fmt: skip
 def test_times_are_told_as_people_say_them(seconds: float, told: str) -> None:
     assert span(seconds) == told
+
+
+@pytest.mark.parametrize(
+    ("policy", "free", "wanted"),
+    [
+        (Policy(max_size=5 * Gi, high=100, low=50), 0, ""),
+        (Policy(max_size=4 * Gi, high=90, low=50), 0, "bc"),  # 4 of 4: down to 2
+        (Policy(max_size=4 * Gi, high=100, low=50), 0, ""),
+        (Policy(max_size=3 * Gi, high=100, low=100), 0, "b"),
+        (Policy(max_size=3 * Gi, high=100, low=0), 0, "bcad"),
+        (Policy(min_free=0, high=90, low=80), 2 * Gi, ""),  # 18 of 20 are used: that is 90 %
+        (Policy(min_free=0, high=90, low=80), 2 * Gi - 1, "bca"),
+        (Policy(min_free=0, high=90, low=90), 2 * Gi - 1, "b"),
+        (Policy(min_free=10 * Gi, high=90, low=80), 12 * Gi, ""),  # 8 of the 10 that may be used
+        (Policy(min_free=10 * Gi, high=90, low=80), Gi * 11 - 1, "bc"),
+        (Policy(max_size=3 * Gi, min_free=0, high=100, low=50), 20 * Gi, "bca"),
+    ],
+)
+def test_room_is_made_from_the_high_watermark_down_to_the_low_one(policy: Policy, free: int, wanted: str) -> None:
+    verdicts = decide(letters(3 * HOUR, 6 * HOUR, 5 * HOUR, 2 * HOUR), policy, NOW, free=free, total=20 * Gi)
+    assert {each.base.name[0] for each in verdicts if each.goes} == set(wanted)
+    assert {each.cause for each in verdicts if each.goes} <= {"room"}
+
+
+@pytest.mark.parametrize(
+    ("need", "wanted"), [(0, ""), (1, "d"), (Gi, "d"), (Gi + 1, "dc"), (3 * Gi, "dcb"), (4 * Gi, "")]
+)
+def test_a_fetch_that_lacks_room_takes_the_least_recently_used_or_nothing(need: int, wanted: str) -> None:
+    bases = [*letters(600, 2 * HOUR, 5 * HOUR, 25 * HOUR), base(9 * DAY, store="rbd")]
+    verdicts = [judge(each, POLICY, NOW) for each in bases]
+    assert "".join(each.base.name[0] for each in for_need(verdicts, need)) == wanted
+
+
+def test_what_is_gone_from_its_source_goes_first_and_earlier_if_it_may() -> None:
+    bases = [base(5 * HOUR, "a" * 40), base(2 * HOUR, "b" * 40, upstream="gone")]
+    assert gone(bases, Policy()) == ""
+    assert gone(bases, Policy(max_size=Gi)) == "b"
+    early = judge(bases[1], Policy(gone_age=HOUR), NOW)
+    assert (early.goes, early.cause) == (True, "gone")
+    assert "gone from the source" in early.reason
+    assert not judge(bases[0], Policy(gone_age=HOUR), NOW).goes
+    assert not judge(replace(bases[1], upstream="there"), Policy(gone_age=HOUR), NOW).goes
+    assert not judge(replace(bases[1], last_used=NOW - 600), Policy(gone_age=0), NOW).goes  # leased
+    assert judge(replace(bases[1], last_used=NOW - 25 * HOUR), Policy(gone_age=0), NOW).cause == "unused"
+    assert gone(bases, Policy(gone_age=2 * DAY)) == ""
+
+
+@pytest.mark.parametrize(
+    ("last_pass", "goes"),
+    [(10 * HOUR, True), (24 * HOUR, True), (24 * HOUR + 1, False), (25 * HOUR, False), (30 * HOUR, False), (-60, True)],
+)
+def test_a_lease_has_to_have_ended_before_the_last_pass_of_every_other_host(last_pass: float, goes: bool) -> None:
+    verdict = judge(base(25 * HOUR), POLICY, NOW, OtherHost(name="b", last_pass=NOW - last_pass))
+    assert verdict.goes is goes
+    assert goes or "the host b" in verdict.reason
+    assert not verdict.spare or goes

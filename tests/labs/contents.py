@@ -39,13 +39,13 @@ def write_as_guest(path: Path, format: str, at: int, data: bytes) -> None:
 
 
 def entries(instances: Path) -> set[str]:
-    """Every file but what stays for others: the locks of bases, and failures shared with who waits.
+    """Every file but what stays for others: the locks of bases, failures shared with who waits, the list of hosts.
 
     The folder of an instance stays too: its caller may have made it.
     """
     found = {str(path.relative_to(instances)) for path in instances.rglob("*") if not path.is_dir()}
     kept = {name for name in found if name.startswith("locks/nova-") or name.endswith(".failed")}
-    return found - kept - {"locks/imgbackend-space"}
+    return found - kept - {"locks/imgbackend-space", "compute_nodes"}
 
 
 def partial(instances: Path) -> set[str]:

@@ -197,6 +197,18 @@ def _can_take(locks: Locks, take: Take) -> bool:
     return True
 
 
+def test_spare_base_is_locked_beside_another_and_waits_for_nobody(tmp_path: Path) -> None:
+    locks = Locks(tmp_path)
+    with locks.base("a" * 40):
+        with locks.spare_base("b" * 40, _not_wait):
+            assert not _others_can_take(locks, lambda each: each.base("b" * 40))
+        with pytest.raises(_Never), locks.spare_base("a" * 40, _not_wait):
+            pytest.fail("it is held here already")
+        with locks.record("web1"), pytest.raises(errors.DiskBusy), locks.spare_base("b" * 40, _not_wait):
+            pytest.fail("a base comes before a record")
+    assert _others_can_take(locks, lambda each: each.base("b" * 40))
+
+
 class _Hurried(Locks):
     """The same locks; whoever would have to wait raises instead."""
 
@@ -204,8 +216,8 @@ class _Hurried(Locks):
         super().__init__(locks._folder)
 
     @contextmanager
-    def _lock(self, rank: int, name: str, progress: Progress) -> Iterator[Held]:
-        with super()._lock(rank, name, _not_wait) as held:
+    def _lock(self, rank: int, name: str, progress: Progress, *, beside: bool = False) -> Iterator[Held]:
+        with super()._lock(rank, name, _not_wait, beside=beside) as held:
             yield held
 
 

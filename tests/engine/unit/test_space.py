@@ -11,7 +11,7 @@ import pytest
 
 from imgbackend import errors, files
 from imgbackend.locks import Locks
-from imgbackend.space import Space
+from imgbackend.space import Quota, Space
 from imgbackend.types import Mi
 
 MakeTmpfs = Callable[[int], Path]
@@ -85,7 +85,7 @@ def test_the_promise_of_a_killed_process_is_forgotten(
 import sys
 from pathlib import Path
 from imgbackend.locks import Locks
-from imgbackend.space import Space
+from imgbackend.space import Quota, Space
 folder = Path({str(folder)!r})
 with Space(folder, Locks(folder)).reserved(Path({str(place / "a")!r}), {3 * Mi}):
     print("promised", flush=True)
@@ -127,3 +127,40 @@ def test_a_broken_note_hurts_nobody(space: Space, folder: Path, tmp_path: Path, 
 def test_free_is_what_an_ordinary_user_may_fill(tmp_path: Path) -> None:
     status = os.statvfs(tmp_path)
     assert files.free_bytes(tmp_path) <= status.f_bfree * status.f_frsize
+
+
+def test_a_quota_counts_the_files_of_its_folder_and_what_is_promised_there(space: Space, tmp_path: Path) -> None:
+    bases = tmp_path / "_base"
+    bases.mkdir()
+    (bases / "a").write_bytes(bytes(Mi))
+    (bases / "below").mkdir()
+    (bases / "below" / "b").write_bytes(bytes(Mi))
+    quota = Quota(folder=bases, max_size=4 * Mi)
+    with space.reserved(bases / "c", 2 * Mi, quota), space.reserved(tmp_path / "disk", 9 * Mi):
+        with pytest.raises(errors.StorageFull, match="max_size") as caught, space.reserved(bases / "d", 3 * Mi, quota):
+            pytest.fail("it was promised")
+        assert (caught.value.need, caught.value.have, caught.value.short) == (3 * Mi, Mi, 2 * Mi)
+        (bases / "c").write_bytes(bytes(2 * Mi))
+        with space.reserved(bases / "d", Mi, quota):
+            pass
+    with space.reserved(bases / "d", 3 * Mi, Quota(folder=bases, max_size=4 * Mi, without=frozenset({"a", "c"}))):
+        pass
+
+
+def test_what_exceeds_a_quota_already_is_told_as_short(space: Space, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(bytes(3 * Mi))
+    quota = Quota(folder=tmp_path, max_size=Mi)
+    with pytest.raises(errors.StorageFull) as caught, space.reserved(tmp_path / "b", Mi, quota):
+        pytest.fail("it was promised")
+    assert (caught.value.need, caught.value.have, caught.value.short) == (Mi, 0, 3 * Mi)
+
+
+def test_min_free_is_left_to_others(space: Space, small_tmpfs: MakeTmpfs) -> None:
+    place = small_tmpfs(4 * Mi)
+    with (
+        pytest.raises(errors.StorageFull, match="min_free"),
+        space.reserved(place / "a", 3 * Mi, Quota(folder=place, min_free=2 * Mi)),
+    ):
+        pytest.fail("it was promised")
+    with space.reserved(place / "a", 2 * Mi, Quota(folder=place, min_free=2 * Mi)):
+        pass

@@ -1,0 +1,127 @@
+"""Bases that are fetched before a disk wants them, by the way on which a disk would have them fetched."""
+
+import random
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from imgbackend import errors, fetching, parents
+from imgbackend.abilities import Cloneable, HoldsBases
+from imgbackend.backend import Backend
+from imgbackend.bases import Bases
+from imgbackend.cache.reach import Wanted
+from imgbackend.creation import Watched, translated
+from imgbackend.host import Host
+from imgbackend.manifests import Manifest
+from imgbackend.templates import Preparer
+from imgbackend.types import DiskId, ImageInfo, Progress, ignore
+
+_NOBODY: Final = DiskId(instance="prefetch", name="disk")
+"""A disk that is asked what it could be cloned from, and never made."""
+_LOOK: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prefetched:
+    """What became of one image."""
+
+    ref: str
+    status: Literal["cached", "existing", "not needed", "failed"]
+    """not needed: disks are clones of what the source keeps inside the storage, and there is no base."""
+    reason: str = ""
+    """Why it failed, or is not needed; a line."""
+    image_id: str | None = None
+    """None: it was not found."""
+    base: str | None = None
+    """The name that its base has, or would have."""
+    store: str | None = None
+    """The backend whose store keeps the base; None: it is in the base folder."""
+    seconds: float = 0.0
+
+
+def silent(_ref: str) -> Progress:
+    """Progress that nobody looks at, of any image."""
+    return ignore
+
+
+class Prefetching:
+    """Fetches for the disks of one backend."""
+
+    def __init__(self, host: Host, bases: Bases, backend: Backend, find: Callable[[str], Wanted]) -> None:
+        """``find`` is the engine's way from a reference to an image."""
+        self._host, self._bases, self._backend, self._find = host, bases, backend, find
+
+    def all(
+        self, refs: Iterable[str], *, at_once: int, jitter: float, progress: Callable[[str], Progress]
+    ) -> list[Prefetched]:
+        """Fetch several, so many at once, each after a while of up to ``jitter`` seconds; in the order given.
+
+        What a progress callback raises ends all of them, and is raised when the last has stopped.
+        """
+        wanted = list(dict.fromkeys(refs))
+        with ThreadPoolExecutor(at_once, thread_name_prefix="imgbackend-prefetch") as pool:
+            running = [pool.submit(self.one, ref, jitter=jitter, progress=progress(ref)) for ref in wanted]
+            try:
+                return [each.result() for each in running]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def one(self, ref: str, *, jitter: float = 0.0, progress: Progress = ignore) -> Prefetched:
+        """Fetch one, unless its base is there; its use is noted either way.  Errors of ours are told, not raised."""
+        began = time.monotonic()
+        store = self._backend.name if isinstance(self._backend, HoldsBases) else None
+        done = Prefetched(ref=ref, status="failed", store=store)
+        watched = Watched(progress)
+        try:
+            with translated(self._host, watched):
+                _wait(random.uniform(0.0, jitter), watched)  # noqa: S311 - no secret: it only spreads the load
+                image = self._find(ref)
+                done = replace(done, image_id=image.id, base=image.filename)
+                done = self._had(image, done, watched)
+        except errors.Error as exc:
+            done = replace(done, status="failed", reason=str(exc))
+        return replace(done, seconds=time.monotonic() - began)
+
+    def _had(self, image: Wanted, done: Prefetched, progress: Progress) -> Prefetched:
+        where = self._cloned_from(image)
+        if where is not None:
+            return replace(done, status="not needed", store=None, reason=f"disks are clones of {where}")
+        backend = self._backend
+        preparer = Preparer(
+            self._host,
+            self._bases,
+            backend if isinstance(backend, HoldsBases) else None,
+            image,
+            image.filename,
+            None,
+            progress,
+            _no_disk,
+        )
+        try:
+            preparer(preparer.base)
+        finally:
+            preparer.close()
+        fresh = preparer.fetched if done.store is None else preparer.manifest is not None
+        return replace(done, status="cached" if fresh else "existing")
+
+    def _cloned_from(self, image: Wanted) -> str | None:
+        """Where the source keeps the image so that the backend clones it; None: it needs a base."""
+        if not issubclass(self._backend.disk_type, Cloneable):
+            return None
+        disk = self._backend.disk(_NOBODY)
+        parent, _ = parents.find(disk, fetching.declared_of(image), None)
+        return None if parent is None else parent[0]
+
+
+def _no_disk(_info: ImageInfo, _manifest: Manifest | None) -> None:
+    """There is no disk whose record were to be written."""
+
+
+def _wait(seconds: float, progress: Progress) -> None:
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        progress("wait", 0, None)
+        time.sleep(min(left, _LOOK))

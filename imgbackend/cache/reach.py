@@ -1,0 +1,44 @@
+"""What the cache reaches through its engine: backends and images, opened and found when they are wanted."""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from imgbackend.abilities import HoldsBases
+from imgbackend.backend import Backend
+from imgbackend.types import Delivered, Progress
+
+
+class Wanted(Protocol):
+    """An image, as the engine hands it out."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def filename(self) -> str: ...
+    def __call__(self, target: Path, progress: Progress, /) -> Delivered | None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stores:
+    """The backends whose stores keep bases."""
+
+    opened: dict[str, HoldsBases]
+    """By the backend's name."""
+    faults: list[str]
+    """Why others could not be opened, a line each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """The ways through one engine."""
+
+    stores: Callable[[Collection[str]], Stores]
+    """The configured backends that hold bases, opened, and of those named what can be."""
+    backend: Callable[[str | None], Backend]
+    """A backend by its name; None: that of new disks."""
+    image: Callable[[str], Wanted]
+    """An image by a reference, as for a disk: where its source is down, its base will do."""
+    asked: Callable[[str], Wanted]
+    """The same, of a source that has to answer."""

@@ -1,0 +1,160 @@
+"""A pass over the cache, and room that is made for a fetch."""
+
+import contextlib
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+from imgbackend import errors, extents, files
+from imgbackend.bases import Bases
+from imgbackend.cache import inventory, limits
+from imgbackend.cache.hosts import Hosts
+from imgbackend.cache.policy import CachedBase, OtherHost, Policy, Verdict, judge
+from imgbackend.cache.reach import Stores
+from imgbackend.cache.removal import Outcome, Removal
+from imgbackend.cache.use import Use
+from imgbackend.host import Host
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """What one pass over the cache did, or would do."""
+
+    outcomes: list[Outcome]
+    """Of every base, or of those that it came to before it was stopped."""
+    faults: list[str]
+    """What could not be looked at or done, a line each."""
+    foreign: list[str]
+    """Disks that refer to what is no base of this host, a line each."""
+    missing: list[str]
+    """Other hosts that fell silent of late, a line each."""
+    stopped: bool = False
+    """It was told to stop, and there may be more to do."""
+
+    @property
+    def freed(self) -> int:
+        """Bytes that the removals freed, or would free; what disks share with a base stays."""
+        return sum(each.freed for each in self.outcomes)
+
+
+def go_on() -> bool:
+    """For whom nobody stops."""
+    return False
+
+
+class Sweep:
+    """Passes of one engine."""
+
+    def __init__(
+        self,
+        host: Host,
+        bases: Bases,
+        stores: Callable[[Collection[str]], Stores],
+        policy: Policy,
+        clock: Callable[[], float],
+        look: Callable[[], Use],
+    ) -> None:
+        """As of :class:`imgbackend.cache.Cache`, whose passes these are; ``look`` finds what is in use now."""
+        self._host, self._bases, self._stores = host, bases, stores
+        self._policy, self._clock, self._look = policy, clock, look
+        self._hosts = Hosts(host, clock)
+
+    def run(
+        self,
+        *,
+        dry_run: bool,
+        stop: Callable[[], bool] = go_on,
+        asked: Callable[[list[CachedBase]], list[CachedBase]] | None = None,
+    ) -> Pass:
+        """See :meth:`imgbackend.cache.Cache.prune`; ``asked`` adds what the sources say."""
+        began, missing = self._clock(), self._hosts.missing()
+        with self._host.metrics.timed("scan"):
+            use = self._look()
+            unseen = list(use.unseen)
+            stores = self._stores(use.backends)
+            found, faults = inventory.everything(self._host, self._bases, stores.opened, use)
+        faults = [*unseen, *stores.faults, *faults]
+        other = self._slowest(faults)
+        if asked is not None:
+            found = asked(found)
+        verdicts = self._decided(found, other, faults, unseen=bool(unseen))
+        if dry_run:
+            outcomes = [_would(verdict) for verdict in verdicts]
+            return Pass(outcomes=outcomes, faults=faults, foreign=use.foreign, missing=missing)
+        removal = Removal(self._host, self._bases, stores.opened, self._policy, use, self._clock, other)
+        outcomes = list(self._done(removal, verdicts, faults, stop))
+        stopped = len(outcomes) < len(verdicts)
+        faults += use.unseen[len(unseen) :]
+        if not use.unseen and not stopped:
+            self._register(began, faults)
+        return Pass(outcomes=outcomes, faults=faults, foreign=use.foreign, missing=missing, stopped=stopped)
+
+    def make_room(self, need: int) -> None:
+        """Remove bases of the folder that may go, so that ``need`` bytes are freed; none, where they do not suffice.
+
+        May be called while a base's lock is held.
+        """
+        use = self._look()
+        other = self._slowest([])
+        found, _ = inventory.everything(self._host, self._bases, {}, use)
+        verdicts = [judge(base, self._policy, self._clock(), other) for base in found]
+        if use.unseen:
+            return
+        removal = Removal(self._host, self._bases, {}, self._policy, use, self._clock, other)
+        for verdict in limits.for_need(verdicts, need):
+            removal.remove(verdict)
+
+    def _slowest(self, faults: list[str]) -> OtherHost | None:
+        try:
+            return self._hosts.slowest()
+        except (OSError, errors.Error) as exc:
+            faults.append(f"which hosts share the cache cannot be read, and so no base goes: {exc}")
+            return OtherHost(name="that is not known", last_pass=0.0)
+
+    def _decided(
+        self, found: list[CachedBase], other: OtherHost | None, faults: list[str], *, unseen: bool
+    ) -> list[Verdict]:
+        folder = files.nearest(self._host.bases)
+        free, total = files.free_bytes(folder), files.total_bytes(folder)
+        verdicts = limits.decide(found, self._policy, self._clock(), free=free, total=total, unseen=unseen, other=other)
+        faults += _too_full(verdicts, self._policy, free)
+        return verdicts
+
+    def _done(
+        self, removal: Removal, verdicts: list[Verdict], faults: list[str], stop: Callable[[], bool]
+    ) -> Iterator[Outcome]:
+        for verdict in verdicts:
+            if stop():
+                return
+            if verdict.goes:
+                outcome = removal.remove(verdict)
+                if outcome.action == "failed":
+                    faults.append(f"the base {outcome.base.name} ({outcome.base.where}) stays: {outcome.reason}")
+                yield outcome
+                continue
+            told = removal.refresh(verdict.base) if verdict.refresh else None
+            faults += [told] if told is not None else []
+            yield Outcome(base=verdict.base, action="kept", reason=verdict.reason)
+
+    def _register(self, began: float, faults: list[str]) -> None:
+        try:
+            self._hosts.register(began)
+        except errors.Error as exc:
+            faults.append(f"other hosts that share the cache are not told of this pass: {exc}")
+
+
+def _would(verdict: Verdict) -> Outcome:
+    if not verdict.goes:
+        return Outcome(base=verdict.base, action="kept", reason=verdict.reason)
+    freed = verdict.base.allocated
+    if verdict.base.path is not None:
+        with contextlib.suppress(OSError):  # it may be gone by now
+            freed = extents.exclusive(verdict.base.path)
+    return Outcome(base=verdict.base, action="would be removed", reason=verdict.reason, freed=freed)
+
+
+def _too_full(verdicts: list[Verdict], policy: Policy, free: int) -> Iterator[str]:
+    over, short = limits.missing_room(verdicts, policy, free)
+    if over:
+        yield f"the bases take {over} bytes more than max_size allows, and all that is left is in use or held"
+    if short:
+        yield f"{short} bytes more would have to be free for min_free, and all bases that are left are in use or held"

@@ -1,0 +1,152 @@
+"""Room for a fetch: spare bases go for it, least recently used first, or it is refused with what it would need."""
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cache.conftest import DAY, HOUR, age, names
+from imgbackend import Engine, errors, extents
+from imgbackend.types import Ki, Mi
+from labs.engines import MakeEngine
+from labs.images import qemu_img, sparse_raw
+from labs.templates import Template, in_threads
+
+MakeTmpfs = Callable[[int], Path]
+SLACK = 64 * Ki
+"""For the manifests, and what a file system takes beside the bytes."""
+
+
+def image(tmp_path: Path, name: str, length: int = 2 * Mi) -> Template:
+    """A raw image of so many bytes, all of them data, that says how large it is."""
+    path = tmp_path / name
+    path.write_bytes(name.encode() * (length // len(name)))
+    return Template(content=path, image_id=name, format="raw", size=path.stat().st_size)
+
+
+def cached(engine: Engine, wanted: Template, ago: float) -> Path:
+    """Its base, which no disk uses, and which was last used so long ago."""
+    engine.disk("brief").cache(wanted, wanted.name)
+    engine.disk("brief").remove()
+    path = engine.host.bases / wanted.name
+    age(path, ago)
+    return path
+
+
+def engine_with(make_engine: MakeEngine, **options: object) -> Engine:
+    return make_engine({"images_type": "qcow2"} | {f"image_cache.{name}": value for name, value in options.items()})
+
+
+def test_least_recently_used_goes_for_a_fetch_beyond_max_size(make_engine: MakeEngine, tmp_path: Path) -> None:
+    engine = engine_with(make_engine, max_size=6 * Mi + SLACK)
+    one, two, three, four = (image(tmp_path, name) for name in ("one1", "two2", "tri3", "for4"))
+    cached(engine, one, 2 * HOUR)
+    cached(engine, two, 5 * HOUR)
+    cached(engine, three, 3 * HOUR)
+    engine.disk("web1").cache(four, four.name)
+    assert names(engine) == {one.name, three.name, four.name}
+
+
+def test_fetch_for_which_no_room_can_be_made_is_refused_with_its_need_and_takes_nothing_away(
+    make_engine: MakeEngine, tmp_path: Path
+) -> None:
+    engine = engine_with(make_engine, max_size=5 * Mi)
+    one, two, three = image(tmp_path, "one1"), image(tmp_path, "two2"), image(tmp_path, "tri3", 4 * Mi)
+    engine.disk("web1").cache(one, one.name)
+    cached(engine, two, 9 * DAY)
+    with pytest.raises(errors.StorageFull, match="max_size") as caught:
+        engine.disk("web2").cache(three, three.name)
+    assert caught.value.need == 4 * Mi
+    assert three.fetches == 0
+    assert names(engine) == {one.name, two.name}
+    assert not engine.disk("web2").exists()
+
+
+@pytest.mark.parametrize("held", ["leased", "pinned", "used", "unseen", "kept"])
+def test_what_is_held_goes_for_no_fetch(make_engine: MakeEngine, tmp_path: Path, held: str) -> None:
+    engine = engine_with(make_engine, max_size=3 * Mi, remove_unused_base_images=held != "kept")
+    one, two = image(tmp_path, "one1"), image(tmp_path, "two2")
+    cached(engine, one, 600 if held == "leased" else 9 * DAY)
+    if held == "pinned":
+        engine.cache.pin(one.name)
+    if held == "used":
+        engine.disk("web1").cache(one, one.name)
+        age(engine.host.bases / one.name, 9 * DAY)
+    if held == "unseen":
+        (engine.host.instances / "web9").mkdir()
+        (engine.host.instances / "web9" / "disks.json").write_text("{")
+    with pytest.raises(errors.StorageFull):
+        engine.disk("web2").cache(two, two.name)
+    assert names(engine) == {one.name}
+
+
+def test_room_on_a_full_file_system_is_made_too(
+    make_engine: MakeEngine, tmp_path: Path, small_tmpfs: MakeTmpfs
+) -> None:
+    place = small_tmpfs(6 * Mi)
+    engine = make_engine({"images_type": "qcow2", "instances_path": str(place)})
+    one, two = image(tmp_path, "one1", 3 * Mi), image(tmp_path, "two2", 4 * Mi)
+    cached(engine, one, 2 * HOUR)
+    engine.disk("web1").cache(two, two.name)
+    assert names(engine) == {two.name}
+
+
+def test_min_free_is_kept_by_a_fetch(make_engine: MakeEngine, tmp_path: Path, small_tmpfs: MakeTmpfs) -> None:
+    place = small_tmpfs(8 * Mi)
+    told = {"images_type": "qcow2", "instances_path": str(place), "image_cache.min_free": 4 * Mi}
+    engine = make_engine(told)
+    one, two, three = image(tmp_path, "one1"), image(tmp_path, "two2", 3 * Mi), image(tmp_path, "tri3", 5 * Mi)
+    cached(engine, one, 2 * HOUR)
+    engine.disk("web1").cache(two, two.name)
+    assert names(engine) == {two.name}
+    with pytest.raises(errors.StorageFull, match="min_free"):
+        engine.disk("web2").cache(three, three.name)
+
+
+def test_container_is_counted_by_what_it_unpacks_to_without_itself(make_engine: MakeEngine, tmp_path: Path) -> None:
+    raw = sparse_raw(tmp_path / "raw", 4 * Mi, data={0: os.urandom(3 * Mi)})
+    qemu_img("convert", "-f", "raw", "-O", "qcow2", str(raw), str(tmp_path / "container"))
+    size = (tmp_path / "container").stat().st_size
+    wanted = Template(content=tmp_path / "container", image_id="container", format="qcow2", size=size)
+    engine_with(make_engine, max_size=4 * Mi).disk("web1").cache(wanted, wanted.name)
+    small = wanted.but(image_id="another")
+    engine = engine_with(make_engine, max_size=6 * Mi)
+    with pytest.raises(errors.StorageFull, match="max_size"):
+        engine.disk("web2").cache(small, small.name)
+    assert names(engine) == {wanted.name}
+
+
+def test_fetches_side_by_side_do_not_count_on_the_same_room(make_engine: MakeEngine, tmp_path: Path) -> None:
+    engine, both = engine_with(make_engine, max_size=3 * Mi), threading.Barrier(2)
+
+    def wait(_target: Path, _progress: object) -> None:
+        both.wait(30)  # passed only if both were let in, or one was refused and broke it
+
+    images = [image(tmp_path, name).but(before=wait) for name in ("one1", "two2")]
+
+    def make(number: int) -> None:
+        try:
+            engine.disk(f"web{number}").cache(images[number], images[number].name)
+        except errors.StorageFull:
+            both.abort()
+            raise
+
+    found = in_threads(2, make)
+    assert sum(isinstance(each, errors.StorageFull) for each in found) == 1
+    assert engine.host.space is not None
+    assert extents.together(engine.host.bases.glob("[0-9a-f]*[0-9a-f]")) <= 3 * Mi
+
+
+def test_two_fetches_that_want_each_others_base_gone_do_not_wait_for_each_other(
+    make_engine: MakeEngine, tmp_path: Path
+) -> None:
+    engine = engine_with(make_engine, max_size=5 * Mi)
+    one, two = image(tmp_path, "one1"), image(tmp_path, "two2")
+    for wanted in (one, two):
+        cached(engine, wanted, 2 * HOUR)
+    images = [image(tmp_path, name, 3 * Mi) for name in ("tri3", "for4")]
+    found = in_threads(2, lambda number: engine.disk(f"web{number}").cache(images[number], images[number].name).size)
+    assert sorted(map(str, found), key=len)[0] == str(3 * Mi)
+    assert len(names(engine) & {each.name for each in images}) >= 1
