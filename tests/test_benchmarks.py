@@ -41,6 +41,7 @@ def test_quick_benchmarks_tell_of_every_case_as_json_and_as_a_page(tmp_path: Pat
             assert len(series["seconds"]) == series["repeats"] > 1
 
 
+@pytest.mark.slow
 def test_a_further_disk_starts_no_process(tmp_path: Path) -> None:
     program = "import sys; from benchmarks.run import main; sys.exit(main(sys.argv[1:]))"
     line = [sys.executable, "-c", program, "--quick", "--cases", "qcow2", "raw", "--folder", str(tmp_path / "at")]
@@ -62,6 +63,7 @@ def test_a_further_disk_starts_no_process(tmp_path: Path) -> None:
         assert any(series["processes"] for series in case["series"]) == ("raw" in case["title"])  # cp is one
 
 
+@pytest.mark.slow
 def test_pass_over_a_made_up_host_starts_no_process_and_finds_what_is_idle(tmp_path: Path) -> None:
     program = "import sys; from benchmarks.populous import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run(

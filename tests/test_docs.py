@@ -83,6 +83,7 @@ def test_commands_of_the_readme_exist() -> None:
         assert done.returncode == 0, word
 
 
+@pytest.mark.slow
 def test_demo_boots_guests_and_leaves_nothing(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(_ROOT / "tests"), "TMPDIR": str(tmp_path)}
     argv = [sys.executable, str(_ROOT / "doc/examples/demo.py")]

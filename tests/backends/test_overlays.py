@@ -34,6 +34,7 @@ def clustered(content: Path, cluster_size: int) -> Template:
     return Template(content=path, image_id=f"clusters of {cluster_size}", format="qcow2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cluster_size", CLUSTERS)
 def test_overlay_is_sound_and_reads_as_its_image_for_every_cluster_size(
     engine: Engine, instances: Path, content: Path, cluster_size: int
@@ -71,6 +72,7 @@ def test_overlay_is_byte_for_byte_what_qemu_img_makes(engine: Engine, tmp_path: 
         assert ours.read_bytes() == theirs.read_bytes(), size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cluster_size", [512, 4096])
 def test_overlay_of_the_largest_size_is_sound_and_a_larger_one_a_clear_error(
     make_engine: MakeEngine, instances: Path, content: Path, cluster_size: int

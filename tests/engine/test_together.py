@@ -280,6 +280,7 @@ def hold_for_others(target: Path, progress: Progress) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "told", "fetches"), [(hold_for_others, "made", 1), (fail_slowly, "SourceUnavailable", 1)]
 )

@@ -60,6 +60,7 @@ def test_a_command_that_stands_still_is_ended_and_the_limit_named() -> None:
         runner.run(["sleep", "60"], limits=Limits(cpu_seconds=5, address_space=Gi, stall_seconds=1))
 
 
+@pytest.mark.slow
 def test_a_command_that_closes_its_outputs_and_stands_still_is_ended() -> None:
     with pytest.raises(errors.CommandFailed, match="did nothing for 1 s"):
         runner.run(
@@ -67,6 +68,7 @@ def test_a_command_that_closes_its_outputs_and_stands_still_is_ended() -> None:
         )
 
 
+@pytest.mark.slow
 def test_a_command_that_works_longer_than_the_stall_limit_is_not_ended() -> None:
     program = "import os, time\nfor _ in range(6): time.sleep(0.4); os.stat('/'); sum(range(10**6))"
     limits = Limits(cpu_seconds=20, address_space=Gi, stall_seconds=1)
