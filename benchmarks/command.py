@@ -1,6 +1,5 @@
 """The command as whole processes: what a person waits for."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -8,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.measuring import Call, Taken, take_turns
 from benchmarks.results import Case, at_most
-from benchmarks.workshop import Workshop
+from benchmarks.workshop import Workshop, environment
 
 
 def whole_processes(shop: Workshop) -> Case:
@@ -39,7 +38,7 @@ def whole_processes(shop: Workshop) -> Case:
 
 def _process(shop: Workshop, instances: Path, words: Sequence[str], create: Sequence[str] = ()) -> Call:
     """One process; ``create``: what follows the name of a new instance."""
-    env = {**os.environ, "OS_DEFAULT__INSTANCES_PATH": str(instances)}
+    env = environment(OS_DEFAULT__INSTANCES_PATH=str(instances))
 
     def call() -> Taken:
         line = [*words, shop.instance(), *create] if create else words

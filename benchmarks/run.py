@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-from benchmarks import command, crowds, disks, downloads, machine, report
+from benchmarks import command, crowds, disks, downloads, machine, report, spawn
 from benchmarks.measuring import Processes
 from benchmarks.peer import Peer, prepared, running
 from benchmarks.results import Case, Skipped
@@ -24,7 +24,7 @@ from imgbackend.types import Gi, Mi
 from labs import mounts
 
 _ROOT: Final = Path(__file__).parents[1]
-CASES: Final = ("qcow2", "raw", "xfs", "btrfs", "first", "glance", "threads", "processes", "command")
+CASES: Final = ("qcow2", "raw", "xfs", "btrfs", "first", "glance", "threads", "processes", "command", "spawn", "boot")
 _SIZES: Final = [256 * Mi, 1 * Gi, 4 * Gi]
 
 
@@ -88,6 +88,8 @@ def _measured(name: str, shop: Workshop, peer: Peer | None, *, quick: bool) -> C
         "threads": lambda: crowds.threads(shop),
         "processes": lambda: crowds.processes(shop),
         "command": lambda: command.whole_processes(shop),
+        "spawn": lambda: spawn.in_process(shop),
+        "boot": lambda: spawn.whole_processes(shop),
     }
     try:
         return measures[name]()

@@ -112,6 +112,11 @@ class Workshop:
         return call
 
 
+def environment(**more: str) -> dict[str, str]:
+    """Of a process that is measured: it finds its modules compiled, as they are where a package is installed."""
+    return {**{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}, **more}
+
+
 def flush(path: Path) -> None:
     """fsync of a file or a folder."""
     fd = os.open(path, os.O_RDONLY)

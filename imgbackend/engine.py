@@ -20,7 +20,6 @@ from imgbackend.cache.use import DomainFile, Use
 from imgbackend.guest import XML
 from imgbackend.host import Host, Settings
 from imgbackend.sources import Image, Source
-from imgbackend.sources.peer import PeerSource
 from imgbackend.types import DiskId, Gi
 
 if TYPE_CHECKING:
@@ -147,6 +146,8 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         source = self.source(references.source_of(ref, self.conf.sources.default))
         if fallback_from_host is None:
             return references.find(source, ref, session, self._bases)
+        from imgbackend.sources.peer import PeerSource
+
         peers = self.source("peer")
         if session is not None or not isinstance(peers, PeerSource):
             raise errors.ConfigError(

@@ -1,14 +1,15 @@
 """How an image is named, and what is done where its source is down."""
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imgbackend import errors
 from imgbackend.bases import Bases
 from imgbackend.sources import Image, Source
-from imgbackend.sources.fallback import FallbackImage
-from imgbackend.sources.peer import PeerSource
 from imgbackend.types import Declared, Delivered, Progress, base_name
+
+if TYPE_CHECKING:
+    from imgbackend.sources.peer import PeerSource
 
 LOG = logging.getLogger(__name__)
 
@@ -66,12 +67,14 @@ class CachedImage(Image):
 
 
 def find_or_fall_back(
-    source: Source, ref: str, bases: Bases, *, host: str, peers: PeerSource, image_id: str | None
+    source: Source, ref: str, bases: Bases, *, host: str, peers: "PeerSource", image_id: str | None
 ) -> Image:
     """The image, had from the base folder of ``host`` where its source has it no more.
 
     ``image_id`` is what its id was when it was last seen, if that is known.
     """
+    from imgbackend.sources.fallback import FallbackImage
+
     found: Image | errors.ImageNotFound
     try:
         found = find(source, ref, None, bases)

@@ -12,12 +12,12 @@ from imgbackend import errors
 from imgbackend.backend import Disk
 from imgbackend.cache.use import DomainFile
 from imgbackend.guest import console, ending
-from imgbackend.guest.domain import Alter
+from imgbackend.guest.domain import Alter, to_xml
 from imgbackend.guest.domain_files import files_of
 from imgbackend.guest.hypervisor import Hypervisor, State
 from imgbackend.guest.layout import Layout, layout_of
 from imgbackend.guest.settings import settings_of
-from imgbackend.guest.spawning import ProgressOf, Spawned, Spawning, silent, translated, xml_path
+from imgbackend.guest.spawning import ProgressOf, Spawned, Spawning, domain_of, silent, translated, xml_path
 from imgbackend.guest.spec import InstanceSpec
 from imgbackend.types import DiskId, Plan, Progress
 
@@ -94,6 +94,13 @@ class Instances:
     def layout(self, spec: InstanceSpec) -> Layout:
         """What the instance would have; nothing is made."""
         return layout_of(self._engine, self._settings, spec)
+
+    def to_xml(self, spec: InstanceSpec, alter: Alter | None = None) -> str:
+        """The XML that the instance's domain would have, for whoever runs domains otherwise; libvirt is not needed.
+
+        Its disks are where :meth:`layout` and ``cache`` make them.
+        """
+        return to_xml(domain_of(self._engine.host, self._settings, self.layout(spec)), alter)
 
     def explain(self, spec: InstanceSpec) -> list[Planned]:
         """What :meth:`spawn` would do for each disk, without doing it."""

@@ -58,6 +58,7 @@ def layout_of(engine: "Engine", settings: GuestSettings, spec: InstanceSpec) -> 
     :raises ConfigError: if something cannot be so.
     :raises DiskError: if a disk is on record as another backend's.
     """
+    spec = settings.completed(spec)
     image = image_of(engine, spec, spec.image, f"disk{spec.suffix}") if spec.image is not None else None
     properties = dict(image.properties) if image is not None else {}
     iso = image is not None and image.declared.format == "iso"

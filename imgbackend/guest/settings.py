@@ -1,5 +1,6 @@
 """The options of instances, read once into values."""
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from imgbackend.errors import ConfigError
 from imgbackend.guest import generated
 from imgbackend.guest.devices import Machine
 from imgbackend.guest.disk_xml import DiskModes
+from imgbackend.guest.spec import InstanceSpec
 
 _MACHINES: Final = {
     "x86_64": "pc",
@@ -43,6 +45,14 @@ class GuestSettings:
     stop_seconds: float = 120.0
     ephemeral_format: str | None = None
     mkfs: Mapping[str, str] = field(default_factory=dict)
+
+    def completed(self, spec: InstanceSpec) -> InstanceSpec:
+        """A spec with what these options say where it says nothing."""
+        told = spec.hardware
+        completed = dataclasses.replace(
+            told, cpu_mode=told.cpu_mode or self.cpu_mode, disk_prefix=told.disk_prefix or self.disk_prefix
+        )
+        return dataclasses.replace(spec, hardware=completed)
 
     def machine(self, told: str | None, *, root_is_iso: bool) -> Machine:
         """The machine of an instance; ``told`` is what its spec or its image says."""

@@ -129,25 +129,8 @@ class Spawning:
 
     def _define(self, alter: Alter | None, *, known: bool) -> None:
         """Write libvirt.xml and make the domain known."""
-        layout, spec = self._layout, self._spec
-        kernel, ramdisk = layout.disk(f"kernel{spec.suffix}"), layout.disk(f"ramdisk{spec.suffix}")
-        log = console.path_of(self._host, spec.id)
-        volumes = {f"volume{number}": volume.source for number, volume in enumerate(spec.volumes)}
-        xml = to_xml(
-            Domain(
-                spec=spec,
-                devices=layout.devices,
-                sources={making.disk.id.name: _source(making) for making in layout.makings} | volumes,
-                console_log=log,
-                machine=layout.machine,
-                properties=layout.properties,
-                virt_type=self._settings.virt_type,
-                kernel=self._host.path(kernel.id) if kernel is not None else None,
-                ramdisk=self._host.path(ramdisk.id) if ramdisk is not None else None,
-                modes=self._settings.modes(self._folder),
-            ),
-            alter,
-        )
+        log = console.path_of(self._host, self._spec.id)
+        xml = to_xml(domain_of(self._host, self._settings, self._layout), alter)
         self._undo.callback(partial(self._remove_files, known=known))
         with translated(self._host):
             with files.open_fd(log, console.FLAGS, _LOG_MODE):
@@ -204,6 +187,25 @@ class Spawning:
 
 
 Bounded = Callable[[Progress], contextlib.AbstractContextManager[None]]
+
+
+def domain_of(host: Host, settings: GuestSettings, layout: Layout) -> Domain:
+    """The domain of an instance; its disks need not be there."""
+    spec = layout.spec
+    kernel, ramdisk = layout.disk(f"kernel{spec.suffix}"), layout.disk(f"ramdisk{spec.suffix}")
+    volumes = {f"volume{number}": volume.source for number, volume in enumerate(spec.volumes)}
+    return Domain(
+        spec=spec,
+        devices=layout.devices,
+        sources={making.disk.id.name: _source(making) for making in layout.makings} | volumes,
+        console_log=console.path_of(host, spec.id),
+        machine=layout.machine,
+        properties=layout.properties,
+        virt_type=settings.virt_type,
+        kernel=host.path(kernel.id) if kernel is not None else None,
+        ramdisk=host.path(ramdisk.id) if ramdisk is not None else None,
+        modes=settings.modes(host.instances),
+    )
 
 
 def _source(making: Making) -> DiskSource:
