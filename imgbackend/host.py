@@ -127,9 +127,18 @@ class Host:
         return self._gid
 
     def finish(self, fd: int, *, mode: int = DISK_MODE, durable: bool | None = None) -> None:
-        """Give a file its last mode and group, and flush it; it is whole now."""
+        """Give a file its last mode and group, and flush it; it is whole now.
+
+        :raises ConfigError: if this user may not give files to ``hypervisor_group``, being neither root nor in it.
+        """
         if self.group() != -1:
-            os.fchown(fd, -1, self.group())
+            try:
+                os.fchown(fd, -1, self.group())
+            except PermissionError as exc:
+                raise errors.ConfigError(
+                    f"hypervisor_group: this user is not in the group {self.settings.group}; "
+                    "add it to the group, and log in again"
+                ) from exc
         os.fchmod(fd, mode)
         if self.settings.durable if durable is None else durable:
             files.flush(fd)

@@ -1,5 +1,6 @@
 """What a guest says on its serial port: a file in the instance's folder."""
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +10,8 @@ from typing import Final
 from imgbackend.host import Host
 from imgbackend.types import Ki
 
-FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+"""To make the file, or to empty it: it has what was said since the last start."""
 _TAIL: Final = 4 * Ki
 _LINES: Final = 10
 _CHUNK: Final = 64 * Ki
@@ -19,6 +21,12 @@ _LOOK: Final = 0.05
 def path_of(host: Host, instance: str) -> Path:
     """The console's file."""
     return host.instances / instance / "console.log"
+
+
+def begin(path: Path) -> None:
+    """Empty the console of an instance that is off, and is to be started."""
+    with contextlib.suppress(OSError):  # it is gone, or libvirt has made it root's; it goes on at its end, then
+        os.truncate(path, 0)
 
 
 def tail(path: Path) -> str:

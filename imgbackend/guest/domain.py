@@ -140,10 +140,14 @@ def _interface(domain: Domain, nic: Nic, mac: str) -> ET.Element:
 
 
 def _serial(devices: ET.Element, log: Path) -> None:
-    """One serial port: somebody may look at it, and all of it is in a file."""
+    """One serial port: somebody may look at it, and all of it is in a file.
+
+    The file is appended to, and emptied by us: libvirt's own daemon for logs would put a file
+    that root alone reads in its place.
+    """
     serial = ET.SubElement(devices, "serial", type="pty")
-    ET.SubElement(serial, "log", file=str(log), append="off")
+    ET.SubElement(serial, "log", file=str(log), append="on")
     ET.SubElement(serial, "target", port="0")
     console = ET.SubElement(devices, "console", type="pty")
-    ET.SubElement(console, "log", file=str(log), append="off")
+    ET.SubElement(console, "log", file=str(log), append="on")
     ET.SubElement(console, "target", type="serial", port="0")

@@ -172,6 +172,8 @@ class Instances:
         with self._held(name):
             if self.show(name).uuid is None:
                 self._hypervisor.define(self._kept_xml(name))
+            if self._hypervisor.state(name) in (State.OFF, State.CRASHED):
+                console.begin(console.path_of(self._engine.host, name))
             self._hypervisor.start(name)
             self._until(name, (State.RUNNING,), self._settings.start_seconds)
 

@@ -210,6 +210,17 @@ def test_console_is_followed_until_the_guest_is_off(guests: Guests) -> None:
     instances.destroy(guests.name())
 
 
+def test_console_has_what_was_said_since_the_last_start(guests: Guests) -> None:
+    instances = guests.instances()
+    instances.spawn(guests.spec())
+    guests.until("BOOT OK")
+    instances.stop(guests.name(), seconds=0)
+    instances.start(guests.name())
+    guests.until("BOOT OK")
+    assert guests.console().count("BOOT OK") == 1
+    instances.destroy(guests.name())
+
+
 def test_config_drive_is_secret_and_never_a_base(guests: Guests) -> None:
     secret = "correct horse"  # noqa: S105 - of nobody
     instances = guests.instances()

@@ -11,7 +11,8 @@
 #
 # Needs root, and of Debian: libvirt-daemon-system libvirt-clients qemu-system-x86.
 #   LIBVIRT_LAB_OWNER=PID   everything ends when that process does
-#   LIBVIRT_LAB_USER=NAME   guests run as this user, and libvirt gives it what they open
+#   LIBVIRT_LAB_USER=NAME   guests run as this user, and libvirt gives it what they open, as Debian's does
+#   LIBVIRT_LAB_GROUP=NAME  this group alone may use it, as Debian's "libvirt"  [everybody]
 #   LIBVIRT_LAB_TTL=3600    seconds after which everything ends in any case
 set -euo pipefail
 
@@ -53,8 +54,11 @@ answers() { timeout 10 virsh -q -c "$uri" uri >/dev/null 2>&1; }
 configure() {
     mkdir -p "$dir"/{etc/qemu,run,lib/qemu,cache/qemu,log/qemu}
     [ -s "$dir/etc/host_uuid" ] || cat /proc/sys/kernel/random/uuid >"$dir/etc/host_uuid"
+    local access='unix_sock_rw_perms = "0777"'
+    [ -z "${LIBVIRT_LAB_GROUP:-}" ] ||
+        access=$(printf 'unix_sock_group = "%s"\nunix_sock_rw_perms = "0770"' "$LIBVIRT_LAB_GROUP")
     cat >"$dir/etc/libvirtd.conf" <<END
-unix_sock_rw_perms = "0777"
+$access
 unix_sock_ro_perms = "0777"
 auth_unix_ro = "none"
 auth_unix_rw = "none"
@@ -62,18 +66,19 @@ host_uuid = "$(cat "$dir/etc/host_uuid")"
 max_clients = 200
 log_outputs = "3:file:/var/log/libvirt/libvirtd.log"
 END
-    # As root, guests leave the owners of files alone; as another user, libvirt changes them.
-    local user=${LIBVIRT_LAB_USER:-root} change=1
-    [ "$user" != root ] || change=0
+    # As root, guests leave the owners of files alone; as another user, libvirt changes them, and
+    # consoles are written by a daemon of its own.
+    local user=${LIBVIRT_LAB_USER:-root} change=1 handler=logd
+    [ "$user" != root ] || { change=0 handler=file; }
     cat >"$dir/etc/qemu.conf" <<END
 user = "$user"
 group = "$(id -gn "$user")"
 dynamic_ownership = $change
-remember_owner = 0
+remember_owner = $change
 security_driver = "none"
 cgroup_controllers = []
 namespaces = []
-stdio_handler = "file"
+stdio_handler = "$handler"
 max_core = 0
 END
 }
@@ -132,14 +137,22 @@ start() {
         export LIBVIRT_LAB_DIR="$dir"
         # shellcheck disable=SC2016  # for the inner shell
         exec setsid unshare -m --propagation private /bin/bash -c '
-            set -e; dir=$1; keeper=$2; owner=$3; ttl=$4
+            set -e; dir=$1; keeper=$2; owner=$3; ttl=$4 user=$5
             for pair in etc:/etc run:/run lib:/var/lib cache:/var/cache log:/var/log; do
                 mkdir -p "${pair#*:}/libvirt"
                 mount --bind "$dir/${pair%%:*}" "${pair#*:}/libvirt"
             done
+            # If root can use it and the guests cannot, libvirt asks QEMU anew what it can do at each start.
+            if [ "$user" != root ] && [ -e /dev/kvm ]; then
+                : >"$dir/no-kvm"
+                chmod 0 "$dir/no-kvm"
+                mount --bind "$dir/no-kvm" /dev/kvm
+            fi
+            [ "$user" = root ] || virtlogd -p /run/libvirt/virtlogd.pid &
             exec python3 -S -E -c "$keeper" "$dir" "$owner" "$ttl" \
                 libvirtd -f /etc/libvirt/libvirtd.conf -p /run/libvirt/libvirtd.pid' \
-            lab "$dir" "$keeper" "${LIBVIRT_LAB_OWNER:-0}" "${LIBVIRT_LAB_TTL:-3600}" >>"$dir/log/stdio.log" 2>&1 </dev/null
+            lab "$dir" "$keeper" "${LIBVIRT_LAB_OWNER:-0}" "${LIBVIRT_LAB_TTL:-3600}" \
+            "${LIBVIRT_LAB_USER:-root}" >>"$dir/log/stdio.log" 2>&1 </dev/null
     ) &
     local keeper_pid=$!
     for _ in $(seq 600); do
@@ -147,6 +160,7 @@ start() {
             tail -n 20 "$dir"/log/*.log >&2
             die "libvirtd ended"
         fi
+        [ "${LIBVIRT_LAB_USER:-root}" = root ] || [ -S "$dir/run/virtlogd-sock" ] || { sleep 0.05; continue; }
         if [ -S "$dir/run/libvirt-sock" ] && pid_of >/dev/null && answers; then
             echo "$uri"
             return
@@ -182,6 +196,7 @@ stop() {
         case $(cat "/proc/$pid/comm" 2>/dev/null) in qemu*) end_process "$pid" ;; esac
         rm -f "$file"
     done
+    pid=$(cat "$dir/run/virtlogd.pid" 2>/dev/null) && [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = virtlogd ] && end_process "$pid"
     rm -f "$dir/libvirtd.pid"
     [ "$sockets" = "$dir/run" ] || rm -f "$sockets"
 }

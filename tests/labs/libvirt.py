@@ -40,9 +40,14 @@ class LibvirtError(Exception):
 class Libvirt:
     """A libvirtd on a folder of its own."""
 
-    def __init__(self, folder: Path, *, user: str = "root") -> None:
+    def __init__(self, folder: Path, *, user: str = "root", group: str = "") -> None:
+        """Guests run as ``user``; ``group``, where there is one, may use it alone."""
         self.folder = folder
-        self._settings = {"LIBVIRT_LAB_OWNER": str(owner()), "LIBVIRT_LAB_USER": user}
+        self._settings = {
+            "LIBVIRT_LAB_OWNER": str(owner()),
+            "LIBVIRT_LAB_USER": user,
+            "LIBVIRT_LAB_GROUP": group,
+        }
         self.uri = ""
 
     def start(self) -> None:
@@ -117,14 +122,14 @@ def libvirt_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Libvirt
 
 @pytest.fixture
 def libvirt_own_daemon(tmp_path: Path) -> Iterator[Callable[..., Libvirt]]:
-    """Starts a libvirtd for this test alone; ``user`` is who its guests run as."""
+    """Starts a libvirtd for this test alone, with the settings of :class:`Libvirt`, on a folder below ``place``."""
     _need_module()
     with contextlib.ExitStack() as stack:
 
-        def make(*, user: str = "root") -> Libvirt:
-            folder = tmp_path / "libvirt"
+        def make(place: Path | None = None, *, user: str = "root", group: str = "") -> Libvirt:
+            folder = (place or tmp_path) / "libvirt"
             folder.mkdir()
-            lab = Libvirt(folder, user=user)
+            lab = Libvirt(folder, user=user, group=group)
             stack.callback(lab.stop)
             try:
                 lab.start()
