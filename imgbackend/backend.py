@@ -24,6 +24,7 @@ mixing in :mod:`imgbackend.abilities`.
 import abc
 import contextlib
 import dataclasses
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,7 +157,8 @@ class Disk(Changing, Generic[BackendT]):
     """One disk: a name, not a connection.  Making one touches nothing."""
 
     def __init__(self, backend: BackendT, disk_id: DiskId) -> None:
-        """Keep both.  A driver's disk keeps no other state."""
+        """Keep both.  A driver's disk keeps no other state, but for what it saw in one :attr:`turn`."""
+        self._turn: tuple[int, object] | None = None
         self.backend = backend
         """Its store."""
         self.id = disk_id
@@ -308,6 +310,17 @@ class Disk(Changing, Generic[BackendT]):
         return found
 
     @final
+    @property
+    def turn(self) -> object | None:
+        """What tells one operation under the disk's lock from the next; None where this thread does not hold it.
+
+        While it is the same nobody else changes the disk: a driver for which looking is dear
+        may keep what it saw.
+        """
+        held = self._turn
+        return held[1] if held is not None and held[0] == threading.get_ident() else None
+
+    @final
     @contextlib.contextmanager
     def looking(self) -> Iterator[None]:
         """The record looked up, no lock held, for what changes nothing."""
@@ -325,7 +338,11 @@ class Disk(Changing, Generic[BackendT]):
             if self.backend.traits.files:
                 qemu_img.take_back(host, host.path(self.id))
             self.recorded = self.backend.attached.bind(cast("Disk[Any]", self))
-            yield watched
+            self._turn = (threading.get_ident(), object())
+            try:
+                yield watched
+            finally:
+                self._turn = None
 
     @final
     def amend(self, **fields: str | None) -> None:

@@ -39,6 +39,8 @@ _SLOW: Final = ("cli", "conformance", "engine/test_crash.py", "kit", "takeover",
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: takes seconds, or a lab; `./dev check` leaves it out")
+    if lvm.INSIDE:
+        lvm.start_quickly()
     config.addinivalue_line("markers", "lvm: runs inside the lab of LVM alone, where tests/test_lvm_lab.py has it run")
 
 

@@ -29,6 +29,8 @@ class PoolBases:
     def __init__(self, backend: "ThinBackend") -> None:
         """Keep the backend; nothing is run."""
         self._backend = backend
+        self.seen: list[LogicalVolume] = []
+        """All volumes of the group, as they were when the bases were last looked at."""
 
     def volume_of(self, name: str) -> str:
         """The volume of a base: two backends may be in one group."""
@@ -37,12 +39,15 @@ class PoolBases:
 
     def find(self, name: str) -> StoreBase | None:
         """See :meth:`imgbackend.abilities.HoldsBases.find_base`."""
-        volumes = self._backend.lvm.lvs(self._backend.group)
-        return next((base for base in self._all(volumes) if base.name == name), None)
+        return next((base for base in self._all(self._look()) if base.name == name), None)
 
     def all(self) -> Iterator[StoreBase]:
         """See :meth:`imgbackend.abilities.HoldsBases.list_bases`."""
-        yield from self._all(self._backend.lvm.lvs(self._backend.group))
+        yield from self._all(self._look())
+
+    def _look(self) -> list[LogicalVolume]:
+        self.seen = self._backend.lvm.lvs(self._backend.group)
+        return self.seen
 
     def _all(self, volumes: list[LogicalVolume]) -> Iterator[StoreBase]:
         for volume in volumes:
@@ -89,23 +94,24 @@ class PoolBases:
 
     def remove(self, name: str) -> None:
         """See :meth:`imgbackend.abilities.HoldsBases.remove_base`."""
-        found = self.find(name)
+        volumes = self._look()
+        found = next((base for base in self._all(volumes) if base.name == name), None)
         if found is not None and found.children:
             raise errors.DiskBusy(f"{found.children} disks hang on the base {name}; remove them first")
-        self._clear(self.volume_of(name), f".{self.volume_of(name)}")
+        self._clear(volumes, self.volume_of(name), f".{self.volume_of(name)}")
         self._used(name).unlink(missing_ok=True)
 
-    def _clear(self, *names: str) -> None:
-        """Remove those of these volumes that are this backend's."""
+    def _clear(self, volumes: list[LogicalVolume], *names: str) -> None:
+        """Remove those of ``volumes`` that have one of these names and are this backend's."""
         backend = self._backend
-        mine = {volume.lv_name for volume in backend.lvm.lvs(backend.group) if self._is_mine(volume)}
+        mine = {volume.lv_name for volume in volumes if self._is_mine(volume)}
         if doomed := sorted(mine & set(names)):
             backend.lvm.lvremove(backend.group, *doomed)
 
     def take(self, name: str, path: Path, info: ImageInfo, tags: Mapping[str, str], progress: Progress) -> StoreBase:
         """See :meth:`imgbackend.abilities.HoldsBases.import_base`."""
         final, unfinished = self.volume_of(name), f".{self.volume_of(name)}"
-        self._clear(unfinished)
+        self._clear(self._look(), unfinished)
         known = [tag_of(BACKEND, self._backend.name), tag_of(BASE, name), tag_of(_SIZE, str(info.virtual_size))]
         for key in _TOLD:
             known += tags_of(f"imgbackend.{key}", tags.get(key, ""))
@@ -124,8 +130,8 @@ class PoolBases:
         """Make a volume of a raw file, read-only and without a device."""
         backend, lvm = self._backend, self._backend.lvm
         with files.open_fd(path, os.O_RDONLY) as source:
-            backend.thin.make(unfinished, source, size, tags, progress, phase="import")
-        [volume] = lvm.lvs(backend.group, unfinished)
+            backend.thin.make(unfinished, source, size, tags, progress, phase="import", seen=self.seen)
+        [volume] = [volume for volume in self._look() if volume.lv_name == unfinished]
         allocated = tag_of(_ALLOCATED, str(spent(volume)))
         lvm.lvchange(backend.group, unfinished, addtag=[allocated], permission="r", setactivationskip=True)
         lvm.lvchange(backend.group, unfinished, activate=False)
@@ -133,4 +139,4 @@ class PoolBases:
     def _undo(self, unfinished: str) -> None:
         """What fails here must not hide why the import failed; the next one clears it too."""
         with contextlib.suppress(errors.Error):
-            self._clear(unfinished)
+            self._clear(self._look(), unfinished)

@@ -1,11 +1,12 @@
 """Commands run as root under a time limit.
 
-The limit is timeout(1)'s, which runs as root too: nobody else may end what sudo or
-rootwrap started.  ``SIGPIPE`` is ignored in the command: should this process be killed,
+Where this process is not root the limit is timeout(1)'s, which runs as root: nobody else
+may end what sudo or rootwrap started.  ``SIGPIPE`` is ignored in the command: should this process be killed,
 one that has suspended a device goes on, and resumes it, though nobody reads what it says.
 """
 
 import contextlib
+import math
 import os
 import re
 import signal
@@ -15,10 +16,11 @@ from typing import Final
 from oslo_concurrency import processutils
 
 from imgbackend import errors
-from imgbackend_lvm.meanings import meaning, too_long
+from imgbackend_lvm.meanings import meaning, not_started, too_long
 
 _GRACE: Final = 10
 """Seconds from the request to end until a command is killed."""
+_READERS: Final = ("lvs", "vgs")
 
 
 def path_of(tool: str) -> str:
@@ -36,9 +38,11 @@ class Commands:
         """
         self.root_helper = root_helper or "sudo -n"
         self.timeout = timeout
+        self.changes = 0
+        """Commands that were started and may change something: none of lvs and vgs."""
 
     def line(self, tool: str, *args: str) -> list[str]:
-        """The command as it is run, but for the root helper."""
+        """The command as the root helper is to run it."""
         return ["timeout", f"--kill-after={_GRACE}", f"{self.timeout:.6g}", path_of(tool), *args]
 
     def run(self, tool: str, *args: str, fine: re.Pattern[str] | None = None) -> str:
@@ -48,13 +52,16 @@ class Commands:
 
         :raises Error: what :func:`~imgbackend_lvm.meanings.meaning` says.
         """
+        self.changes += tool not in _READERS
+        root = os.geteuid() == 0
+        line = [path_of(tool), *args] if root else self.line(tool, *args)
         started: list[subprocess.Popen[bytes]] = []
         try:
             out, _ = processutils.execute(
-                *self.line(tool, *args),
+                *line,
                 run_as_root=True,
                 root_helper=self.root_helper,
-                timeout=int(self.timeout) + 2 * _GRACE,
+                timeout=math.ceil(self.timeout + (0 if root else 2 * _GRACE)),
                 env_variables={**os.environ, "LC_ALL": "C", "LVM_SUPPRESS_FD_WARNINGS": "1"},
                 preexec_fn=_go_on_writing,
                 on_execute=started.append,
@@ -67,6 +74,8 @@ class Commands:
             _abandon(started[0])
             raise too_long(tool, self.timeout) from exc
         except FileNotFoundError as exc:
+            if exc.filename == line[0] and root:
+                raise not_started(tool, f"{exc.filename}: {exc.strerror}") from exc
             raise errors.ConfigError(f"{exc.filename} is not installed; install it, or set root_helper") from exc
         except OSError as exc:
             raise errors.StorageError(f"cannot start {tool}: {exc.strerror}") from exc
@@ -83,11 +92,12 @@ def _go_on_writing() -> None:
 
 
 def _abandon(process: "subprocess.Popen[bytes]") -> None:
-    """Let go of a command that even root could not end: it sits in the kernel."""
-    with contextlib.suppress(PermissionError):
-        process.kill()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(1)
+    """End a command: first so that it can resume what it suspended; one that sits in the kernel is let go."""
+    for end, seconds in ((process.terminate, _GRACE), (process.kill, 1)):
+        with contextlib.suppress(PermissionError, subprocess.TimeoutExpired):
+            end()
+            process.wait(seconds)
+            break
     for pipe in (process.stdin, process.stdout, process.stderr):
         if pipe is not None:
             pipe.close()

@@ -114,7 +114,7 @@ def meaning(argv: Sequence[str], status: int, stderr: str, *, seconds: float = 0
     if status in _TIMED_OUT:
         return too_long(tool, seconds)
     if status in _NOT_STARTED and "timeout: " in stderr:
-        return errors.ConfigError(f"{tool} cannot be started ({_last(stderr)}); install {TOOLS.get(tool, tool)}")
+        return not_started(tool, _last(stderr))
     if status in _NO_FILTER:
         return errors.ConfigError(f"rootwrap does not run {tool} ({_last(stderr)}); install this driver's filters")
     for pattern, kind, words in _MEANINGS:
@@ -131,6 +131,11 @@ def _no_room(stderr: str) -> errors.StorageFull | None:
     if match := _FULL.search(stderr):
         return errors.StorageFull(match["pool"] or match["other"] or "the volume group", None, None)
     return None
+
+
+def not_started(tool: str, why: str) -> errors.ConfigError:
+    """The error of a command that is not installed, or cannot be run."""
+    return errors.ConfigError(f"{tool} cannot be started ({why}); install {TOOLS.get(tool, tool)}")
 
 
 def too_long(tool: str, seconds: float) -> errors.StorageUnavailable:

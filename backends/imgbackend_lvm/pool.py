@@ -30,13 +30,15 @@ class Pool:
         self.name = f"the thin pool {backend.group}/{backend.pool}"
         """For messages."""
 
-    def volume(self) -> LogicalVolume:
-        """As lvm2 has it.
+    def volume(self, seen: Sequence[LogicalVolume] | None = None) -> LogicalVolume:
+        """As lvm2 has it; ``seen`` are the volumes of the group, where they were just looked at.
 
         :raises ConfigError: if there is none, or it is no thin pool.
         """
         backend = self._backend
-        found = backend.lvm.lvs(backend.group, backend.pool)
+        if seen is None:
+            seen = backend.lvm.lvs(backend.group, backend.pool)
+        found = [volume for volume in seen if volume.lv_name == backend.pool]
         if not found or not found[0].is_thin_pool:
             what = f"{backend.group}/{backend.pool} is no thin pool" if found else f"{self.name} is not there"
             made = f"lvcreate --type thin-pool -n {backend.pool} -L SIZE {backend.group}"
@@ -48,13 +50,13 @@ class Pool:
         volume = self.volume()
         return Capacity(total=volume.lv_size, free=_free(volume))
 
-    def refuse_full(self, need: int = 0) -> None:
-        """See that ``need`` bytes more can be written, or just another volume made.
+    def refuse_full(self, seen: Sequence[LogicalVolume]) -> None:
+        """See that another volume can be made; ``seen`` are the volumes of the group.
 
-        :raises StorageFull: if they cannot; with what is needed and what is free.
+        :raises StorageFull: if it cannot; with what is needed and what is free.
         :raises StorageUnavailable: if the pool has failed.
         """
-        self._refuse(self.volume(), need)
+        self._refuse(self.volume(seen), 0)
 
     def _refuse(self, volume: LogicalVolume, need: int) -> None:
         if volume.health == "F":
@@ -66,22 +68,34 @@ class Pool:
         if wanted > left or volume.health == "M":
             raise errors.StorageFull(f"the metadata of {self.name}", wanted, max(left, 0))
 
-    def make(self, name: str, source: int, size: int, tags: Sequence[str], progress: Progress, *, phase: str) -> None:
+    def make(
+        self,
+        name: str,
+        source: int,
+        size: int,
+        tags: Sequence[str],
+        progress: Progress,
+        *,
+        phase: str,
+        seen: Sequence[LogicalVolume],
+    ) -> None:
         """Make the thin volume ``name`` of ``size`` bytes, with an open file's data in it, flushed.
+
+        ``seen`` are the volumes of the group.
 
         :raises StorageFull: if they do not fit, before anything is made, or while they are written.
         """
-        backend, volume = self._backend, self.volume()
+        backend, volume = self._backend, self.volume(seen)
         data = _data(source, volume.chunk_size or 1)
         self._refuse(volume, data)
         backend.lvm.lvcreate_thin(backend.group, backend.pool, name, size, tags=tags)
-        seen = time.monotonic()
+        watched = time.monotonic()
 
         def look() -> None:
-            nonlocal seen
-            if time.monotonic() - seen > _WATCHED:
+            nonlocal watched
+            if time.monotonic() - watched > _WATCHED:
                 self._refuse_out_of_space(data)
-                seen = time.monotonic()
+                watched = time.monotonic()
 
         try:
             with opened(backend.device(name), os.O_WRONLY | os.O_DIRECT) as device:

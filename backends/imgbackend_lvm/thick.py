@@ -106,14 +106,17 @@ class ThickDisk(VolumeDisk):
 
     def remove_image(self) -> None:
         """Renamed, so that it is no disk any more; overwritten, and removed."""
-        self.discard()
-        if self.volume() is None:
+        parts, lvm = self.parts(), self.backend.lvm
+        if self.unfinished in parts:
+            self.discard()
+        if self.name not in parts:
             return
-        volume, lvm = self.refuse_open(), self.backend.lvm
+        volume = self.refuse_open() if parts[self.name].open else parts[self.name]
         if not set(self.tags) <= set(volume.lv_tags):  # Nova's: under another name its tags alone tell what it is
             lvm.lvchange(self.backend.group, self.name, addtag=self.tags)
         lvm.lvrename(self.backend.group, self.name, self.unfinished)
-        self.discard()
+        self._overwrite(volume)
+        lvm.lvremove(self.backend.group, self.unfinished)
 
     def discard(self) -> None:
         """What was made of it, or is not yet overwritten, and what it was to grow by."""
@@ -125,15 +128,15 @@ class ThickDisk(VolumeDisk):
         super().discard()
 
     def _overwrite(self, volume: LogicalVolume) -> None:
-        """As ``volume_clear`` and ``volume_clear_size`` say."""
+        """The volume :attr:`unfinished`, as ``volume_clear`` and ``volume_clear_size`` say."""
         backend, limit = self.backend, self.backend.conf.volume_clear_size * Mi
         how = {"zero": wipe.zero, "shred": wipe.shred}.get(backend.conf.volume_clear)
         if how is None:
             return
         if not volume.active:
-            backend.lvm.lvchange(backend.group, volume.lv_name, activate=True)
+            backend.lvm.lvchange(backend.group, self.unfinished, activate=True)
         size = min(volume.lv_size, limit or volume.lv_size)
-        how(backend.lvm.commands, backend.group, volume.lv_name, 0, size, _unheard)
+        how(backend.lvm.commands, backend.group, self.unfinished, 0, size, _unheard)
 
 
 def _count(extents: str) -> int:

@@ -1,6 +1,5 @@
 """Disks in a thin pool: a snapshot of a base, whatever its size."""
 
-import contextlib
 import hashlib
 import time
 from collections.abc import Iterator, Mapping
@@ -39,7 +38,7 @@ class ThinDisk(VolumeDisk, Snapshottable):
         if base.generated:
             return self.made_in_place(prepare_template, base, size)
         prepare_template(base)
-        self.backend.thin.refuse_full()
+        self.backend.thin.refuse_full(self.backend.bases.seen)
         tags, origin = (*self.tags, tag_of(FROM, base.name)), self.backend.bases.volume_of(base.name)
         try:
             self.backend.lvm.lvcreate_snapshot(self.backend.group, origin, self.name, tags=tags)
@@ -49,7 +48,8 @@ class ThinDisk(VolumeDisk, Snapshottable):
 
     def make(self, source: int, size: int, progress: Progress) -> None:
         """The data alone: what a thin volume does not map reads as zeroes."""
-        self.backend.thin.make(self.unfinished, source, size, self.tags, progress, phase="copy")
+        pool = self.backend.thin
+        pool.make(self.unfinished, source, size, self.tags, progress, phase="copy", seen=self.look())
 
     def resize_image(self, size: int) -> None:
         """One ``lvextend``; what is new is not mapped, and reads as zeroes."""
@@ -66,24 +66,29 @@ class ThinDisk(VolumeDisk, Snapshottable):
     def discard(self) -> None:
         """What was made of it, or of a rollback; and snapshots of a disk that is gone."""
         super().discard()
-        parts = self.parts()
-        if self._put_aside(parts):
-            self.volume()
-            parts = self.parts()
+        parts = self._parts_in_place()
         if doomed := [name for name in parts if name[0] == "." or self.name not in parts]:
             self.backend.lvm.lvremove(self.backend.group, *sorted(doomed))
 
     def volume(self) -> LogicalVolume | None:
-        """The disk's volume; where a rollback was killed while nothing had its name, it gets it now.
+        """The disk's volume; where a rollback was killed while nothing had its name, it gets it now."""
+        return self._parts_in_place().get(self.name)
 
-        No lock is needed: whoever is at it would do the same next, and one of both finds it done.
-        """
-        found = super().volume()
-        if found is None and (name := self._put_aside(self.parts())):
-            with contextlib.suppress(errors.DiskError):
-                self.backend.lvm.lvrename(self.backend.group, name, self.name)
-            return super().volume()
-        return found
+    def _parts_in_place(self) -> dict[str, LogicalVolume]:
+        """All volumes of this disk, once what is to have its name has it."""
+        parts = self.parts()
+        if (name := self._put_aside(parts)) is None:
+            return parts
+        self._take_name(name)
+        return self.parts()
+
+    def _take_name(self, name: str) -> None:
+        """Without a lock: whoever is at it would do the same next, and one of both finds it done."""
+        try:
+            self.backend.lvm.lvrename(self.backend.group, name, self.name)
+        except errors.DiskError:
+            if self.name not in self.parts():
+                raise
 
     def _put_aside(self, parts: Mapping[str, LogicalVolume]) -> str | None:
         """The volume that is to have the disk's name, where nothing has it."""
@@ -104,7 +109,7 @@ class ThinDisk(VolumeDisk, Snapshottable):
     def create_image_snap(self, name: str) -> None:
         """A thin snapshot, known by its tag."""
         self.refuse_open()
-        self.backend.thin.refuse_full()
+        self.backend.thin.refuse_full(self.look())
         backend, tags = self.backend, (*self.tags, tag_of(SNAPSHOT, name), tag_of(TIME, f"{time.time():.6f}"))
         backend.lvm.lvcreate_snapshot(
             backend.group, self.name, self._volume_of(name), tags=tags, permission="r", activate=False
@@ -114,10 +119,10 @@ class ThinDisk(VolumeDisk, Snapshottable):
         """A snapshot of the snapshot takes the disk's name; killed between the renames, the next use completes it."""
         self.discard()
         volume, backend, lvm = self.refuse_open(), self.backend, self.backend.lvm
-        backend.thin.refuse_full()
+        backend.thin.refuse_full(self.look())
         lvm.lvcreate_snapshot(backend.group, self._volume_of(name), self._next, tags=(*self.tags, *_origin(volume)))
         lvm.lvrename(backend.group, self.name, self._last)
-        self.found()
+        self._take_name(self._next)
         lvm.lvremove(backend.group, self._last)
 
     def remove_image_snap(self, name: str) -> None:

@@ -43,6 +43,7 @@ class VolumeDisk(Disk[Any], Importable):
     """A disk that is a logical volume."""
 
     backend: "LvmBackend"
+    _seen: "tuple[object, int, list[LogicalVolume]] | None" = None
 
     @property
     def name(self) -> str:
@@ -79,8 +80,17 @@ class VolumeDisk(Disk[Any], Importable):
 
         :raises DiskError: if a volume has its name that is not this disk's.
         """
-        found = self.backend.lvm.lvs(self.backend.group, self.name)
-        return self.mine(found[0]) if found else None
+        return self.parts().get(self.name)
+
+    def look(self) -> list[LogicalVolume]:
+        """All volumes of the group: one ``lvs`` in each turn, until a command changes something."""
+        lvm, turn, seen = self.backend.lvm, self.turn, self._seen
+        if seen is not None and turn is seen[0] and lvm.commands.changes == seen[1]:
+            return seen[2]
+        changes = lvm.commands.changes
+        volumes = lvm.lvs(self.backend.group)
+        self._seen = None if turn is None else (turn, changes, volumes)
+        return volumes
 
     def mine(self, volume: LogicalVolume) -> LogicalVolume:
         """``volume``, which has this disk's name, if it is this disk's.
@@ -105,7 +115,7 @@ class VolumeDisk(Disk[Any], Importable):
         :raises DiskError: if a volume has its name that is not this disk's.
         """
         found = {}
-        for volume in self.backend.lvm.lvs(self.backend.group):
+        for volume in self.look():
             if volume.lv_name == self.name:
                 found[volume.lv_name] = self.mine(volume)
             elif set(self.tags) <= set(volume.lv_tags):
@@ -128,6 +138,7 @@ class VolumeDisk(Disk[Any], Importable):
             if time.monotonic() > end:
                 raise errors.DiskBusy(f"{self.device} is open in another process; stop its guest first")
             time.sleep(_PAUSE)
+            self._seen = None
 
     def discard(self) -> None:
         """The file that a template was put into."""

@@ -92,6 +92,7 @@ fi
 read -r folder <"${0%/*}/folder"
 exec >/run/lvm-lab/setup.log 2>&1 </dev/null
 b ln -sf /proc/self/fd /dev/fd
+b rm -f /dev/pty[a-z]* /dev/tty[a-zA-Z]* /dev/tty[1-9][0-9]    # lvm2 looks at each at every command
 for n in 0:stdin 1:stdout 2:stderr; do b ln -sf "/proc/self/fd/${n%:*}" "/dev/${n#*:}"; done
 b hostname lvmlab
 b ifconfig lo 127.0.0.1 up

@@ -60,6 +60,21 @@ def changes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return told
 
 
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The commands that report something, as they are run."""
+    told: list[str] = []
+    real = Commands.run
+
+    def run(self: Commands, tool: str, *args: str, fine: re.Pattern[str] | None = None) -> str:
+        if tool in {"lvs", "vgs"}:
+            told.append(tool)
+        return real(self, tool, *args, fine=fine)
+
+    monkeypatch.setattr(Commands, "run", run)
+    return told
+
+
 class KilledError(BaseException):
     """Stands for a kill: nothing that comes after it is done, and nothing is undone."""
 

@@ -1,5 +1,5 @@
 """What the tests of the driver lvm share."""
 
-from labs.volumes import changes, stop_at, thick, thin
+from labs.volumes import changes, looks, stop_at, thick, thin
 
-__all__ = ["changes", "stop_at", "thick", "thin"]
+__all__ = ["changes", "looks", "stop_at", "thick", "thin"]

@@ -1,7 +1,6 @@
 """The cache's passes over the bases in a thin pool."""
 
 from imgbackend import Engine
-from imgbackend.cache import Policy
 from labs.templates import Template
 
 
@@ -11,7 +10,8 @@ def test_base_stays_while_a_disk_hangs_on_it_or_it_is_pinned_and_goes_then(thin:
         assert done.faults == []
         return [(each.base.where, each.action) for each in done.outcomes]
 
-    thin.cache.policy = Policy(original_age=0, lease=0)
+    for option in ("remove_unused_original_minimum_age_seconds", "lease_seconds"):
+        thin.conf.set_override(option, 0, "image_cache")
     thin.disk("vm").cache(raw_image, raw_image.name)
     [base] = thin.cache.bases().bases
     assert (base.store, base.name, base.users, base.image_id) == ("lvm", raw_image.name, 1, raw_image.image_id)

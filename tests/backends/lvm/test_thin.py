@@ -45,6 +45,17 @@ def test_further_disk_takes_two_commands_at_most(thin: Engine, raw_image: Templa
     assert _bytes(thin.disk("vm3")) == whole + bytes(4 * Mi)
 
 
+def test_group_is_looked_at_no_oftener_than_it_changes(thin: Engine, raw_image: Template, looks: list[str]) -> None:
+    first: Any = _made(thin, raw_image)
+    looks.clear()
+    thin.disk("vm2").cache(raw_image, raw_image.name)
+    assert looks == ["lvs"] * 3, "before, for the base, and afterwards"
+    for act in (lambda: first.create_snap("a"), lambda: first.rollback_to_snap("a"), thin.disk("vm2").remove):
+        looks.clear()
+        act()
+        assert looks == ["lvs"]
+
+
 def test_base_is_read_only_and_has_no_device(thin: Engine, lvm_group: Group, raw_image: Template) -> None:
     _made(thin, raw_image)
     [base] = [name for name in lvm_group.volumes() if name.startswith("base_")]
