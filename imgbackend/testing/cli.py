@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from imgbackend import errors
+from imgbackend.testing.sampling import LEAST_SAMPLE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,8 +51,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the report to FILE, too")
     parser.add_argument("--destructive", action="store_true", help="run also what fills or damages the store")
     parser.add_argument("--time-budget", metavar="SECONDS", type=float, help="begin no test later than that")
+    parser.add_argument(
+        "--sample", metavar="POINTS", type=_points, help="kill, and fail, at so many points only; for slow stores"
+    )
     parser.add_argument("--benchmark", action="store_true", help="measure, and print JSON, instead of testing")
     return parser
+
+
+def _points(word: str) -> int:
+    if not word.isdecimal() or int(word) < LEAST_SAMPLE:
+        raise argparse.ArgumentTypeError(f"{word}: give a number of points, {LEAST_SAMPLE} or more")
+    return int(word)
 
 
 def _try(asked: argparse.Namespace) -> int:
@@ -62,7 +72,7 @@ def _try(asked: argparse.Namespace) -> int:
         engine = stack.enter_context(Engine.from_config(asked.config_file))
         folder = stack.enter_context(place_beside(engine))
         backend = stack.enter_context(backend_in(engine, asked.backend, folder))
-        run = Run(backend, destructive=asked.destructive, seconds=asked.time_budget)
+        run = Run(backend, destructive=asked.destructive, seconds=asked.time_budget, sample=asked.sample)
         run.go(folder)
     _write(asked.json, run.report.as_dict())
     print("\n".join(run.report.lines()))

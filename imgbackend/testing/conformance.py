@@ -26,6 +26,7 @@ from imgbackend.testing._running import RunningTests
 from imgbackend.testing._size import SizeTests
 from imgbackend.testing._snapshot import SnapshotTests
 from imgbackend.testing._source import SourceTests
+from imgbackend.testing.sampling import LEAST_SAMPLE
 
 
 class BackendConformance(
@@ -74,9 +75,10 @@ class BackendConformance(
         unknown = sorted(set(cls.known_deviations) - tests)
         if unknown:
             raise TypeError(f"{cls.__name__}.known_deviations names no test of the kit: {', '.join(unknown)}")
-        if cls.crash_sample is not None and cls.crash_sample < 2:
+        if cls.crash_sample is not None and cls.crash_sample < LEAST_SAMPLE:
             raise TypeError(
-                f"{cls.__name__}.crash_sample is {cls.crash_sample}; give 2 or more, or None for all points"
+                f"{cls.__name__}.crash_sample is {cls.crash_sample}; "
+                f"give {LEAST_SAMPLE} or more, or None for all points"
             )
         silent = sorted(name for name, reason in cls.known_deviations.items() if not reason.strip())
         if silent:

@@ -64,10 +64,12 @@ def backend_in(engine: Engine, name: str, folder: Path) -> Iterator[Backend]:
 class Run:
     """For pytest: gives the backend, leaves out what may not be run, and notes what comes of each test."""
 
-    def __init__(self, backend: Backend, *, destructive: bool, seconds: float | None) -> None:
-        """``seconds``: no test is begun later than that; None: all are."""
+    def __init__(
+        self, backend: Backend, *, destructive: bool, seconds: float | None, sample: int | None = None
+    ) -> None:
+        """``seconds``: no test is begun later than that; None: all are.  ``sample``: the kit's ``crash_sample``."""
         self.token = secrets.token_hex(3)
-        self._backend, self._destructive = backend, destructive
+        self._backend, self._destructive, self._sample = backend, destructive, sample
         self._end = None if seconds is None else time.monotonic() + seconds
         self.report = Report(backend=backend.name, driver=backend.driver, package=_package(backend.driver))
 
@@ -124,6 +126,9 @@ class Run:
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """In the order of the topics: what everybody needs comes before what takes long."""
         items.sort(key=lambda item: TOPICS.index(_topic(item.location[0])))
+        for suite in {item.getparent(pytest.Class) for item in items}:
+            if suite is not None:
+                suite.obj.crash_sample = self._sample
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Leave out what fills or damages the store, and what there is no time for."""

@@ -2,9 +2,13 @@
 
 import random
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 PointT = TypeVar("PointT")
+
+
+LEAST_SAMPLE: Final = 2
+"""The first and the last."""
 
 
 def sampled(points: Sequence[PointT], most: int | None) -> list[PointT]:

@@ -88,6 +88,15 @@ def test_what_cannot_be_used_ends_with_2_and_one_line(conf: Path, words: tuple[s
     assert _left(conf) == {"mine", "mine/disk"}
 
 
+def test_sample_is_how_many_points_the_kit_tries(conf: Path) -> None:
+    told = _PROGRAM.replace("sys.exit(main())", "main()") + "\nfrom imgbackend.testing.suite import TestInstalled\n"
+    done = _run(conf, "raw", "--sample", "3", "--time-budget", "0", program=f"{told}print(TestInstalled.crash_sample)")
+    assert done.stdout.splitlines()[-1] == "3"
+    refused = _run(conf, "raw", "--sample", "1")
+    assert refused.returncode == 2
+    assert "--sample: 1: give a number of points, 2 or more" in refused.stderr
+
+
 def test_missing_pytest_is_told_with_the_extra_that_brings_it(conf: Path) -> None:
     done = _run(conf, "raw", program=f"import sys; sys.modules['pytest'] = None\n{_PROGRAM}")
     assert done.returncode == 2
