@@ -12,6 +12,7 @@ from imgbackend.types import Ki
 
 FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 """To make the file, or to empty it: it has what was said since the last start."""
+NAME: Final = "console.log"
 _TAIL: Final = 4 * Ki
 _LINES: Final = 10
 _CHUNK: Final = 64 * Ki
@@ -20,7 +21,7 @@ _LOOK: Final = 0.05
 
 def path_of(host: Host, instance: str) -> Path:
     """The console's file."""
-    return host.instances / instance / "console.log"
+    return host.instances / instance / NAME
 
 
 def begin(path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from imgbackend import errors, files
+from imgbackend.guest import console
 from imgbackend.guest.hypervisor import Hypervisor
 from imgbackend.guest.spawning import xml_path
 from imgbackend.records import OURS
@@ -63,8 +64,15 @@ def is_ours(engine: "Engine", name: str) -> bool:
 
 
 def _is_unfinished(folder: Path) -> bool:
-    """Whether there is nothing in it but what a spawn makes before its first record is written."""
-    return all(path.name.startswith(".") and path.suffix in (".part", ".tmp") for path in folder.iterdir())
+    """Whether there is nothing in it but what a spawn makes before its first record, or its XML, is written."""
+    return all(
+        path.suffix in (".part", ".tmp") if path.name.startswith(".") else _is_empty_console(path)
+        for path in folder.iterdir()
+    )
+
+
+def _is_empty_console(path: Path) -> bool:
+    return path.name == console.NAME and path.is_file() and not path.stat().st_size
 
 
 def is_there(engine: "Engine", name: str) -> bool:

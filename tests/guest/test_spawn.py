@@ -118,13 +118,15 @@ def test_folder_of_a_spawn_that_was_killed_at_once_is_taken_away(guests: Guests)
     folder = guests.instances_path / guests.name()
     folder.mkdir()
     (folder / ".disk.part").write_text("half")
+    (folder / "console.log").touch()
     guests.instances().destroy(guests.name())
     assert guests.left() == set()
 
 
 def test_instances_whose_names_begin_alike_are_told_apart(guests: Guests) -> None:
     instances = guests.instances()
-    labels = ["a", *(f"a{number}" for number in range(4)), "a-a", "a.a"]
+    labels = ["a" * number for number in range(1, 16)] + ["a0", "a00", "a-a", "a.a", "a-a-a"]
+    assert len(labels) == 20
     for label in labels:
         instances.spawn(guests.spec(label, swap=16 * Mi))
     assert {each.id for each in instances.list()} >= {guests.name(label) for label in labels}
