@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from imgbackend.errors import ConfigError
 from imgbackend.guest.spec import ConfigDrive, InstanceSpec
 from imgbackend.types import Progress, Role
 
@@ -29,7 +30,10 @@ class ConfigDriveImage:
         self._spec, self._drive = spec, drive
 
     def __call__(self, target: Path, progress: Progress, /) -> None:
-        """Write the whole file system into the empty file ``target``, which only its owner reads."""
+        """Write the whole file system into the empty file ``target``, which only its owner reads.
+
+        :raises ConfigError: if something that the guest is to be told cannot be said in JSON.
+        """
         import pycdlib
 
         iso = pycdlib.PyCdlib()
@@ -46,7 +50,10 @@ class ConfigDriveImage:
 
 
 def contents(spec: InstanceSpec, drive: ConfigDrive) -> Iterator[tuple[str, bytes]]:
-    """The files of a config drive: paths without the leading slash, and bytes."""
+    """The files of a config drive: paths without the leading slash, and bytes.
+
+    :raises ConfigError: if something that the guest is to be told cannot be said in JSON.
+    """
     files = {f"content/{number:04}": file for number, file in enumerate(spec.files)}
     told = _openstack(spec, drive, {name: file.path for name, file in files.items()})
     for version in _VERSIONS:
@@ -85,14 +92,17 @@ def _openstack(spec: InstanceSpec, drive: ConfigDrive, files: dict[str, str]) ->
 
 def _nocloud(spec: InstanceSpec, drive: ConfigDrive) -> dict[str, Any]:
     """As JSON, which is YAML too."""
-    told: dict[str, Any] = {"instance-id": spec.uuid, "local-hostname": spec.hostname, **drive.metadata}
+    told: dict[str, Any] = {**drive.metadata, "instance-id": spec.uuid, "local-hostname": spec.hostname}
     if drive.public_keys:
         told["public-keys"] = list(drive.public_keys.values())
     return told
 
 
 def _json(told: Any) -> bytes:
-    return json.dumps(told, indent=1, sort_keys=True).encode() + b"\n"
+    try:
+        return json.dumps(told, indent=1, sort_keys=True).encode() + b"\n"
+    except (TypeError, ValueError) as exc:
+        raise ConfigError(f"config_drive: guests are told in JSON, which cannot say this ({exc}); quote it") from exc
 
 
 class _Tree:

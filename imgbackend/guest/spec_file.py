@@ -116,6 +116,7 @@ class _Reader:
             **dict.fromkeys(("rng", "balloon", "boot"), _truth),
             **dict.fromkeys(("user_data", "content"), self._bytes),
             **dict.fromkeys(("metadata", "public_keys"), _texts),
+            "admin_password": _secret,
             **dict.fromkeys(("vendor_data", "network_data", "network_config"), _keys),
         }
 
@@ -198,6 +199,13 @@ def _several(reader: Read) -> Read:
 def _text(told: Any, where: str) -> str:
     if not isinstance(told, str):
         raise ConfigError(f"{where}: text is wanted here, not {_shown(told)}; put it in quotes")
+    return told
+
+
+def _secret(told: Any, where: str) -> str:
+    """Text that no error shows."""
+    if not isinstance(told, str):
+        raise ConfigError(f"{where}: text is wanted here; put it in quotes")
     return told
 
 

@@ -1,5 +1,6 @@
 """What a guest finds on its config drive; read back by other tools than the one that writes it."""
 
+import datetime
 import json
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from imgbackend.errors import ConfigError
 from imgbackend.guest.config_drive import ConfigDriveImage
 from imgbackend.guest.spec import ConfigDrive, InjectedFile, InstanceSpec
 from imgbackend.types import ignore
@@ -95,6 +97,19 @@ def test_nocloud_files_are_there_too(made: Made) -> None:
     assert read(iso, "user-data") == read(iso, "openstack/latest/user_data") == b"#!/bin/sh\necho \xff\n"
     assert yaml.safe_load(read(iso, "network-config")) == {"version": 2}
     assert read(iso, "vendor-data").startswith(b"#cloud-config\n")
+
+
+def test_metadata_cannot_say_who_the_guest_is(made: Made) -> None:
+    iso = made(ConfigDrive(metadata={"instance-id": "another", "local-hostname": "another", "role": "front"}))
+    told = yaml.safe_load(read(iso, "meta-data"))
+    assert (told["instance-id"], told["local-hostname"]) == (InstanceSpec(id="web1", image="x").uuid, "web1")
+    assert told["role"] == "front"
+
+
+def test_what_json_cannot_say_is_refused(made: Made) -> None:
+    """As YAML reads a date that is not in quotes."""
+    with pytest.raises(ConfigError, match="date is not JSON serializable"):
+        made(ConfigDrive(vendor_data={"since": datetime.date(2024, 1, 1)}))
 
 
 @pytest.mark.parametrize("told", ["config-2", "cidata"])
