@@ -197,6 +197,11 @@ LIBVIRT_OPTS: Sequence[cfg.Opt] = (
         "O_DIRECT does not work.",
     ),
     cfg.StrOpt("hw_disk_discard", help="What becomes of what a guest discards: ignore or unmap."),
+    cfg.StrOpt(
+        "snapshots_directory",
+        default="$instances_path/snapshots",
+        help="The folder of snapshots that are worked on; it is made with mode 0700.",
+    ),
     cfg.Opt(
         "start_timeout",
         type=types.Float(min=0),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from imgbackend import errors
 from imgbackend.backend import Disk
 from imgbackend.cache.use import DomainFile
-from imgbackend.guest import console, ending
+from imgbackend.guest import console, ending, snapshots
 from imgbackend.guest.domain import Alter, to_xml
 from imgbackend.guest.domain_files import files_of
 from imgbackend.guest.hypervisor import Hypervisor, State
@@ -19,7 +19,7 @@ from imgbackend.guest.layout import Layout, layout_of
 from imgbackend.guest.settings import settings_of
 from imgbackend.guest.spawning import ProgressOf, Spawned, Spawning, domain_of, silent, translated, xml_path
 from imgbackend.guest.spec import InstanceSpec
-from imgbackend.types import DiskId, Plan, Progress
+from imgbackend.types import DiskId, Plan, Progress, ignore
 
 if TYPE_CHECKING:
     from imgbackend.engine import Engine
@@ -59,6 +59,7 @@ class Instances:
         """
         self._engine = engine
         self._settings = settings_of(engine.conf)
+        self._snapshots = snapshots.folder_of(engine.host, self._settings.snapshots)
         self._hypervisor = hypervisor or Hypervisor(self._settings.uri)
         most = self._settings.most_disk_operations
         self._slots = threading.Semaphore(most) if most is not None else None
@@ -216,7 +217,37 @@ class Instances:
         """
         _checked(name)
         with self._held(name), translated(self._engine.host):
+            snapshots.sweep(self._snapshots)
             ending.destroy(self._engine, self._hypervisor, name)
+
+    @contextlib.contextmanager
+    def snapshot(
+        self,
+        name: str,
+        format: str = "qcow2",
+        *,
+        disk: str = "disk",
+        compress: bool = False,
+        progress: Progress = ignore,
+    ) -> Iterator[Path]:
+        """A context manager: a disk of an instance that is off, whole, in a file that goes at the end.
+
+        The file is in ``[libvirt] snapshots_directory``, for this user alone: to be sent to where
+        it is to stay.  What a killed process left there goes first.
+
+        :raises InstanceError: if the instance runs.
+        :raises DiskError: if it has no such disk, or the format is neither raw nor qcow2.
+        :raises StorageFull: if there is no room for it.
+        """
+        if self.show(name).state not in (None, State.OFF, State.CRASHED):
+            raise errors.InstanceError(f"the instance {name} runs; stop it first")
+        with contextlib.ExitStack() as stack:
+            with translated(self._engine.host):
+                room = stack.enter_context(snapshots.room(self._snapshots, name))
+            target, made = room / f"{disk}.{format}", self._engine.disk(name, disk)
+            made.info()  # one that is not there is not to be locked
+            made.extract(target, format, compress=compress, progress=progress)
+            yield target
 
     def console(self, name: str, *, follow: bool = False) -> Iterator[bytes]:
         """What the guest said so far; with ``follow``, and what it says until it is off."""

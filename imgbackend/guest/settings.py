@@ -43,6 +43,7 @@ class GuestSettings:
     most_disk_operations: int | None = None
     start_seconds: float = 60.0
     stop_seconds: float = 120.0
+    snapshots: str = ""
     ephemeral_format: str | None = None
     mkfs: Mapping[str, str] = field(default_factory=dict)
 
@@ -90,6 +91,7 @@ def settings_of(conf: cfg.ConfigOpts) -> GuestSettings:
         most_disk_operations=conf.max_concurrent_disk_ops or None,
         start_seconds=libvirt.start_timeout,
         stop_seconds=libvirt.wait_soft_reboot_seconds,
+        snapshots=libvirt.snapshots_directory,
         ephemeral_format=conf.default_ephemeral_format,
         mkfs=generated.mkfs_commands(conf.virt_mkfs),
     )
