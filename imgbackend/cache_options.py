@@ -77,6 +77,13 @@ IMAGE_CACHE_OPTS: Sequence[cfg.Opt] = (
         "None: as long as others.",
     ),
     cfg.Opt(
+        "manager_interval",
+        type=types.Integer(min=-1),
+        default=2400,
+        deprecated_opts=_was("image_cache_manager_interval", "DEFAULT"),
+        help="Seconds between the beginnings of two passes of cache run. 0: a minute. -1: no pass is made.",
+    ),
+    cfg.Opt(
         "precache_concurrency",
         type=types.Integer(min=1),
         default=1,

@@ -8,12 +8,13 @@ import contextlib
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from oslo_config import cfg
 
 from imgbackend import errors, files
 from imgbackend.bases import Bases
-from imgbackend.cache import inventory
+from imgbackend.cache import inventory, upstream
 from imgbackend.cache.hosts import Hosts, SeenHost
 from imgbackend.cache.policy import CachedBase, Policy
 from imgbackend.cache.prefetch import Prefetched, Prefetching, silent
@@ -76,8 +77,11 @@ class Cache:
         self._hosts = Hosts(host, clock)
         self._sweep = Sweep(host, bases, reach.stores, policy, clock, lambda: Use(host, self._domains))
 
-    def bases(self) -> Listing:
+    def bases(self, *, ask_sources: bool = False) -> Listing:
         """Every base, with the disks that hang on it.
+
+        ``ask_sources``: ask where they are from whether the images are still there, for a minute at most; a source
+        that fails has said nothing.
 
         :raises ConfigError: if the base folder cannot be read.
         """
@@ -86,7 +90,7 @@ class Cache:
             stores = self._reach.stores(use.backends)
             found, faults = inventory.everything(self._host, self._bases, stores.opened, use)
             return Listing(
-                bases=found,
+                bases=self._asked(found) if ask_sources else found,
                 stores=sorted(stores.opened),
                 faults=[*use.unseen, *stores.faults, *faults],
                 foreign=use.foreign,
@@ -140,18 +144,40 @@ class Cache:
             found = chosen(self.bases().bases, names, store, sample)
             return Verification(self._host, rate, self._clock).verify_all(found, progress)
 
-    def prune(self, *, dry_run: bool = False, stop: Callable[[], bool] = go_on) -> Pass:
+    def prune(self, *, dry_run: bool = False, ask_sources: bool = False, stop: Callable[[], bool] = go_on) -> Pass:
         """Remove the bases that nothing needs and that the policy lets go; note the use of the others.
 
         No base is removed on which a disk hangs, which is pinned, or which was used within
         ``lease_seconds``; none at all where some disk could not be looked at.  Each goes under its lock,
         after another look at its last use, its pin, and the folders that changed since.  ``dry_run`` changes nothing.
+        ``ask_sources``: whose image is gone from its source may go earlier; see :meth:`bases`.
         ``stop`` is asked before each base; where it says yes, what is left is left to the next pass.
+        The metrics are written, where there is a file for them.
 
         :raises ConfigError: if the base folder cannot be read.
         """
         with self._translated():
-            return self._sweep.run(dry_run=dry_run, stop=stop)
+            done = self._sweep.run(dry_run=dry_run, stop=stop, asked=self._asked if ask_sources else None)
+            if self.policy.metrics_file is not None and not dry_run:
+                self._tell(done, self.policy.metrics_file)
+            return done
+
+    def _asked(self, bases: list[CachedBase]) -> list[CachedBase]:
+        return upstream.asked(bases, self._reach.asked)
+
+    def _tell(self, done: Pass, path: Path) -> None:
+        from imgbackend.cache import exposition
+
+        measured = exposition.Measured(
+            bases=[each.base for each in done.outcomes if each.action not in ("removed", "gone")],
+            free=files.free_bytes(files.nearest(self._host.bases)),
+            faults=len(done.faults),
+            hosts=sum(each.alive or each.here for each in self._hosts.all()),
+        )
+        try:
+            exposition.write(path, self._host.metrics.counts(), measured)
+        except OSError as exc:
+            done.faults.append(f"the metrics cannot be written: {files.translated(exc, path)}")
 
     def prefetch(
         self,
@@ -225,4 +251,5 @@ def policy_of(conf: cfg.ConfigOpts) -> Policy:
         gone_age=told.remove_gone_minimum_age_seconds,
         at_once=told.precache_concurrency,
         jitter=told.precache_jitter,
+        metrics_file=None if told.metrics_file is None else Path(told.metrics_file),
     )

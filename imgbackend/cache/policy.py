@@ -81,6 +81,8 @@ class Policy:
     """``precache_concurrency``: images that are fetched side by side before they are wanted."""
     jitter: float = 0.0
     """``precache_jitter``: before each of them it waits for up to so long."""
+    metrics_file: Path | None = None
+    """``metrics_file``: where passes write metrics; None: nowhere."""
 
     def age_of(self, base: CachedBase) -> float:
         """How long a base has to be unused."""

@@ -11,7 +11,7 @@ from imgbackend.cli.figures import Listed, Size, Time, human_size, size_or_none
 from imgbackend.errors import ConfigError
 
 if TYPE_CHECKING:
-    from imgbackend.cache import CachedBase, Listing
+    from imgbackend.cache import CachedBase, Listing, Outcome
     from imgbackend.engine import Engine
 
 LOG = logging.getLogger(__name__)
@@ -41,7 +41,12 @@ def _facts(base: "CachedBase") -> dict[str, Any]:
         "pinned": base.pinned,
         "verified": None if base.verified is None else Time(base.verified),
         "path": None if base.path is None else str(base.path),
+        "upstream": base.upstream,
     }
+
+
+def _became(outcome: "Outcome") -> dict[str, Any]:
+    return {"action": outcome.action, "reason": outcome.reason, "freed": Size(outcome.freed)}
 
 
 def warn(lines: Sequence[str]) -> None:
@@ -51,9 +56,9 @@ def warn(lines: Sequence[str]) -> None:
         LOG.warning("and %d more of that kind", len(lines) - _TOLD)
 
 
-def listing_of(engine: "Engine") -> "Listing":
+def listing_of(engine: "Engine", *, ask_sources: bool = False) -> "Listing":
     """All bases; what could not be looked at is told on stderr."""
-    listing = engine.cache.bases()
+    listing = engine.cache.bases(ask_sources=ask_sources)
     warn(listing.faults)
     return listing
 
@@ -66,10 +71,36 @@ class List(Lister):
         *("users", "pinned", "verified"),
     )
 
-    def take_action(self, _parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """The arguments."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument("--tree", action="store_true", help="show below each base the instances that hang on it")
+        parser.add_argument(
+            "--check-sources",
+            action="store_true",
+            help="ask the sources whether they still have the images, and show it in the column upstream: there, gone, "
+            "or nothing where that is not known",
+        )
+        return parser
+
+    def columns_for(self, parsed_args: argparse.Namespace) -> Sequence[str]:
+        """Those of a tree, or of a list."""
+        if parsed_args.tree:
+            from imgbackend.cli.cache_tree import COLUMNS
+
+            return COLUMNS
+        return (*self.columns, "upstream") if parsed_args.check_sources else self.columns
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
         """List them."""
+        columns = self.columns_for(parsed_args)
         with self.engine() as engine:
-            return self.columns, [row(self.columns, _facts(base)) for base in listing_of(engine).bases]
+            found = listing_of(engine, ask_sources=parsed_args.check_sources).bases
+        if parsed_args.tree:
+            from imgbackend.cli import cache_tree
+
+            return columns, list(cache_tree.rows(found))
+        return columns, [row(columns, _facts(base)) for base in found]
 
 
 class Show(ShowOne):
@@ -128,7 +159,7 @@ class Usage(Lister):
 
     columns = (
         *("store", "folder", "bases", "in_use", "unused", "pinned", "size", "allocated", "allocated_unused"),
-        *("total", "free"),
+        *("taken", "reserve", "total", "free"),
     )
 
     def take_action(self, _parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
@@ -142,11 +173,15 @@ class Usage(Lister):
     @staticmethod
     def _added_up(engine: "Engine", store: str, listing: "Listing") -> dict[str, Any]:
         from imgbackend.cli.places import room
+        from imgbackend.extents import together
+        from imgbackend.types import Gi
 
         bases = [base for base in listing.bases if base.where == store]
         unused = [base for base in bases if not base.users]
         folder = engine.host.bases
         capacity = room(folder) if store == _LOCAL else engine.backend(store).capacity()
+        allocated = sum(base.allocated for base in bases)
+        taken = together(base.path for base in bases if base.path is not None) if store == _LOCAL else allocated
         return {
             "store": store,
             "folder": str(folder) if store == _LOCAL else None,
@@ -155,7 +190,9 @@ class Usage(Lister):
             "unused": len(unused),
             "pinned": sum(base.pinned for base in bases),
             "size": Size(sum(base.size for base in bases)),
-            "allocated": Size(sum(base.allocated for base in bases)),
+            "allocated": Size(allocated),
+            "taken": Size(taken),
+            "reserve": Size(-(-taken // Gi) * Gi) if store == _LOCAL else None,
             "allocated_unused": Size(sum(base.allocated for base in unused)),
             "total": Size(capacity.total),
             "free": Size(capacity.free),
@@ -247,29 +284,39 @@ class Unpin(_Pinning):
 class Prune(Lister):
     """Remove the base images that nothing needs."""
 
-    columns = ("store", "name", "image_id", "action", "reason", "last_used", "allocated")
+    columns = ("store", "name", "image_id", "action", "reason", "last_used", "allocated", "freed")
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """The arguments."""
         parser = super().get_parser(prog_name)
         parser.add_argument("--dry-run", action="store_true", help="change nothing, and show what would be done")
         parser.add_argument("--all", action="store_true", help="list those that are kept too, with the reason")
+        parser.add_argument(
+            "--check-sources",
+            action="store_true",
+            help="ask the sources whether they still have the images; those that are gone go first, and earlier with "
+            "the option remove_gone_minimum_age_seconds",
+        )
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
         """Prune; what could not be looked at or done is told on stderr, and the status is 1."""
         with self.engine() as engine:
-            done = engine.cache.prune(dry_run=parsed_args.dry_run)
+            done = engine.cache.prune(dry_run=parsed_args.dry_run, ask_sources=parsed_args.check_sources)
         warn(done.faults)
         warn(done.foreign)
+        warn(done.missing)
         self.status = 1 if done.faults else 0
         gone = [each for each in done.outcomes if each.action in ("removed", "would be removed")]
         if not self.app.options.quiet:
-            freed = human_size(sum(each.base.allocated for each in gone))
+            freed = human_size(done.freed)
             verb = "would be removed, and free" if parsed_args.dry_run else "removed, and freed"
             self.app.stderr.write(f"imgbackend: {len(gone)} of {len(done.outcomes)} bases {verb} {freed}\n")
         return self.columns, [
-            row(self.columns, _facts(each.base) | {"action": each.action, "reason": each.reason})
+            row(
+                self.columns,
+                _facts(each.base) | {"action": each.action, "reason": each.reason, "freed": Size(each.freed)},
+            )
             for each in done.outcomes
             if parsed_args.all or each.action != "kept"
         ]

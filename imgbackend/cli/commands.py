@@ -45,6 +45,11 @@ TABLE: Final[dict[str, tuple[str, str]]] = {
     "cache unpin": ("cache:Unpin", "Let a base image go again when nothing uses it"),
     "cache verify": ("cache_verify:Verify", "Compare the bytes of base images with their digests; put bad ones aside"),
     "cache prune": ("cache:Prune", "Remove the base images that nothing needs"),
+    "cache run": (
+        "cache_run:Run",
+        "Look after the cache until told to stop: a pass every manager_interval seconds",
+    ),
+    "cache hosts": ("cache_hosts:Hosts", "List the hosts that share the base folder, and when each made its last pass"),
     "doctor": ("doctor:Doctor", "Check this host: tools, permissions, storage, configuration"),
     "help": ("", "Show help, also of one command"),
     "complete": ("", "Print a script for the shell's completion of this command"),
