@@ -63,7 +63,7 @@ def _declared_entry_points() -> dict[str, dict[str, str]]:
 def test_wheel_holds_every_file_of_every_package_and_nothing_else(archives: Archives) -> None:
     with zipfile.ZipFile(archives.wheel) as wheel:
         shipped = set(wheel.namelist())
-    packages = {name for name in shipped if ".dist-info/" not in name}
+    packages = {name for name in shipped if ".dist-info/" not in name and ".data/" not in name}
     assert packages == _to_be_shipped()
     assert {
         "imgbackend/VERSION",
@@ -85,10 +85,19 @@ def test_source_archive_holds_what_is_needed_to_build_and_to_test(archives: Arch
         "LICENSE",
         "dev",
         ".ci/run",
+        "etc/systemd/imgbackend-cache.service",
         "tests/conftest.py",
         "doc/source/index.rst",
     }
     assert beside <= shipped
+
+
+def test_units_are_installed_where_systemd_looks_below_the_prefix(archives: Archives, installed: Path) -> None:
+    units = {path.name for path in (_ROOT / "etc" / "systemd").iterdir()}
+    with zipfile.ZipFile(archives.wheel) as wheel:
+        data = {name.partition(".data/data/")[2] for name in wheel.namelist() if ".data/" in name}
+    assert data == {f"lib/systemd/system/{name}" for name in units}
+    assert {path.name for path in (installed.parent / "lib/systemd/system").iterdir()} == units
 
 
 def test_wheel_names_every_entry_point_and_each_has_its_module(archives: Archives) -> None:
