@@ -23,11 +23,11 @@ def import_file(disk: Disk[Any], template: FetchFunc, progress: Progress) -> Cac
     if not isinstance(disk, Importable):
         raise ConfigError(f"{disk.backend.name} takes no finished files")
     with disk.changing(progress) as watched:
+        path = disk.backend.host.unfinished(disk.id)
+        path.unlink(missing_ok=True)  # of a call that was killed, maybe when the disk was there already
         if disk.find() is not None:
             return _cached("exists", disk, started)
         disk.discard()
-        path = disk.backend.host.unfinished(disk.id)
-        path.unlink(missing_ok=True)  # of a call that was killed
         try:
             with files.new_file(path, SECRET_MODE):
                 pass  # it is nobody else's from the first byte, whoever writes it

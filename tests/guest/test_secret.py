@@ -137,7 +137,7 @@ def _killed_throughout(options: dict[str, Any], folder: Path, *, libraries: tupl
     make = functools.partial(_make, options)
     count = len(children.seen(functools.partial(make, "whole"), libraries=libraries))
     assert count > 10
-    for point in range(0, count, 1 if FULL else count // 8):
+    for point in range(count - 1, -1, -1 if FULL else -(count // 8)):
         name = f"k{point}"
         killed = children.run(functools.partial(make, name), point, libraries=libraries)
         assert killed.killed or point > count * 0.9, (point, count, killed.error)
