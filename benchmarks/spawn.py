@@ -60,10 +60,10 @@ class Lab:
 
 def in_process(shop: Workshop) -> Case:
     """A spawn in a running process, against define and create of the same XML on a disk that is ready."""
-    with _lab(shop) as lab:
+    with _lab(shop) as lab, contextlib.closing(_connection(lab)) as connection:
         competitors = [
             ("imgbackend: spawn of a cached image, qcow2, flushed", _spawn(shop, lab)),
-            ("libvirt alone: define and create, the disk being ready", _bare(shop, lab)),
+            ("libvirt alone: define and create, the disk being ready", _bare(shop, lab, connection)),
         ]
         series = take_turns(competitors, shop.size.repeats, warm_ups=2)
     more = difference(series[0], series[1]) * 1e3
@@ -103,9 +103,7 @@ def _spawn(shop: Workshop, lab: Lab) -> Call:
     return call
 
 
-def _bare(shop: Workshop, lab: Lab) -> Call:
-    connection = _connection(lab)
-
+def _bare(shop: Workshop, lab: Lab, connection: Any) -> Call:
     def call() -> Taken:
         name, xml = _ready(lab)
         with shop.timer():

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from labs.require import require
+
 _ROOT = Path(__file__).parents[1]
 
 
@@ -61,6 +63,29 @@ def test_a_further_disk_starts_no_process(tmp_path: Path) -> None:
         assert [target["value"] for target in counted] == [0]
         assert counted[0]["met"]
         assert any(series["processes"] for series in case["series"]) == ("raw" in case["title"])  # cp is one
+
+
+@pytest.mark.slow
+def test_a_spawn_is_measured_beside_libvirt_alone(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "benchmarks.run", "--quick", "--cases", "spawn", "boot", "--folder"]
+    done = subprocess.run(
+        [*line, str(tmp_path / "at"), "--output", str(tmp_path)],
+        cwd=_ROOT,
+        env={"PYTHONPATH": str(_ROOT / "tests"), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode in (0, 1), done.stderr
+    cases = json.loads((tmp_path / "results.json").read_text())["cases"]
+    for case in cases:
+        if case["skipped"] is not None:
+            require("libvirt", case["skipped"])
+        ours, bare = case["series"]
+        assert min(*ours["seconds"], *bare["seconds"]) > 0
+        assert len(case["targets"]) == 1
+    assert list((tmp_path / "at").iterdir()) == []
 
 
 @pytest.mark.slow

@@ -123,13 +123,16 @@ class PeerImage(Image):
         """
         self._place, self._base, self._conf = place, base, conf
         self._retry = Retry.configured(conf)
-        text = self._retry.run(lambda: place.small(f"{base}.json"))
+        try:
+            text = self._retry.run(lambda: place.small(f"{base}.json"))
+        except ImageNotFound as exc:
+            raise ImageNotFound(
+                f"{exc}; a base that Nova made has a manifest once imgbackend made a disk of it there"
+            ) from exc
         self._kept = Kept.read(text, base, place.shown)
         if self._kept.content is None and not self._kept.digests:
-            raise ImageNotFound(
-                f"{place.shown} knows no digest of {base}, and nothing is taken unchecked; "
-                f"there, run: imgbackend cache verify {base}"
-            )
+            advice = f"; there, run: imgbackend cache verify {base}" if self._kept.format == "raw" else ""
+            raise ImageNotFound(f"{place.shown} knows no digest of {base}, and nothing is taken unchecked{advice}")
 
     @property
     def id(self) -> str:
