@@ -3,7 +3,8 @@
 Runs in a virtual environment of its own, in which Nova is.  Each line of standard input is
 a request in JSON, each line of standard output its answer.  No code of Nova is changed.
 What is spared it: its privileged helper runs in this process, the instance is a stub, and
-its image comes from a local file, copied in this process.
+its image comes from a local file, copied in this process, or is in its own cluster already.
+The arguments are its ``instances_path``, and its options of the group ``libvirt`` in JSON.
 """
 
 import importlib
@@ -20,8 +21,10 @@ from typing import Any
 CONF = importlib.import_module("nova.conf").CONF
 CONF([], project="nova", default_config_files=[])
 importlib.import_module("nova.privsep").sys_admin_pctxt.set_client_mode(False)
-imagebackend = importlib.import_module("nova.virt.libvirt.imagebackend")
+imagebackend: Any = importlib.import_module("nova.virt.libvirt.imagebackend")
+lvm = importlib.import_module("nova.virt.libvirt.storage.lvm")
 
+_KINDS = {"qcow2": "Qcow2", "raw": "Flat", "lvm": "Lvm", "rbd": "Rbd", "clone": "Rbd"}
 _WRAPPERS = ("oslo_concurrency.prlimit", "env")
 _started = {"processes": 0, "programs": 0}
 
@@ -35,11 +38,18 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 class Instance(dict[str, Any]):
-    """What the file backends need of Nova's Instance."""
+    """What the backends need of Nova's Instance."""
 
     def __init__(self) -> None:
         super().__init__()
         self.uuid = str(uuid.uuid4())
+
+
+class Images:
+    """Nova's image service: every image is raw, and is at the location that is its id."""
+
+    def get(self, _context: Any, image_id: str, **_more: Any) -> dict[str, Any]:
+        return {"id": image_id, "disk_format": "raw", "locations": [{"url": image_id}]}
 
 
 def fetch_from(source: str) -> Callable[..., None]:
@@ -69,9 +79,10 @@ def cpu_seconds() -> float:
 
 def make(request: dict[str, Any]) -> dict[str, float]:
     """Make a disk, and say what it took."""
-    kind = {"qcow2": imagebackend.Qcow2, "raw": imagebackend.Flat}[request["kind"]]
+    kind = getattr(imagebackend, _KINDS[request["kind"]])
     instance = Instance()
-    os.makedirs(os.path.join(CONF.instances_path, instance.uuid))
+    folder = os.path.join(CONF.instances_path, instance.uuid)
+    os.makedirs(folder)
     if request["first"]:
         base = os.path.join(CONF.instances_path, "_base", request["name"])
         if os.path.exists(base):
@@ -79,21 +90,44 @@ def make(request: dict[str, Any]) -> dict[str, float]:
     before, cpu, at = dict(_started), cpu_seconds(), time.perf_counter()
     disk = kind(instance=instance, disk_name="disk")
     disk.cache(
-        fetch_func=fetch_from(request["source"]),
+        fetch_func=clone_to(disk) if request["kind"] == "clone" else fetch_from(request["source"]),
         filename=request["name"],
         size=request["size"],
         context=None,
-        image_id="image",
+        image_id=request["source"],
     )
     answer = {"seconds": time.perf_counter() - at, "cpu": cpu_seconds() - cpu}
     answer.update({name: _started[name] - before[name] for name in before})
     assert disk.get_disk_size(disk.path) == request["size"]
-    shutil.rmtree(os.path.dirname(disk.path))
+    remove(disk, request["kind"])
+    shutil.rmtree(folder)
     return answer
+
+
+def clone_to(disk: Any) -> Callable[..., None]:
+    """What Nova's driver gives for a fetch function where the backend can clone, and the image allows it."""
+
+    def clone(target: str, image_id: str, context: Any) -> None:
+        assert not os.path.exists(target)
+        disk.clone(context, image_id)
+
+    return clone
+
+
+def remove(disk: Any, kind: str) -> None:
+    """What is not in the instance's folder; it is not measured."""
+    if kind == "lvm":
+        lvm.remove_volumes([disk.path])
+    elif kind in ("rbd", "clone"):
+        disk.driver.remove_image(disk.rbd_name)
+        assert not disk.exists()
 
 
 def main() -> None:
     CONF.set_override("instances_path", sys.argv[1])
+    for name, value in json.loads(sys.argv[2]).items():
+        CONF.set_override(name, value, group="libvirt")
+    imagebackend.IMAGE_API = Images()
     os.makedirs(os.path.join(CONF.instances_path, "_base"), exist_ok=True)
     sys.addaudithook(_hear)
     answers = os.fdopen(os.dup(1), "w", buffering=1)

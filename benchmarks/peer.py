@@ -1,10 +1,11 @@
 """The peer's virtual environment, and its process, which does one call when it is told to."""
 
 import contextlib
+import itertools
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,19 +15,26 @@ from benchmarks.workshop import flush
 
 _PROGRAM: Final = Path(__file__).with_name("nova_peer.py")
 _LAB: Final = Path(__file__).parents[1] / "tests" / "labs" / "nova.sh"
+_NUMBERS: Final = itertools.count()
 
 
 class Peer:
     """The real Nova, waiting for requests."""
 
-    def __init__(self, process: "subprocess.Popen[str]", instances: Path) -> None:
+    def __init__(self, python: Path, process: "subprocess.Popen[str]", instances: Path) -> None:
+        self.python = python
+        """Of its virtual environment."""
         self._process, self._instances = process, instances
         self.version = str(self._answer()["nova"])
         self.programs = 0
         """Programs executed by the last call: a process may run several, one after the other."""
 
-    def disk(self, kind: str, source: Path, name: str, size: int, *, first: bool = False) -> Call:
-        """A call that makes a disk of a new instance; ``first``: with its base removed before."""
+    def disk(self, kind: str, source: Path | str, name: str, size: int, *, first: bool = False) -> Call:
+        """A call that makes a disk of a new instance, and removes it.
+
+        ``source`` is a raw file, or, for the kind ``clone``, a location; ``first``: with its
+        base removed before.
+        """
         request = {"kind": kind, "source": str(source), "name": name, "size": size, "first": first}
 
         def call() -> Taken:
@@ -62,19 +70,19 @@ def prepared() -> Path:
 
 
 @contextlib.contextmanager
-def running(python: Path, folder: Path) -> Iterator[Peer]:
-    """The peer, with an ``instances_path`` of its own in ``folder``."""
-    instances = folder / "instances-of-the-peer"
+def running(python: Path, folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[Peer]:
+    """The peer, with an ``instances_path`` of its own in ``folder``; ``settings`` are those of its group libvirt."""
+    instances = folder / f"instances-of-the-peer-{next(_NUMBERS)}"
     instances.mkdir()
     with subprocess.Popen(
-        [str(python), "-W", "ignore", str(_PROGRAM), str(instances)],
+        [str(python), "-W", "ignore", str(_PROGRAM), str(instances), json.dumps(dict(settings or {}))],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": ""},
     ) as process:
         try:
-            yield Peer(process, instances)
+            yield Peer(python, process, instances)
         finally:
             assert process.stdin is not None
             process.stdin.close()

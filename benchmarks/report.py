@@ -3,20 +3,28 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from benchmarks.measuring import Series
+from benchmarks.measuring import Series, Taken
 from benchmarks.results import Case, Target
 
 JSON_FILE = "results.json"
 RST_FILE = "benchmarks.inc"
+_OF_ONE_RUN: Final = frozenset({"load when it began", "date", "command"})
+"""Facts of the last run; the page has cases of several, and tells them of each."""
 
 
 def write(facts: Mapping[str, str], cases: Sequence[Case], json_folder: Path, rst_folder: Path) -> None:
     """Both files, the old ones replaced."""
-    told = {"machine": dict(facts), "cases": [_case(case) for case in cases]}
-    (json_folder / JSON_FILE).write_text(json.dumps(told, indent=1) + "\n")
+    all_told = {"machine": dict(facts), "cases": [told(case) for case in cases]}
+    (json_folder / JSON_FILE).write_text(json.dumps(all_told, indent=1) + "\n")
     (rst_folder / RST_FILE).write_text("\n".join(_page(facts, cases)) + "\n")
+
+
+def kept(json_folder: Path) -> tuple[dict[str, str], list[Case]]:
+    """What :func:`write` wrote: the facts, and the cases."""
+    found = json.loads((json_folder / JSON_FILE).read_text())
+    return found["machine"], [read(case) for case in found["cases"]]
 
 
 def lines(case: Case) -> Iterator[str]:
@@ -32,14 +40,36 @@ def lines(case: Case) -> Iterator[str]:
         yield f"  {note}"
 
 
-def _case(case: Case) -> dict[str, Any]:
+def told(case: Case) -> dict[str, Any]:
+    """A case in JSON."""
     return {
+        "name": case.name,
+        "measured": case.measured,
         "title": case.title,
         "skipped": case.skipped or None,
         "series": [_series(series) for series in case.series],
         "targets": [_target(target) for target in case.targets],
         "notes": list(case.notes),
     }
+
+
+def read(told: Mapping[str, Any]) -> Case:
+    """What :func:`told` gave; of the CPU of a series its median alone is kept."""
+    return Case(
+        name=told["name"],
+        measured=told["measured"],
+        title=told["title"],
+        series=[_read_series(each) for each in told["series"]],
+        targets=[Target(**each) for each in told["targets"]],
+        skipped=told["skipped"] or "",
+        notes=told["notes"],
+    )
+
+
+def _read_series(told: Mapping[str, Any]) -> Series:
+    cpu, processes = told["cpu_median_seconds"], told["processes"]
+    taken = [Taken(seconds=seconds, cpu=cpu, processes=processes) for seconds in told["seconds"]]
+    return Series(told["label"], taken)
 
 
 def _series(series: Series) -> dict[str, Any]:
@@ -80,7 +110,8 @@ def _time(seconds: float) -> str:
 
 def _page(facts: Mapping[str, str], cases: Sequence[Case]) -> Iterator[str]:
     for name, value in facts.items():
-        yield f":{name}: {value}"
+        if name not in _OF_ONE_RUN:
+            yield f":{name}: {value}"
     yield ""
     yield from _table(["case", "wanted", "measured", ""], [28, 42, 18, 12], _wanted(cases))
     yield "All figures.  *CPU* is that of the process and of those that it started; median and CPU are of one call."
@@ -102,7 +133,8 @@ def _wanted(cases: Sequence[Case]) -> Iterator[list[str]]:
 def _all_series(cases: Sequence[Case]) -> Iterator[list[str]]:
     for case in cases:
         if case.series:
-            yield [f"**{case.title}**", "", "", "", "", ""]
+            when = f" ({case.measured})" if case.measured else ""
+            yield [f"**{case.title}**{when}", "", "", "", "", ""]
         for series in case.series:
             yield [series.label, *_figures(series).values()]
 

@@ -36,6 +36,10 @@ def at_least(wanted: str, value: float, limit: float, unit: str = "") -> Target:
 class Case:
     """One row of the table of what is wanted."""
 
+    name: str = ""
+    """Which it is; its figures take the place of those that it had."""
+    measured: str = ""
+    """When, and what else the machine had to do."""
     title: str
     series: Sequence[Series] = ()
     targets: Sequence[Target] = ()

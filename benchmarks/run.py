@@ -8,14 +8,16 @@ its disks, so ours are measured both ways.
 
 import argparse
 import contextlib
+import dataclasses
 import datetime
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-from benchmarks import command, crowds, disks, downloads, machine, report, spawn
+from benchmarks import command, crowds, disks, downloads, machine, pools, report, spawn, volumes
 from benchmarks.measuring import Processes
 from benchmarks.peer import Peer, prepared, running
 from benchmarks.results import Case, Skipped
@@ -24,7 +26,12 @@ from imgbackend.types import Gi, Mi
 from labs import mounts
 
 _ROOT: Final = Path(__file__).parents[1]
-CASES: Final = ("qcow2", "raw", "xfs", "btrfs", "first", "glance", "threads", "processes", "command", "spawn", "boot")
+CASES: Final = (
+    *("qcow2", "raw", "xfs", "btrfs", "first", "glance", "threads", "processes", "command", "spawn", "boot"),
+    *("lvm", "lvm-thick", "rbd", "rbd-clone"),
+)
+_SAME: Final = ("processor", "memory")
+"""Figures of a machine that differs in one of these are not kept beside others."""
 _SIZES: Final = [256 * Mi, 1 * Gi, 4 * Gi]
 
 
@@ -32,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure; 1 if a target was missed."""
     words = sys.argv[1:] if argv is None else list(argv)
     options = _parser().parse_args(words)
+    if options.keep and options.quick:
+        raise SystemExit("./dev bench: figures of --quick are not kept")
     names = options.cases or (
         CASES if not options.quick else ("qcow2", "raw", "first", "threads", "processes", "command")
     )
@@ -47,19 +56,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
         cases = []
         for name in names:
-            cases.append(_measured(name, shop, peer, quick=options.quick))
+            measured = f"{facts['date']}, load {os.getloadavg()[0]:.2f}"
+            case = _measured(name, shop, peer, quick=options.quick)
+            cases.append(dataclasses.replace(case, name=name, measured=measured))
             print("\n".join(report.lines(cases[-1])), flush=True)
     if options.output is not None:
         options.output.mkdir(parents=True, exist_ok=True)
         report.write(facts, cases, options.output, options.output)
-    elif not options.quick and names == CASES:
-        report.write(facts, cases, _ROOT / "benchmarks", _ROOT / "doc" / "source")
+    elif options.keep or (not options.quick and names == CASES):
+        keep(facts, cases, _ROOT / "benchmarks", _ROOT / "doc" / "source")
     return int(any(not target.met for case in cases for target in case.targets))
+
+
+def keep(facts: dict[str, str], cases: Sequence[Case], json_folder: Path, rst_folder: Path) -> None:
+    """Put figures in the place of older ones of the same cases; beside the others, if they are of this machine."""
+    before, older = report.kept(json_folder)
+    same = all(before[name] == facts[name] for name in _SAME)
+    found = {case.name: case for case in [*(older if same else ()), *cases]}
+    ordered = [found[name] for name in CASES if name in found]
+    report.write({**before, **facts} if same else facts, ordered, json_folder, rst_folder)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="./dev bench", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--cases", nargs="+", choices=CASES, help="only these; the results are printed, not kept")
+    parser.add_argument("--cases", nargs="+", choices=CASES, help="only these; the results are printed")
+    parser.add_argument(
+        "--keep", action="store_true", help="put these results into the project too, beside those of other cases"
+    )
     parser.add_argument("--quick", action="store_true", help="small and few, to see that it works; without Nova")
     parser.add_argument("--no-peer", action="store_true", help="without Nova")
     parser.add_argument(
@@ -90,6 +113,10 @@ def _measured(name: str, shop: Workshop, peer: Peer | None, *, quick: bool) -> C
         "command": lambda: command.whole_processes(shop),
         "spawn": lambda: spawn.in_process(shop),
         "boot": lambda: spawn.whole_processes(shop),
+        "lvm": lambda: volumes.further(shop, peer, _SIZES if not quick else [64 * Mi], thin=True),
+        "lvm-thick": lambda: volumes.further(shop, peer, _SIZES if not quick else [64 * Mi], thin=False),
+        "rbd": lambda: pools.further(shop, peer, _SIZES if not quick else [64 * Mi]),
+        "rbd-clone": lambda: pools.clones(shop, peer),
     }
     try:
         return measures[name]()

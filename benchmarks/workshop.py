@@ -16,7 +16,7 @@ from imgbackend.sources import Image
 from imgbackend.types import FetchFunc, Mi
 from labs import images
 
-_MEASURED: Final = frozenset({"overlay", "copy", "reflink"})
+_MEASURED: Final = frozenset({"overlay", "copy", "reflink", "snapshot", "clone"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
