@@ -2,7 +2,10 @@
 
 import contextlib
 import functools
+import itertools
 import random
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,6 +83,15 @@ class Mortal(Hypervisor):
         super().start(name)
         self.meet("started")
 
+    def force_off(self, name: str) -> None:
+        self.meet("force_off")
+        super().force_off(name)
+
+    def forget(self, name: str) -> None:
+        self.meet("forget")
+        super().forget(name)
+        self.meet("forgotten")
+
 
 @pytest.fixture
 def own_guests(libvirt_own_daemon: Callable[..., Libvirt], make_guests: MakeGuests) -> Guests:
@@ -131,13 +143,52 @@ def test_instance_that_runs_on_unlinked_files_is_not_called_spawned(guests: Gues
     assert (guests.domains(), guests.left()) == (set(), set())
 
 
-def test_libvirtd_killed_before_a_destroy_is_told_and_the_next_destroy_finishes(own_guests: Guests) -> None:
+def test_libvirtd_killed_during_a_destroy_is_told_and_the_next_call_finishes(own_guests: Guests) -> None:
     guests = own_guests
+    for call in ("force_off", "forget", "forgotten"):
+        guests.instances().spawn(guests.spec(swap=16 * Mi))
+        with contextlib.closing(Mortal(guests.lab, call)) as mortal:
+            instances = Instances(guests.engine(), mortal)
+            if call == "forgotten":  # libvirt has done its part
+                instances.destroy(guests.name())
+            else:
+                with pytest.raises(errors.HypervisorUnavailable, match="libvirt"):
+                    instances.destroy(guests.name())
+            assert mortal.killed
+            guests.lab.start()
+            if call == "forget":  # a spawn finishes it too
+                instances.spawn(guests.spec(swap=16 * Mi))
+                assert guests.sectors() == 16 * Mi // 512
+            with contextlib.suppress(errors.InstanceNotFound):
+                instances.destroy(guests.name())
+        assert (guests.domains(), guests.left()) == (set(), set()), call
+
+
+class Busy(threading.Thread):
+    """Somebody who goes on to put files into a folder for a while, as a network file system seems to."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+        self.begun = threading.Event()
+
+    def run(self) -> None:
+        end = time.monotonic() + 0.7
+        for number in itertools.count():
+            with contextlib.suppress(OSError):
+                (self._folder / f".nfs{number:016}").touch()
+            self.begun.set()
+            if time.monotonic() > end:
+                return
+
+
+def test_folder_that_does_not_go_at_once_is_removed_again(guests: Guests) -> None:
     instances = guests.instances()
-    instances.spawn(guests.spec(swap=16 * Mi))
-    guests.lab.kill()
-    with pytest.raises(errors.HypervisorUnavailable):
-        instances.destroy(guests.name())
-    guests.lab.start()
+    instances.spawn(guests.spec())
+    instances.stop(guests.name(), seconds=0)
+    busy = Busy(guests.instances_path / f"{guests.name()}_del")
+    busy.start()
+    busy.begun.wait()
     instances.destroy(guests.name())
+    busy.join()
     assert (guests.domains(), guests.left()) == (set(), set())

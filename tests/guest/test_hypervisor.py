@@ -89,6 +89,26 @@ def test_domain_that_qemu_refuses_is_told_with_libvirts_number(
         libvirt.forget(guests.name())
 
 
+class Watching(Hypervisor):
+    """Looks at the folder of an instance when it is about to start."""
+
+    folder = Path()
+    seen: frozenset[str] = frozenset()
+
+    def start(self, name: str) -> None:
+        self.seen = frozenset(path.name for path in (self.folder / name).iterdir())
+        super().start(name)
+
+
+def test_all_that_tells_of_an_instance_is_written_before_it_starts(guests: Guests) -> None:
+    watching = Watching(guests.lab.uri)
+    watching.folder = guests.instances_path
+    with contextlib.closing(Instances(guests.engine(), watching)) as instances:
+        instances.spawn(guests.spec())
+        assert watching.seen == {"disk", "disks.json", "disk.info", "libvirt.xml", "console.log"}
+        instances.destroy(guests.name())
+
+
 class Stuck(Hypervisor):
     """Whose guests never run."""
 
