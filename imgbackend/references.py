@@ -71,7 +71,8 @@ def find_or_fall_back(
 ) -> Image:
     """The image, had from the base folder of ``host`` where its source has it no more.
 
-    ``image_id`` is what its id was when it was last seen, if that is known.
+    ``image_id`` is what its id was when it was last seen, if that is known; else a base that was
+    made here may tell it.
     """
     from imgbackend.sources.fallback import FallbackImage
 
@@ -80,7 +81,7 @@ def find_or_fall_back(
         found = find(source, ref, None, bases)
         known: str | None = found.id
     except errors.ImageNotFound as exc:
-        found, known = exc, image_id
+        found, known = exc, image_id or _last_known(bases, ref)
     if known is None:
         raise errors.ImageNotFound(
             f"{found}; and what its id was is not known, so it cannot be looked for on {host}"
@@ -96,9 +97,15 @@ def find(source: Source, ref: str, session: Any | None, bases: Bases) -> Image:
     except errors.SourceUnavailable as exc:
         if session is not None:
             raise
-        known = [base for base in bases.entries() if base.manifest and base.manifest.source == ref]
-        named = [base.manifest for base in sorted(known, key=lambda base: base.last_used) if base.manifest]
-        if not named or named[-1].image_id is None:
+        known = _last_known(bases, ref)
+        if known is None:
             raise
         LOG.warning("%s; using the cached base of %s", exc, ref)
-        return CachedImage(ref, named[-1].image_id, exc)
+        return CachedImage(ref, known, exc)
+
+
+def _last_known(bases: Bases, ref: str) -> str | None:
+    """The id that the image of a reference had when its base was made here; None: there is no such base."""
+    known = [base for base in bases.entries() if base.manifest and base.manifest.source == ref]
+    named = [base.manifest for base in sorted(known, key=lambda base: base.last_used) if base.manifest]
+    return named[-1].image_id if named else None

@@ -268,6 +268,16 @@ def test_id_that_only_the_source_knew_has_to_be_told(hosts: Hosts) -> None:
     assert (engine.host.instances / "vm1" / "disk").read_bytes() == hosts.content.read_bytes()
 
 
+def test_id_is_known_by_the_base_that_is_here_still(hosts: Hosts) -> None:
+    ref, engine = hosts.ref.partition("#")[0], hosts.engine()
+    image = engine.image(ref)
+    engine.disk("vm0").cache(image, image.filename)
+    hosts.lose()
+    again = engine.image(ref, fallback_from_host=OTHER)
+    assert again.id == image.id
+    assert not engine.disk("vm1").cache(again, again.filename).fetched
+
+
 def test_caller_with_a_session_of_its_own_cannot_use_another_hosts_base(hosts: Hosts) -> None:
     hosts.lose()
     with pytest.raises(errors.ConfigError, match="whether a caller may see an image"):
