@@ -67,8 +67,8 @@ class Bases:
     def __init__(self, host: Host) -> None:
         """Keep the host; nothing is touched."""
         self._host = host
-        self.make_room: Callable[[int], None] | None = None
-        """Removes other bases for a fetch that lacks so many bytes; None: nobody makes room."""
+        self.make_room: Callable[[int], bool] | None = None
+        """Removes other bases for a fetch that lacks so many bytes, and says whether one went; None: nobody does."""
 
     def path(self, name: str) -> Path:
         """Where a base is, or would be."""

@@ -56,29 +56,41 @@ def shared(fd: int) -> Iterator[Shared]:
 def exclusive(path: Path) -> int:
     """Bytes that the file system has more when this file is gone.
 
-    :raises OSError: as opening and looking at it do.
+    Of one that this user may not read: all that it takes.
+
+    :raises OSError: as looking at it does.
     """
-    with files.open_fd(path, os.O_RDONLY | os.O_NOFOLLOW) as fd:
-        return max(os.fstat(fd).st_blocks * 512 - sum(extent.length for extent in shared(fd)), 0)
+    taken, extents = _looked_at(path)
+    return max(taken - sum(extent.length for extent in extents), 0)
 
 
 def together(paths: Iterable[Path]) -> int:
     """Bytes that files take, each extent that several of them share counted once.
 
-    One that is gone meanwhile counts for nothing.
+    One that is gone meanwhile counts for nothing, and one that this user may not read as sharing nothing.
 
-    :raises OSError: as opening and looking at them do.
+    :raises OSError: as looking at them does.
     """
     own, found = 0, dict[int, list[Shared]]()
     for path in paths:
         try:
-            with files.open_fd(path, os.O_RDONLY | os.O_NOFOLLOW) as fd:
-                status, extents = os.fstat(fd), list(shared(fd))
+            taken, extents = _looked_at(path)
+            device = os.lstat(path).st_dev
         except FileNotFoundError:
             continue
-        own += max(status.st_blocks * 512 - sum(extent.length for extent in extents), 0)
-        found.setdefault(status.st_dev, []).extend(extents)
+        own += max(taken - sum(extent.length for extent in extents), 0)
+        found.setdefault(device, []).extend(extents)
     return own + sum(map(_covered, found.values()))
+
+
+def _looked_at(path: Path) -> tuple[int, list[Shared]]:
+    """The bytes that a file takes, and what of it others have too."""
+    taken = os.lstat(path).st_blocks * 512
+    try:
+        with files.open_fd(path, os.O_RDONLY | os.O_NOFOLLOW) as fd:
+            return taken, list(shared(fd))
+    except PermissionError:
+        return taken, []
 
 
 def _covered(extents: list[Shared]) -> int:

@@ -23,6 +23,9 @@ from imgbackend.types import Declared, Delivered, FetchFunc, ImageInfo, Progress
 
 _STRENGTH: Final = ("sha512", "sha384", "sha256", "blake2b", "sha3_512", "sha3_256", "sha1", "md5")
 _STEP: Final = 1 << 20
+_FREED: Final = 1.0
+"""Seconds within which the room of a file that was removed is expected to be free."""
+_AGAIN: Final = 0.02
 
 
 def role_of(fetch: FetchFunc) -> Role:
@@ -74,7 +77,7 @@ class Fetching:
     """One base on its way in."""
 
     def __init__(
-        self, host: Host, order: Order, progress: Progress, make_room: Callable[[int], None] | None = None
+        self, host: Host, order: Order, progress: Progress, make_room: Callable[[int], bool] | None = None
     ) -> None:
         """Keep the order; :meth:`run` does it.  ``make_room`` is told what is lacking, before the order is refused."""
         self._host, self._order, self._progress = host, order, progress
@@ -154,11 +157,24 @@ class Fetching:
             try:
                 promised.enter_context(self._host.space.reserved(target, need, quota))
             except errors.StorageFull as exc:
-                if self._make_room is None or not exc.short:
+                if self._make_room is None or not exc.short or not self._make_room(exc.short):
                     raise
-                self._make_room(exc.short)
-                promised.enter_context(self._host.space.reserved(target, need, quota))
+                self._wait_for_room(promised, target, need, quota)
             yield
+
+    def _wait_for_room(self, promised: contextlib.ExitStack, target: Path, need: int | None, quota: Quota) -> None:
+        """Have it promised; XFS frees what was unlinked some time after it said that it did."""
+        end = time.monotonic() + _FREED
+        while True:
+            try:
+                promised.enter_context(self._host.space.reserved(target, need, quota))
+            except errors.StorageFull:
+                if time.monotonic() > end:
+                    raise
+                self._progress("wait", 0, None)
+                time.sleep(_AGAIN)
+            else:
+                return
 
     def _own_file(self) -> int:
         """The length of what was fetched: a file of its own, since its mode will be changed."""

@@ -206,13 +206,14 @@ class Cache:
             progress=progress,
         )
 
-    def make_room(self, need: int) -> None:
+    def make_room(self, need: int) -> bool:
         """Remove bases of the folder that may go, the least recently used first, so that ``need`` bytes are freed.
 
-        None is removed where all of them do not suffice.  A fetch that lacks room calls it, under its base's lock.
+        Whether one went.  None is removed where all of them do not suffice.  A fetch that lacks room calls it, under
+        its base's lock.
         """
         with self._translated():
-            self._sweep.make_room(need)
+            return self._sweep.make_room(need)
 
     def hosts(self) -> list[SeenHost]:
         """The hosts that make passes over this folder, this one too, by name."""

@@ -39,9 +39,9 @@ class _Filling:
     free: int | None
     total: int | None
 
-    def goes(self, size: int) -> None:
-        self.taken -= size
-        self.free = None if self.free is None else self.free + size
+    def goes(self, base: CachedBase) -> None:
+        self.taken -= base.allocated
+        self.free = None if self.free is None else self.free + base.frees
 
     def over(self, percent: int) -> bool:
         """More is taken than so many percent of ``max_size``."""
@@ -63,7 +63,7 @@ def _make_room(verdicts: list[Verdict], policy: Policy, free: int | None, total:
         policy=policy, taken=sum(each.base.allocated for each in local if not each.goes), free=free, total=total
     )
     if filling.free is not None:
-        filling.free += sum(each.base.allocated for each in local if each.goes)
+        filling.free += sum(each.base.frees for each in local if each.goes)
     over, short = filling.over(policy.high), filling.short(policy.high)
     for at in _by_use(verdicts):
         over, short = over and filling.over(policy.low), short and filling.short(policy.low)
@@ -73,7 +73,7 @@ def _make_room(verdicts: list[Verdict], policy: Policy, free: int | None, total:
         if each.spare:
             why = "the bases take more than max_size" if over else "less than min_free is free"
             verdicts[at] = _for_room(each, f"{_last_of(each)}, and {why}{_mark(policy)}")
-            filling.goes(each.base.allocated)
+            filling.goes(each.base)
 
 
 def for_need(verdicts: Sequence[Verdict], need: int) -> list[Verdict]:
@@ -83,7 +83,7 @@ def for_need(verdicts: Sequence[Verdict], need: int) -> list[Verdict]:
         each = verdicts[at]
         if need > 0 and (each.goes or each.spare):
             found.append(each if each.goes else _for_room(each, f"{_last_of(each)}, and room is needed for another"))
-            need -= each.base.allocated
+            need -= each.base.frees
     return found if need <= 0 else []
 
 
@@ -91,7 +91,7 @@ def missing_room(verdicts: Sequence[Verdict], policy: Policy, free: int | None) 
     """Bytes by which the base folder stays above ``max_size``, and below ``min_free``, when all that goes is gone."""
     local = [each for each in verdicts if each.base.store is None]
     taken = sum(each.base.allocated for each in local if not each.goes)
-    going = sum(each.base.allocated for each in local if each.goes)
+    going = sum(each.base.frees for each in local if each.goes)
     over = 0 if policy.max_size is None else max(taken - policy.max_size, 0)
     short = 0 if policy.min_free is None or free is None else max(policy.min_free - free - going, 0)
     return over, short

@@ -20,6 +20,8 @@ class CachedBase:
     name: str
     allocated: int
     """Bytes that the file system, or the store, spends on it."""
+    exclusive: int | None = None
+    """Of these, what it shares with no disk and no other base; None: it was not looked at."""
     last_used: float
     """Seconds since 1970: the lease."""
     image_id: str | None = None
@@ -47,6 +49,11 @@ class CachedBase:
     def users(self) -> int:
         """How many disks hang on it, as far as that is known here."""
         return len(self.disks) if self.children is None else self.children
+
+    @property
+    def frees(self) -> int:
+        """Bytes that its storage has more when it is gone."""
+        return self.allocated if self.exclusive is None else self.exclusive
 
     @property
     def where(self) -> str:

@@ -1,8 +1,7 @@
 """A pass over the cache, and room that is made for a fetch."""
 
-import contextlib
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from imgbackend import errors, extents, files
 from imgbackend.bases import Bases
@@ -66,16 +65,15 @@ class Sweep:
         asked: Callable[[list[CachedBase]], list[CachedBase]] | None = None,
     ) -> Pass:
         """See :meth:`imgbackend.cache.Cache.prune`; ``asked`` adds what the sources say."""
-        began, missing = self._clock(), self._hosts.missing()
+        began = self._clock()
         with self._host.metrics.timed("scan"):
             use = self._look()
             unseen = list(use.unseen)
             stores = self._stores(use.backends)
             found, faults = inventory.everything(self._host, self._bases, stores.opened, use)
         faults = [*unseen, *stores.faults, *faults]
-        other = self._slowest(faults)
-        if asked is not None:
-            found = asked(found)
+        other, missing = self._others(faults)
+        found = [_measured(base) for base in (found if asked is None else asked(found))]
         verdicts = self._decided(found, other, faults, unseen=bool(unseen))
         if dry_run:
             outcomes = [_would(verdict) for verdict in verdicts]
@@ -88,27 +86,28 @@ class Sweep:
             self._register(began, faults)
         return Pass(outcomes=outcomes, faults=faults, foreign=use.foreign, missing=missing, stopped=stopped)
 
-    def make_room(self, need: int) -> None:
+    def make_room(self, need: int) -> bool:
         """Remove bases of the folder that may go, so that ``need`` bytes are freed; none, where they do not suffice.
 
         May be called while a base's lock is held.
         """
         use = self._look()
-        other = self._slowest([])
+        other, _ = self._others([])
         found, _ = inventory.everything(self._host, self._bases, {}, use)
-        verdicts = [judge(base, self._policy, self._clock(), other) for base in found]
+        verdicts = [judge(_measured(base), self._policy, self._clock(), other) for base in found]
         if use.unseen:
-            return
+            return False
         removal = Removal(self._host, self._bases, {}, self._policy, use, self._clock, other)
-        for verdict in limits.for_need(verdicts, need):
-            removal.remove(verdict)
+        outcomes = [removal.remove(verdict) for verdict in limits.for_need(verdicts, need)]
+        return any(each.action == "removed" for each in outcomes)
 
-    def _slowest(self, faults: list[str]) -> OtherHost | None:
+    def _others(self, faults: list[str]) -> tuple[OtherHost | None, list[str]]:
+        """The host to wait for, and those that fell silent."""
         try:
-            return self._hosts.slowest()
+            return self._hosts.slowest(), self._hosts.missing()
         except (OSError, errors.Error) as exc:
             faults.append(f"which hosts share the cache cannot be read, and so no base goes: {exc}")
-            return OtherHost(name="that is not known", last_pass=0.0)
+            return OtherHost(name="that is not known", last_pass=0.0), []
 
     def _decided(
         self, found: list[CachedBase], other: OtherHost | None, faults: list[str], *, unseen: bool
@@ -142,14 +141,20 @@ class Sweep:
             faults.append(f"other hosts that share the cache are not told of this pass: {exc}")
 
 
+def _measured(base: CachedBase) -> CachedBase:
+    """With what its removal would free, where it may be removed at all."""
+    if base.path is None or base.users:
+        return base
+    try:
+        return replace(base, exclusive=extents.exclusive(base.path))
+    except OSError:
+        return base  # whoever removes it will say why that cannot be done
+
+
 def _would(verdict: Verdict) -> Outcome:
     if not verdict.goes:
         return Outcome(base=verdict.base, action="kept", reason=verdict.reason)
-    freed = verdict.base.allocated
-    if verdict.base.path is not None:
-        with contextlib.suppress(OSError):  # it may be gone by now
-            freed = extents.exclusive(verdict.base.path)
-    return Outcome(base=verdict.base, action="would be removed", reason=verdict.reason, freed=freed)
+    return Outcome(base=verdict.base, action="would be removed", reason=verdict.reason, freed=verdict.base.frees)
 
 
 def _too_full(verdicts: list[Verdict], policy: Policy, free: int) -> Iterator[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cache.conftest import DAY, HOUR, age, names
-from imgbackend import Engine, errors, extents
+from imgbackend import Engine, errors, extents, files
 from imgbackend.types import Ki, Mi
 from labs.engines import MakeEngine
 from labs.images import qemu_img, sparse_raw
@@ -150,3 +150,24 @@ def test_two_fetches_that_want_each_others_base_gone_do_not_wait_for_each_other(
     found = in_threads(2, lambda number: engine.disk(f"web{number}").cache(images[number], images[number].name).size)
     assert sorted(map(str, found), key=len)[0] == str(3 * Mi)
     assert len(names(engine) & {each.name for each in images}) >= 1
+
+
+def test_base_that_shares_its_blocks_with_disks_makes_no_room_and_stays(
+    make_engine: MakeEngine, tmp_path: Path, xfs: Path
+) -> None:
+    """No disk hangs on it, for they are reflinks; its removal would free nothing."""
+    one, two = image(tmp_path, "one1", 4 * Mi), image(tmp_path, "two2")
+    engine = make_engine({"images_type": "raw", "instances_path": str(xfs), "image_cache.min_free": 0})
+    assert engine.disk("web1").cache(one, one.name).way == "reflink"
+    age(engine.host.bases / one.name, 2 * HOUR)
+    free = files.free_bytes(xfs)
+    tight = make_engine(
+        {"images_type": "raw", "instances_path": str(xfs), "image_cache.min_free": free - Mi, "host": "a"}
+    )
+    with pytest.raises(errors.StorageFull, match="min_free"):
+        tight.disk("web2").cache(two, two.name)
+    assert names(engine) == {one.name}
+    engine.disk("web1").remove()
+    os.sync()
+    tight.disk("web2").cache(two, two.name)
+    assert names(engine) == {two.name}

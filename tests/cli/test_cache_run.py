@@ -97,6 +97,43 @@ def test_service_makes_passes_and_ends_cleanly(cli: Cli, raw_image: Path, system
     assert 'imgbackend_cache_evictions_total{cause="unused"} 1.0' in text
 
 
+_SLOW = """
+import sys, time
+from imgbackend.cache.removal import Removal
+from imgbackend.cli import main
+
+real = Removal._taken_away
+
+def slow(self, base):
+    time.sleep(0.2)
+    return real(self, base)
+
+Removal._taken_away = slow
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_end_in_the_middle_of_a_pass_comes_between_two_bases(cli: Cli, raw_image: Path) -> None:
+    first = old_base(cli, raw_image)
+    for number in range(100):
+        os.link(first, first.with_name(f"{number:040x}"))
+    argv = [sys.executable, "-c", _SLOW, "--set", "image_cache.manager_interval=1", "cache", "run"]
+    with subprocess.Popen(
+        argv, env=cli.environment(), cwd=cli.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        try:
+            assert "removed base=" in process.stderr.readline()
+            err = ended(process, signal.SIGTERM)
+        finally:
+            if process.poll() is None:
+                process.kill()
+    assert "stopped=true" in err
+    left = [path for path in first.parent.iterdir() if path.name != first.name and path.suffix != ".json"]
+    assert 0 < len(left) < 100
+    assert cli("cache", "prune", "-f", "json").status == 0
+
+
 def test_watchdog_gets_a_sign_of_life(cli: Cli, systemd: Systemd) -> None:
     cli.env["WATCHDOG_USEC"] = "200000"
     with running(cli) as process:

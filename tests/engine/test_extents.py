@@ -1,6 +1,8 @@
 """What files take together: on file systems with reflinks each extent once, elsewhere what each takes."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 from hypothesis import given
@@ -75,3 +77,19 @@ def test_file_system_without_extents_counts_blocks(tmp_path: Path) -> None:
 def test_overlapping_extents_cover_what_they_cover(found: list[tuple[int, int]]) -> None:
     covered = {at for start, length in found for at in range(start, start + length)}
     assert extents._covered([extents.Shared(*each) for each in found]) == len(covered)
+
+
+def test_file_that_may_not_be_read_counts_whole(tmp_path: Path) -> None:
+    one = written(tmp_path / "one", Mi)
+    one.chmod(0)
+    tmp_path.chmod(0o711)
+    program = (
+        "import os; from pathlib import Path; from imgbackend import extents\n"
+        "os.geteuid() or os.setuid(65534)\n"
+        "print(extents.exclusive(Path('one')), extents.together([Path('one')]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(near(int(told), Mi) for told in done.stdout.split())
