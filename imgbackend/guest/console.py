@@ -1,18 +1,17 @@
 """What a guest says on its serial port: a file in the instance's folder."""
 
-import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from imgbackend import files
 from imgbackend.host import Host
 from imgbackend.types import Ki
 
-FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-"""To make the file, or to empty it: it has what was said since the last start."""
 NAME: Final = "console.log"
+_MODE: Final = 0o640
 _TAIL: Final = 4 * Ki
 _LINES: Final = 10
 _CHUNK: Final = 64 * Ki
@@ -25,9 +24,15 @@ def path_of(host: Host, instance: str) -> Path:
 
 
 def begin(path: Path) -> None:
-    """Empty the console of an instance that is off, and is to be started."""
-    with contextlib.suppress(OSError):  # it is gone, or libvirt has made it root's; it goes on at its end, then
-        os.truncate(path, 0)
+    """Make an empty console for an instance that is off, and is to be started.
+
+    A file of ours takes the place of one that is there: libvirt's daemon for logs begins
+    another when one is full, which root alone reads.
+
+    :raises OSError: as unlinking and opening a file do.
+    """
+    with files.new_file(path, _MODE):
+        pass  # it is there before anybody looks for it, and belongs to whom the folder does
 
 
 def tail(path: Path) -> str:

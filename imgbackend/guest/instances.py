@@ -174,7 +174,8 @@ class Instances:
             if self.show(name).uuid is None:
                 self._hypervisor.define(self._kept_xml(name))
             if self._hypervisor.state(name) in (State.OFF, State.CRASHED):
-                console.begin(console.path_of(self._engine.host, name))
+                with translated(self._engine.host):
+                    console.begin(console.path_of(self._engine.host, name))
             self._hypervisor.start(name)
             self._until(name, (State.RUNNING,), self._settings.start_seconds)
 

@@ -25,8 +25,8 @@ LOG = logging.getLogger(__name__)
 _POLL: Final = 0.5
 _FIRST_POLLS: Final = (0.01, 0.05, 0.1)
 """A guest that starts as usual is not waited for half a second."""
+_OFF: Final = (None, State.OFF, State.CRASHED)
 _XML_MODE: Final = 0o640
-_LOG_MODE: Final = 0o640
 
 ProgressOf = Callable[[str], Progress]
 """The progress of a disk, by its name, and of the domain's start, by ``start``."""
@@ -79,7 +79,7 @@ class Spawning:
             return Spawned(id=spec.id, uuid=spec.uuid, disks={}, existed=True, seconds=time.monotonic() - started)
         with self._undo:
             disks = self._disks(progress_of)
-            self._define(alter, known=state is not None)
+            self._define(alter, state)
             self._hypervisor.start(spec.id)
             self._wait(progress_of(_STARTING))
             self._undo.pop_all()
@@ -127,17 +127,17 @@ class Spawning:
             self._undo.callback(making.disk.remove)
         return done
 
-    def _define(self, alter: Alter | None, *, known: bool) -> None:
-        """Write libvirt.xml and make the domain known."""
-        log = console.path_of(self._host, self._spec.id)
+    def _define(self, alter: Alter | None, state: State | None) -> None:
+        """Write libvirt.xml and make the domain known; ``state`` is that of the one that is known."""
+        known = state is not None
         xml = to_xml(domain_of(self._host, self._settings, self._layout), alter)
         self._undo.callback(partial(self._remove_files, known=known))
         with translated(self._host):
-            with files.open_fd(log, console.FLAGS, _LOG_MODE):
-                pass  # it is there before anybody looks for it, and belongs to whom the folder does
+            if state in _OFF:
+                console.begin(console.path_of(self._host, self._spec.id))
             files.write_whole(self._folder / XML, xml.encode(), mode=_XML_MODE, durable=self._host.settings.durable)
-        if not known:
-            self._undo.callback(self._forget_domain)
+        if state in _OFF:
+            self._undo.callback(partial(self._end_domain, forget=not known))
         self._hypervisor.define(xml)
 
     def _wait(self, progress: Progress) -> None:
@@ -152,7 +152,7 @@ class Spawning:
                 LOG.info("Instance %s is running", name)
                 return
             said = console.tail(console.path_of(self._host, name))
-            if state in (None, State.OFF, State.CRASHED):
+            if state in _OFF:
                 raise errors.InstanceFailed(f"the instance {name} ended before it ran ({state or 'gone'})", said)
             if time.monotonic() > end:
                 raise errors.InstanceFailed(
@@ -163,14 +163,15 @@ class Spawning:
 
     # Undoing: what fails here must not hide why the instance was not spawned.
 
-    def _forget_domain(self) -> None:
-        """Take the domain away; where that fails it may run, and what it runs on has to stay."""
+    def _end_domain(self, *, forget: bool) -> None:
+        """Have the domain be as it was; where that fails it may run, and what it runs on has to stay."""
         try:
             self._hypervisor.force_off(self._spec.id)
-            self._hypervisor.forget(self._spec.id)
+            if forget:
+                self._hypervisor.forget(self._spec.id)
         except errors.Error as exc:
             LOG.warning(
-                "The domain %s cannot be taken away (%s), so its disks are left; spawn it again, or destroy it",
+                "The domain %s cannot be ended (%s), so its disks are left; spawn it again, or destroy it",
                 self._spec.id,
                 str(exc),
             )
