@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, final
 
 from imgbackend import errors
-from imgbackend.types import Finding, ImageInfo, Progress, SnapshotInfo, StoreBase, Way, ignore
+from imgbackend.types import Finding, ImageInfo, Progress, SnapshotInfo, StoreBase, StoreLeftover, Way, ignore
 
 _SNAPSHOT: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,62}\Z")
 
@@ -224,7 +224,23 @@ class Checkable(abc.ABC):
         """
 
 
+class TellsLeftovers(abc.ABC):
+    """A backend whose store tells what killed calls left in it, so that it need not wait for the next use.
+
+    What is told of a disk is cleared by that disk's ``discard``; what is told of a base by ``remove_base``, where
+    ``find_base`` finds none.  The engine does either under the lock of what it is, and only when it is old enough.
+    """
+
+    @abc.abstractmethod
+    def leftovers(self) -> Iterator[StoreLeftover]:
+        """What is unfinished in the store, of this backend and by tag or record, also what is being made just now.
+
+        Nothing is changed.
+        """
+
+
 def abilities(kind: type) -> list[str]:
     """The names of what a class of disks or of backends is able to do."""
-    known = (Backed, Cloneable, Importable, Snapshottable, Flattenable, HoldsBases, SharedStore, Checkable)
-    return [ability.__name__ for ability in known if issubclass(kind, ability)]
+    of_disks = (Backed, Cloneable, Importable, Snapshottable, Flattenable)
+    of_backends = (HoldsBases, SharedStore, Checkable, TellsLeftovers)
+    return [ability.__name__ for ability in (*of_disks, *of_backends) if issubclass(kind, ability)]

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from oslo_config import cfg
 
-from imgbackend import binding, errors, files, loader, overlays, references
+from imgbackend import binding, errors, files, loader, overlays, records, references
 from imgbackend import conf as options
 from imgbackend.abilities import HoldsBases
 from imgbackend.backend import Attached, Backend, Disk
 from imgbackend.bases import BaseEntry, Bases
 from imgbackend.cache import Cache, Reach, Stores, policy_of
 from imgbackend.cache.use import DomainFile, Use
-from imgbackend.guest import XML
 from imgbackend.host import Host, Settings
 from imgbackend.sources import Image, Source
 from imgbackend.types import DiskId, Gi
@@ -114,7 +113,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         where = self.conf.get_location("connection_uri", "libvirt")
         named = where is not None and where.location is not cfg.Locations.opt_default
         folders = [] if named else overlays.instances(self.host)
-        if named or any(os.path.exists(f"{self.host.instances}/{name}/{XML}") for name in folders):
+        if named or any(os.path.exists(f"{self.host.instances}/{name}/{records.DOMAIN}") for name in folders):
             return self.instances.files()
         return ()
 
@@ -191,7 +190,14 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         def asked(ref: str) -> Image:
             return self.source(references.source_of(ref, self.conf.sources.default)).find(ref)
 
-        return Reach(stores=self._stores, backend=self.backend, image=self.image, asked=asked)
+        return Reach(
+            stores=self._stores,
+            backend=self.backend,
+            configured=self.configured,
+            finish=lambda name: self.instances.finish(name),
+            image=self.image,
+            asked=asked,
+        )
 
     def _stores(self, recorded: Collection[str]) -> Stores:
         """The backends that hold bases, opened: the configured ones, and those that records of disks name."""

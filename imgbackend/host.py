@@ -74,7 +74,7 @@ class Host:
         """What is known of all disks; a driver that has no tags of its own lists them by ``records.kept_by(name)``."""
         self.pins = Pins(self.bases)
         """The engine's: bases that are kept whether or not they are used."""
-        self.space = Space(settings.instances / "locks", self.locks)
+        self.space = Space(settings.instances / "locks", self.locks, settings.hostname)
         """Room that is promised to others: ``with space.reserved(file, bytes):`` around a copy to a file;
         see :meth:`imgbackend.space.Space.reserved`."""
         self.metrics = Metrics(settings.instances / "locks", settings.hostname, counted=settings.counted)

@@ -29,6 +29,13 @@ BASE: Final = 1
 STORE: Final = 2
 RECORD: Final = 3
 
+BASE_PREFIX: Final = "nova-"
+DISK_PREFIX: Final = "imgbackend-d."
+INSTANCE_PREFIX: Final = "imgbackend-i."
+RECORD_PREFIX: Final = "imgbackend-r."
+SPACE: Final = "imgbackend-space"
+"""The names of lock files: prefixes before what is locked, a disk as ``<instance>_<disk>``."""
+
 _POLL: Final = (0.002, 0.02)
 _LOOK: Final = 0.1
 """Seconds between two calls of progress while waiting, which is how a waiter is cancelled."""
@@ -68,31 +75,31 @@ class Locks:
 
     def instance(self, instance: str, progress: Progress = ignore) -> contextlib.AbstractContextManager[Held]:
         """Of one instance: held while it is spawned, started, stopped or destroyed."""
-        return self._lock(INSTANCE, f"imgbackend-i.{instance}", progress)
+        return self._lock(INSTANCE, f"{INSTANCE_PREFIX}{instance}", progress)
 
     def disk(self, disk: DiskId, progress: Progress = ignore) -> contextlib.AbstractContextManager[Held]:
         """Of one disk: held where it is made, changed or removed."""
-        return self._lock(DISK, _name_of(disk), progress)
+        return self._lock(DISK, name_of(disk), progress)
 
     def forget(self, disk: DiskId) -> None:
         """Remove the lock's file of a disk that is gone; by its holder.  Waiters look again."""
-        (self._folder / _name_of(disk)).unlink(missing_ok=True)
+        (self._folder / name_of(disk)).unlink(missing_ok=True)
 
     def base(self, name: str, progress: Progress = ignore) -> contextlib.AbstractContextManager[Held]:
         """Of one base: held while it is looked at or fetched, not while it is copied."""
-        return self._lock(BASE, f"nova-{name}", progress)
+        return self._lock(BASE, f"{BASE_PREFIX}{name}", progress)
 
     def spare_base(self, name: str, give_up: Progress) -> contextlib.AbstractContextManager[Held]:
         """Of a base that may go, also while another's is held: ``give_up`` raises, so that nobody is waited for."""
         return self._lock(BASE, f"nova-{name}", give_up, beside=True)
 
-    def record(self, instance: str) -> contextlib.AbstractContextManager[Held]:
+    def record(self, instance: str, progress: Progress = ignore) -> contextlib.AbstractContextManager[Held]:
         """Of the records of one instance."""
-        return self._lock(RECORD, f"imgbackend-r.{instance}", ignore)
+        return self._lock(RECORD, f"{RECORD_PREFIX}{instance}", progress)
 
-    def space(self) -> contextlib.AbstractContextManager[Held]:
+    def space(self, progress: Progress = ignore) -> contextlib.AbstractContextManager[Held]:
         """Of the list of what is being fetched."""
-        return self._lock(RECORD, "imgbackend-space", ignore)
+        return self._lock(RECORD, SPACE, progress)
 
     def hosts(self) -> contextlib.AbstractContextManager[Held]:
         """Of the list of the hosts that share the folder; a Nova's own lock."""
@@ -153,8 +160,9 @@ class Locks:
                 external.lockfile.close()
 
 
-def _name_of(disk: DiskId) -> str:
-    return f"imgbackend-d.{disk.instance}_{disk.name}"
+def name_of(disk: DiskId) -> str:
+    """The name of the lock's file of a disk."""
+    return f"{DISK_PREFIX}{disk.instance}_{disk.name}"
 
 
 def _is_under(fd: int, path: Path) -> bool:

@@ -20,6 +20,8 @@ from imgbackend.types import DiskId, Record
 
 OURS: Final = "disks.json"
 NOVAS: Final = "disk.info"
+DOMAIN: Final = "libvirt.xml"
+"""What was told to libvirt, beside the records: the instance was spawned here."""
 
 
 class Records:

@@ -15,21 +15,14 @@ from pathlib import Path
 
 from imgbackend import errors, files
 from imgbackend.locks import Locks
+from imgbackend.owners import Owner
 
 _SUFFIX = ".reserved"
 
 
-def _started(pid: int) -> str | None:
-    """When a process of this boot started, in clock ticks; None where it is gone."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return stat.rpartition(")")[2].split()[19]
-
-
-def _boot() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+def note_of(folder: Path, target: Path) -> Path:
+    """Where the promise for a file is; ``folder`` is that of the locks."""
+    return folder / f"{hashlib.sha1(os.fsencode(target), usedforsecurity=False).hexdigest()}{_SUFFIX}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +41,9 @@ class Quota:
 class Space:
     """The promises on one ``instances_path``."""
 
-    def __init__(self, folder: Path, locks: Locks) -> None:
-        """``folder`` holds the promises: that of the locks."""
-        self._folder, self._locks = folder, locks
+    def __init__(self, folder: Path, locks: Locks, host: str = "localhost") -> None:
+        """``folder`` holds the promises: that of the locks; ``host`` is the name of this one."""
+        self._folder, self._locks, self._host = folder, locks, host
 
     @contextlib.contextmanager
     def reserved(self, target: Path, need: int | None, quota: Quota | None = None) -> Iterator[None]:
@@ -69,14 +62,8 @@ class Space:
         if need is None:
             yield
             return
-        note = self._folder / f"{hashlib.sha1(os.fsencode(target), usedforsecurity=False).hexdigest()}{_SUFFIX}"
-        told = {
-            "file": str(target),
-            "bytes": need,
-            "pid": os.getpid(),
-            "started": _started(os.getpid()),
-            "boot": _boot(),
-        }
+        note = note_of(self._folder, target)
+        told = {"file": str(target), "bytes": need, **Owner.me(self._host).note()}
         with self._locks.space():
             missing = need - _written(target)
             where, have = self._left(note, target.parent, quota)
@@ -120,11 +107,11 @@ class Space:
                 continue
             try:
                 told = json.loads(note.read_text())
-                alive = told["boot"] == _boot() and _started(told["pid"]) == told["started"]
+                gone = Owner.noted(told).state(self._host) == "gone"
                 target, size = Path(told["file"]), int(told["bytes"])
             except (FileNotFoundError, ValueError, KeyError, TypeError):
                 continue
-            if alive:
+            if not gone:
                 yield target, max(size - _written(target), 0)
             else:
                 note.unlink(missing_ok=True)

@@ -304,6 +304,21 @@ class StoreBase:
     """What it was imported with: ``image_id``, ``digest``, ``format``."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreLeftover:
+    """Something unfinished in a backend's own store: of a disk, or of a base."""
+
+    name: str
+    """As the store has it, for people."""
+    disk: DiskId | None
+    base: str | None
+    """The name of the base that it was to be; this or ``disk`` is given."""
+    allocated: int
+    """Bytes that the store spends on it, as far as it can tell."""
+    time: float
+    """Seconds since 1970: when it was made, or last changed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One line of the report of ``imgbackend doctor``."""

@@ -5,9 +5,10 @@ for both alike.
 """
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from oslo_config import cfg
@@ -16,10 +17,13 @@ from imgbackend import errors, files
 from imgbackend.bases import Bases
 from imgbackend.cache import inventory, upstream
 from imgbackend.cache.hosts import Hosts, SeenHost
+from imgbackend.cache.leftovers import LeftBehind, Leftover, settled
+from imgbackend.cache.orphans import Orphans
 from imgbackend.cache.policy import CachedBase, Policy
 from imgbackend.cache.prefetch import Prefetched, Prefetching, silent
 from imgbackend.cache.reach import Reach, Stores
 from imgbackend.cache.removal import Outcome
+from imgbackend.cache.strewn import Strewn
 from imgbackend.cache.sweep import Pass, Sweep, go_on
 from imgbackend.cache.use import Domains, Use, no_domains
 from imgbackend.cache.verification import Verification, Verified, chosen
@@ -30,6 +34,8 @@ from imgbackend.types import Progress, ignore, is_base_name
 __all__ = [
     "Cache",
     "CachedBase",
+    "LeftBehind",
+    "Leftover",
     "Listing",
     "Outcome",
     "Pass",
@@ -75,7 +81,7 @@ class Cache:
         """What the configuration allows."""
         self._clock, self._domains = clock, domains
         self._hosts = Hosts(host, clock)
-        self._sweep = Sweep(host, bases, reach.stores, policy, clock, lambda: Use(host, self._domains))
+        self._sweep = Sweep(host, bases, reach.stores, policy, clock, self._look)
 
     def bases(self, *, ask_sources: bool = False) -> Listing:
         """Every base, with the disks that hang on it.
@@ -86,7 +92,7 @@ class Cache:
         :raises ConfigError: if the base folder cannot be read.
         """
         with self._translated():
-            use = Use(self._host, self._domains)
+            use = self._look()
             stores = self._reach.stores(use.backends)
             found, faults = inventory.everything(self._host, self._bases, stores.opened, use)
             return Listing(
@@ -153,11 +159,14 @@ class Cache:
         ``ask_sources``: whose image is gone from its source may go earlier; see :meth:`bases`.
         ``stop`` is asked before each base; where it says yes, what is left is left to the next pass.
         The metrics are written, where there is a file for them.
+        What killed calls left behind goes too, as :meth:`leftovers` tells.
 
         :raises ConfigError: if the base folder cannot be read.
         """
         with self._translated():
             done = self._sweep.run(dry_run=dry_run, stop=stop, asked=self._asked if ask_sources else None)
+            if not done.stopped:
+                done = self._cleared(done, dry_run=dry_run)
             if self.policy.metrics_file is not None and not dry_run:
                 self._tell(done, self.policy.metrics_file)
             return done
@@ -223,6 +232,31 @@ class Cache:
     def forget_host(self, name: str) -> None:
         """Take a host off the record that is no more; one that is not on it is no error."""
         self._hosts.forget(name)
+
+    def leftovers(self, *, remove: bool = False) -> LeftBehind:
+        """What killed calls left behind, in folders and in stores, with what is being made just now.
+
+        ``remove``: what is surely dead goes.  Its lock is free, and whoever made it was noted and is gone, or it is
+        unchanged for ``lease_seconds``.  No whole disk goes, and nothing that has no name of ours.
+
+        :raises ConfigError: if a folder cannot be listed.
+        """
+        with self._translated():
+            strewn = Strewn(self._host, self._bases, self.policy, self._look, self._clock)
+            orphans = Orphans(self._host, self._reach, self.policy, self._clock)
+            faults: list[str] = []
+            candidates = itertools.chain(orphans.candidates(), strewn.candidates())
+            found = list(settled(candidates, self._host, faults, remove=remove))
+            return LeftBehind(leftovers=found, faults=faults, unknown=orphans.faults)
+
+    def _cleared(self, done: Pass, *, dry_run: bool) -> Pass:
+        """A pass, with the leftovers that are dead."""
+        left = self.leftovers(remove=not dry_run)
+        dead = [each for each in left.leftovers if each.dead]
+        return replace(done, leftovers=dead, faults=[*done.faults, *left.faults])
+
+    def _look(self) -> Use:
+        return Use(self._host, self._domains)
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:

@@ -38,6 +38,10 @@ class Reach:
     """The configured backends that hold bases, opened, and of those named what can be."""
     backend: Callable[[str | None], Backend]
     """A backend by its name; None: that of new disks."""
+    configured: Callable[[], Collection[str]]
+    """The names of the backends that somebody wants."""
+    finish: Callable[[str], None]
+    """Goes on with the destruction of an instance that was broken off; the caller holds the instance's lock."""
     image: Callable[[str], Wanted]
     """An image by a reference, as for a disk: where its source is down, its base will do."""
     asked: Callable[[str], Wanted]

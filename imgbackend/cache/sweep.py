@@ -1,12 +1,13 @@
 """A pass over the cache, and room that is made for a fetch."""
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from imgbackend import errors, extents, files
 from imgbackend.bases import Bases
 from imgbackend.cache import inventory, limits
 from imgbackend.cache.hosts import Hosts
+from imgbackend.cache.leftovers import Leftover
 from imgbackend.cache.policy import CachedBase, OtherHost, Policy, Verdict, judge
 from imgbackend.cache.reach import Stores
 from imgbackend.cache.removal import Outcome, Removal
@@ -26,6 +27,8 @@ class Pass:
     """Disks that refer to what is no base of this host, a line each."""
     missing: list[str]
     """Other hosts that fell silent of late, a line each."""
+    leftovers: list[Leftover] = field(default_factory=list)
+    """Of killed calls, and dead: they were removed, or would be."""
     stopped: bool = False
     """It was told to stop, and there may be more to do."""
 

@@ -71,9 +71,17 @@ class Verification:
         done, total, told = 0, sum(base.size for base in bases), []
         with idle(self._host):
             for base in bases:
-                told.append(self.verify(base, _within(progress, done, base.size, total)))
+                with self._host.metrics.timed("verify"):
+                    told.append(self.verify(base, _within(progress, done, base.size, total)))
+                self._count(told[-1])
                 done += base.size
         return told
+
+    def _count(self, done: Verified) -> None:
+        if done.found != "skipped":
+            self._host.metrics.record_verification(done.read)
+        if done.found in ("bad", "unreadable"):
+            self._host.metrics.record_verification_failure()
 
     def verify(self, base: CachedBase, progress: Progress) -> Verified:
         """Read a base, compare, and put it aside where it is bad."""

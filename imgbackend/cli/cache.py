@@ -11,7 +11,7 @@ from imgbackend.cli.figures import Listed, Size, Time, human_size, size_or_none
 from imgbackend.errors import ConfigError
 
 if TYPE_CHECKING:
-    from imgbackend.cache import CachedBase, Listing, Outcome
+    from imgbackend.cache import CachedBase, Leftover, Listing, Outcome
     from imgbackend.engine import Engine
 
 LOG = logging.getLogger(__name__)
@@ -282,7 +282,7 @@ class Unpin(_Pinning):
 
 
 class Prune(Lister):
-    """Remove the base images that nothing needs."""
+    """Remove the base images that nothing needs, and what killed calls left behind."""
 
     columns = ("store", "name", "image_id", "action", "reason", "last_used", "allocated", "freed")
 
@@ -312,7 +312,10 @@ class Prune(Lister):
             freed = human_size(done.freed)
             verb = "would be removed, and free" if parsed_args.dry_run else "removed, and freed"
             self.app.stderr.write(f"imgbackend: {len(gone)} of {len(done.outcomes)} bases {verb} {freed}\n")
-        return self.columns, [
+            if done.leftovers:
+                freed = human_size(sum(each.size for each in done.leftovers))
+                self.app.stderr.write(f"imgbackend: {len(done.leftovers)} leftovers {verb} {freed}\n")
+        bases = [
             row(
                 self.columns,
                 _facts(each.base) | {"action": each.action, "reason": each.reason, "freed": Size(each.freed)},
@@ -320,3 +323,18 @@ class Prune(Lister):
             for each in done.outcomes
             if parsed_args.all or each.action != "kept"
         ]
+        return self.columns, [*bases, *(row(self.columns, _left(each)) for each in done.leftovers)]
+
+
+def _left(left: "Leftover") -> dict[str, Any]:
+    """A leftover, in the columns of bases."""
+    return {
+        "store": left.store or _LOCAL,
+        "name": left.name,
+        "image_id": None,
+        "action": "removed" if left.removed else "would be removed",
+        "reason": f"left behind ({left.kind}): {left.reason}",
+        "last_used": Time(left.time) if left.time else None,
+        "allocated": Size(left.size),
+        "freed": Size(left.size),
+    }

@@ -44,7 +44,8 @@ TABLE: Final[dict[str, tuple[str, str]]] = {
     "cache pin": ("cache:Pin", "Keep a base image, used or not"),
     "cache unpin": ("cache:Unpin", "Let a base image go again when nothing uses it"),
     "cache verify": ("cache_verify:Verify", "Compare the bytes of base images with their digests; put bad ones aside"),
-    "cache prune": ("cache:Prune", "Remove the base images that nothing needs"),
+    "cache leftovers": ("cache_leftovers:Leftovers", "List what killed calls left behind, or remove it"),
+    "cache prune": ("cache:Prune", "Remove the base images that nothing needs, and what killed calls left behind"),
     "cache run": (
         "cache_run:Run",
         "Look after the cache until told to stop: a pass every manager_interval seconds",

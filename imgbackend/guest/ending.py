@@ -58,6 +58,20 @@ def finish(engine: "Engine", hypervisor: Hypervisor, name: str) -> None:
             _end(engine, hypervisor, name, [])
 
 
+def clear(engine: "Engine", hypervisor: Hypervisor, name: str) -> None:
+    """Take away what a :func:`destroy` that was killed left, with the instance's lock held.
+
+    :raises InstanceError: if the domain of that name is not imgbackend's.
+    """
+    if (engine.host.instances / name).is_dir():  # an instance after it, before which its disks went
+        _remove_folder(_going(engine, name))
+        return
+    found = hypervisor.find(name)
+    if found is not None and found.instance != name:
+        raise errors.InstanceError(f"the domain {name} is not one that imgbackend made; it is left alone")
+    _end(engine, hypervisor, name, [])
+
+
 def is_ours(engine: "Engine", name: str) -> bool:
     """Whether imgbackend made something in the folder of that name."""
     return (engine.host.instances / name / OURS).is_file() or xml_path(engine.host, name).is_file()

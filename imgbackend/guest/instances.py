@@ -250,6 +250,14 @@ class Instances:
             made.extract(target, format, compress=compress, progress=progress)
             yield target
 
+    def finish(self, name: str) -> None:
+        """Go on with a :meth:`destroy` that was killed; the caller holds the instance's lock.
+
+        :raises InstanceError: if the domain of that name is not imgbackend's.
+        """
+        with translated(self._engine.host):
+            ending.clear(self._engine, self._hypervisor, name)
+
     def console(self, name: str, *, follow: bool = False) -> Iterator[bytes]:
         """What the guest said so far; with ``follow``, and what it says until it is off."""
         self.show(name)

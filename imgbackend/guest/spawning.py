@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from imgbackend import errors, files
-from imgbackend.guest import XML, console
+from imgbackend.guest import console
 from imgbackend.guest.domain import Alter, Domain, to_xml
 from imgbackend.guest.hypervisor import Hypervisor, State
 from imgbackend.guest.imports import import_file
@@ -18,6 +18,7 @@ from imgbackend.guest.layout import Layout, Making
 from imgbackend.guest.settings import GuestSettings
 from imgbackend.guest.together import all_at_once
 from imgbackend.host import Host
+from imgbackend.records import DOMAIN
 from imgbackend.types import Cached, DiskSource, Progress, ignore
 
 LOG = logging.getLogger(__name__)
@@ -133,11 +134,19 @@ class Spawning:
         xml = to_xml(domain_of(self._host, self._settings, self._layout), alter)
         self._undo.callback(partial(self._remove_files, known=known))
         with translated(self._host):
+<<<<<<< ours
             if state in _OFF:
                 console.begin(console.path_of(self._host, self._spec.id))
             files.write_whole(self._folder / XML, xml.encode(), mode=_XML_MODE, durable=self._host.settings.durable)
         if state in _OFF:
             self._undo.callback(partial(self._end_domain, forget=not known))
+=======
+            with files.open_fd(log, console.FLAGS, _LOG_MODE):
+                pass  # it is there before anybody looks for it, and belongs to whom the folder does
+            files.write_whole(self._folder / DOMAIN, xml.encode(), mode=_XML_MODE, durable=self._host.settings.durable)
+        if not known:
+            self._undo.callback(self._forget_domain)
+>>>>>>> theirs
         self._hypervisor.define(xml)
 
     def _wait(self, progress: Progress) -> None:
@@ -178,7 +187,7 @@ class Spawning:
             self._undo.pop_all()
 
     def _remove_files(self, *, known: bool) -> None:
-        for path in [] if known else [self._folder / XML, console.path_of(self._host, self._spec.id)]:
+        for path in [] if known else [self._folder / DOMAIN, console.path_of(self._host, self._spec.id)]:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
 
@@ -226,4 +235,4 @@ def translated(host: Host) -> Iterator[None]:
 
 def xml_path(host: Host, instance: str) -> Path:
     """Where the XML of an instance is kept."""
-    return host.instances / instance / XML
+    return host.instances / instance / DOMAIN

@@ -25,6 +25,7 @@ _ABILITIES = (
     abilities.HoldsBases,
     abilities.SharedStore,
     abilities.Checkable,
+    abilities.TellsLeftovers,
 )
 _FINAL = ("cache", "explain", "exists", "info", "resize", "remove", "extract", "found", "looking", "changing", "amend")
 
@@ -53,8 +54,8 @@ class MannerTests(Topic):
             assert told == [], f"{', '.join(told)} without {ability.__name__}: mix it in, or rename them"
 
     def test_abilities_are_on_the_right_class(self, trial: Trial) -> None:
-        """``HoldsBases``, ``SharedStore`` and ``Checkable`` are a backend's, the others a disk's."""
-        of_backends = (abilities.HoldsBases, abilities.SharedStore, abilities.Checkable)
+        """``HoldsBases``, ``SharedStore``, ``Checkable``, ``TellsLeftovers`` are a backend's, the others a disk's."""
+        of_backends = (abilities.HoldsBases, abilities.SharedStore, abilities.Checkable, abilities.TellsLeftovers)
         for ability in _ABILITIES:
             wrong: type = trial.backend.disk_type if ability in of_backends else type(trial.backend)
             assert not issubclass(wrong, ability)

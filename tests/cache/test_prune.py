@@ -168,7 +168,7 @@ def test_fault_b_and_names_that_are_not_ours_are_never_touched(
     engine: Engine, raw_image: Template, instances: Path, tmp_path: Path
 ) -> None:
     base_of(engine, raw_image)
-    odd = ["notes.txt", "a" * 39, "A" * 40, "a" * 40 + "_big", "a" * 41, "gen-x", "swap_", f"{raw_image.name}.bad-17"]
+    odd = ["notes.txt", "a" * 39, "A" * 40, "a" * 40 + "_big", "a" * 41, "gen-x", "swap_", f"{raw_image.name}.bad-x"]
     for name in odd:
         (instances / "_base" / name).write_text("mine")
     (instances / "_base" / ("d" * 40)).mkdir()

@@ -352,3 +352,15 @@ def test_holes_are_not_read(make_engine: MakeEngine, tmp_path: Path) -> None:
     found = only(engine.cache.verify())
     assert found.found == "sound"
     assert found.read <= 3 * Mi
+
+
+def test_what_was_verified_is_counted(make_engine: MakeEngine, raw_image: Template, tmp_path: Path) -> None:
+    told = {"images_type": "qcow2", "image_cache.metrics_file": str(tmp_path / "cache.prom")}
+    engine = make_engine(told)
+    engine.disk("web1").cache(raw_image, raw_image.name)
+    engine.cache.verify()
+    flip(engine.host.bases / raw_image.name, 2 * Mi)
+    engine.cache.verify()
+    counts = engine.host.metrics.counts()
+    assert (counts["verifications"], counts["verification_failures"]) == (2, 1)
+    assert counts["verified_bytes"] == 3 * 8 * Mi, "the bad one is read twice"

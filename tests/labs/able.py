@@ -9,10 +9,22 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from imgbackend import errors, files
-from imgbackend.abilities import Checkable, Cloneable, HoldsBases, Importable, SharedStore
+from imgbackend.abilities import Checkable, Cloneable, HoldsBases, Importable, SharedStore, TellsLeftovers
 from imgbackend.templates import Base, PrepareTemplate
 from imgbackend.testing.memory import MemoryBackend, MemoryDisk
-from imgbackend.types import Declared, Finding, ImageInfo, Plan, Progress, StoreBase, Way, ignore, is_base_name
+from imgbackend.types import (
+    Declared,
+    DiskId,
+    Finding,
+    ImageInfo,
+    Plan,
+    Progress,
+    StoreBase,
+    StoreLeftover,
+    Way,
+    ignore,
+    is_base_name,
+)
 
 SCHEME = "able://"
 
@@ -71,7 +83,16 @@ def lock_file(fd: int, progress: Progress) -> None:
             return
 
 
-class AbleBackend(MemoryBackend, HoldsBases, SharedStore, Checkable):
+def disk_named(name: str) -> DiskId | None:
+    """The disk whose file has that name; None: it is no disk's."""
+    instance, _, disk = name.partition("_")
+    try:
+        return DiskId(instance=instance, name=disk)
+    except ValueError:
+        return None
+
+
+class AbleBackend(MemoryBackend, HoldsBases, SharedStore, Checkable, TellsLeftovers):
     """Bases are files of the store, with their tags beside them."""
 
     disk_type = AbleDisk
@@ -123,8 +144,26 @@ class AbleBackend(MemoryBackend, HoldsBases, SharedStore, Checkable):
         now = time.time()
         os.utime(self.bases / name, (now, now))
 
+    def list_disks(self) -> Iterator[DiskId]:
+        """By the names of their files: nobody else writes there."""
+        found = {disk_named(path.name.removeprefix(".").removesuffix(".part")) for path in self.folder.iterdir()}
+        yield from (disk for disk in found if disk is not None)
+
+    def leftovers(self) -> Iterator[StoreLeftover]:
+        """What has not got its name yet, and tags without a base."""
+        for path in sorted(self.folder.glob(".*.part")):
+            disk = disk_named(path.name[1:].removesuffix(".part"))
+            if disk is not None:
+                yield _leftover(path, disk, None)
+        bases = {path.name[1:].removesuffix(".part"): path for path in self.bases.glob(".*.part")}
+        bases |= {path.stem: path for path in self.bases.glob("*.tags") if not path.with_suffix("").exists()}
+        for name, path in sorted(bases.items()):
+            if is_base_name(name):
+                yield _leftover(path, None, name)
+
     def remove_base(self, name: str) -> None:
         """Copies do not need it."""
+        (self.bases / f".{name}.part").unlink(missing_ok=True)
         (self.bases / name).unlink(missing_ok=True)
         (self.bases / name).with_suffix(".tags").unlink(missing_ok=True)
 
@@ -150,3 +189,8 @@ class AbleBackend(MemoryBackend, HoldsBases, SharedStore, Checkable):
         found = self.find_base(name)
         assert found is not None
         return found
+
+
+def _leftover(path: Path, disk: DiskId | None, base: str | None) -> StoreLeftover:
+    status = os.stat(path)
+    return StoreLeftover(name=path.name, disk=disk, base=base, allocated=status.st_blocks * 512, time=status.st_mtime)
