@@ -134,19 +134,11 @@ class Spawning:
         xml = to_xml(domain_of(self._host, self._settings, self._layout), alter)
         self._undo.callback(partial(self._remove_files, known=known))
         with translated(self._host):
-<<<<<<< ours
             if state in _OFF:
                 console.begin(console.path_of(self._host, self._spec.id))
-            files.write_whole(self._folder / XML, xml.encode(), mode=_XML_MODE, durable=self._host.settings.durable)
+            files.write_whole(self._folder / DOMAIN, xml.encode(), mode=_XML_MODE, durable=self._host.settings.durable)
         if state in _OFF:
             self._undo.callback(partial(self._end_domain, forget=not known))
-=======
-            with files.open_fd(log, console.FLAGS, _LOG_MODE):
-                pass  # it is there before anybody looks for it, and belongs to whom the folder does
-            files.write_whole(self._folder / DOMAIN, xml.encode(), mode=_XML_MODE, durable=self._host.settings.durable)
-        if not known:
-            self._undo.callback(self._forget_domain)
->>>>>>> theirs
         self._hypervisor.define(xml)
 
     def _wait(self, progress: Progress) -> None:
