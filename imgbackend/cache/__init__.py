@@ -199,7 +199,7 @@ class Cache:
     ) -> list[Prefetched]:
         """Fetch images into the cache before a disk wants them; for each, in the order given, what became of it.
 
-        ``refs`` are as for :meth:`imgbackend.Engine.image`.  The bases are made where the disks of the backend
+        ``refs`` are as for ``engine.image``.  The bases are made where the disks of the backend
         ``images_type`` (None: the configured one) would have them made, with the same locks: a disk that wants
         one of them meanwhile waits, and fetches nothing.  A base counts as used now, whether or not it was there.
         ``at_once`` and ``jitter`` (seconds) None: as configured.  ``progress`` makes the progress of an
