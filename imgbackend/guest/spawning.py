@@ -130,16 +130,24 @@ class Spawning:
 
     def _define(self, alter: Alter | None, state: State | None) -> None:
         """Write libvirt.xml and make the domain known; ``state`` is that of the one that is known."""
-        known = state is not None
+        known, before = state is not None, self._kept_xml() if state is not None else None
         xml = to_xml(domain_of(self._host, self._settings, self._layout), alter)
-        self._undo.callback(partial(self._remove_files, known=known))
+        self._undo.callback(partial(self._restore_files, before, known=known))
         with translated(self._host):
             if state in _OFF:
                 console.begin(console.path_of(self._host, self._spec.id))
-            files.write_whole(self._folder / DOMAIN, xml.encode(), mode=_XML_MODE, durable=self._host.settings.durable)
+            self._write_xml(xml)
         if state in _OFF:
-            self._undo.callback(partial(self._end_domain, forget=not known))
+            self._undo.callback(partial(self._end_domain, before, forget=not known))
         self._hypervisor.define(xml)
+
+    def _kept_xml(self) -> str | None:
+        with contextlib.suppress(OSError):
+            return (self._folder / DOMAIN).read_text()
+        return None
+
+    def _write_xml(self, xml: str) -> None:
+        files.write_whole(self._folder / DOMAIN, xml.encode(), mode=_XML_MODE, durable=self._host.settings.durable)
 
     def _wait(self, progress: Progress) -> None:
         """Until it runs.
@@ -164,12 +172,14 @@ class Spawning:
 
     # Undoing: what fails here must not hide why the instance was not spawned.
 
-    def _end_domain(self, *, forget: bool) -> None:
+    def _end_domain(self, before: str | None, *, forget: bool) -> None:
         """Have the domain be as it was; where that fails it may run, and what it runs on has to stay."""
         try:
             self._hypervisor.force_off(self._spec.id)
             if forget:
                 self._hypervisor.forget(self._spec.id)
+            elif before is not None:
+                self._hypervisor.define(before)
         except errors.Error as exc:
             LOG.warning(
                 "The domain %s cannot be ended (%s), so its disks are left; spawn it again, or destroy it",
@@ -178,9 +188,11 @@ class Spawning:
             )
             self._undo.pop_all()
 
-    def _remove_files(self, *, known: bool) -> None:
-        for path in [] if known else [self._folder / DOMAIN, console.path_of(self._host, self._spec.id)]:
-            with contextlib.suppress(OSError):
+    def _restore_files(self, before: str | None, *, known: bool) -> None:
+        with contextlib.suppress(OSError):
+            if before is not None:
+                self._write_xml(before)
+            for path in [] if known else [self._folder / DOMAIN, console.path_of(self._host, self._spec.id)]:
                 path.unlink(missing_ok=True)
 
     def _remove_folder(self) -> None:

@@ -133,6 +133,33 @@ def test_guest_that_runs_keeps_its_disks_where_libvirtd_went_away(own_guests: Gu
     guests.instances().destroy(guests.name())
 
 
+def test_instance_that_was_there_is_off_again_where_its_spawn_fails(guests: Guests) -> None:
+    """Also with a disk that this call made: nothing runs on what is taken away."""
+    instances = guests.instances()
+    instances.spawn(guests.spec())
+    instances.stop(guests.name(), seconds=0)
+    kept = guests.instances_path / guests.name() / "libvirt.xml"
+    before = kept.read_text()
+
+    class Lost(Exception):
+        pass
+
+    class Losing(Hypervisor):
+        def start(self, name: str) -> None:
+            super().start(name)
+            raise Lost
+
+    with contextlib.closing(Instances(guests.engine(), Losing(guests.lab.uri))) as losing, pytest.raises(Lost):
+        losing.spawn(guests.spec(swap=16 * Mi))
+    assert instances.show(guests.name()).state is State.OFF
+    assert {disk.id.name for disk in instances.disks(guests.name())} == {"disk"}
+    assert kept.read_text() == before
+    instances.start(guests.name())
+    assert guests.sectors() == 16 * Mi // 512
+    instances.destroy(guests.name())
+    assert (guests.domains(), guests.left()) == (set(), set())
+
+
 def test_instance_that_runs_on_unlinked_files_is_not_called_spawned(guests: Guests) -> None:
     instances = guests.instances()
     instances.spawn(guests.spec())
