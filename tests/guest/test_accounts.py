@@ -5,6 +5,7 @@ Nothing here is of this machine but the users and groups that libvirt's packages
 
 import grp
 import hashlib
+import json
 import os
 import pwd
 import subprocess
@@ -195,4 +196,10 @@ def test_account_that_may_not_use_libvirt_is_told_the_group(account: Account) ->
 def test_account_that_is_not_in_the_hypervisors_group_is_told_so(account: Account) -> None:
     done = account("--quiet", "instance", "spawn", "vm-a", "--image", "boots.qcow2", groups=("libvirt",))
     assert_one_line(done, 1, "hypervisor_group", "kvm")
+    [found] = [
+        each
+        for each in json.loads(account("doctor", "-f", "json", groups=("libvirt",)).out)
+        if each["check"] == "hypervisor_group"
+    ]
+    assert (found["verdict"], "not in it" in found["found"]) == ("error", True)
     assert not (account.cli.instances / "vm-a").exists()
