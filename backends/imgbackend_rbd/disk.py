@@ -1,10 +1,10 @@
 """Disks that are images of a Ceph pool."""
 
 import contextlib
+import dataclasses
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -49,6 +49,8 @@ class RbdDisk(Disk["RbdBackend"], Cloneable, Importable, Snapshottable, Flattena
     """An image named ``<instance>_<disk>``, as Nova's; whole where the pool's list does not say unfinished."""
 
     backend: "RbdBackend"
+    _made: "tuple[object, DiskInfo] | None" = None
+    """The turn in which the disk was cloned here, and what it is since then."""
 
     @property
     def image(self) -> str:
@@ -56,8 +58,10 @@ class RbdDisk(Disk["RbdBackend"], Cloneable, Importable, Snapshottable, Flattena
         return f"{self.id.instance}_{self.id.name}"
 
     def find(self) -> DiskInfo | None:
-        """Four small requests; the image is not opened."""
+        """Four small requests; the image is not opened.  None is needed in the turn in which it was made."""
         backend = self.backend
+        if self._made is not None and self._made[0] is self.turn:
+            return self._made[1]
         with self._asked("looking for"):
             try:
                 image_id = headers.identity(backend.ioctx, self.image)
@@ -138,7 +142,11 @@ class RbdDisk(Disk["RbdBackend"], Cloneable, Importable, Snapshottable, Flattena
         with self._asked("cloning", but=(*backend.cluster.absent, *backend.cluster.invalid)), self._making():
             parent = backend.cluster.pool(place.pool)
             backend.cluster.rbd().clone(parent, place.image, place.snapshot, backend.ioctx, self.image)
-            self._mark(headers.identity(backend.ioctx, self.image) if size is None else self._resize(size))
+            image_id = headers.identity(backend.ioctx, self.image) if size is None else self._resize(size)
+            whole = headers.read(backend.ioctx, image_id).size if size is None else size
+            self._mark(image_id)
+        if self.turn is not None:
+            self._made = self.turn, DiskInfo(format="raw", size=whole, allocated=0)
 
     def _import(self, path: Path, size: int, progress: Progress) -> None:
         backend = self.backend
@@ -154,7 +162,7 @@ class RbdDisk(Disk["RbdBackend"], Cloneable, Importable, Snapshottable, Flattena
     def _mark(self, image_id: str) -> None:
         """Say whose it is, of this image alone: its clones have its metadata too."""
         told = {"image": image_id, "backend": self.backend.name, "instance": self.id.instance, "disk": self.id.name}
-        record = asdict(self.recorded) if self.recorded else None
+        record = dataclasses.asdict(self.recorded) if self.recorded else None
         headers.set_metadata(self.backend.ioctx, image_id, MARK, json.dumps({**told, "record": record}))
 
     @contextlib.contextmanager
@@ -171,7 +179,7 @@ class RbdDisk(Disk["RbdBackend"], Cloneable, Importable, Snapshottable, Flattena
 
     def discard(self) -> None:
         """What is on the list of the unfinished; whatever else has the name is whole."""
-        backend = self.backend
+        backend, self._made = self.backend, None
         backend.host.unfinished(self.id).unlink(missing_ok=True)
         with self._asked("clearing"):
             entry = backend.unfinished.settle(self.image)
@@ -183,6 +191,8 @@ class RbdDisk(Disk["RbdBackend"], Cloneable, Importable, Snapshottable, Flattena
         """One request to the header; a guest that runs is told by librbd."""
         with self._asked("growing"):
             self._resize(size)
+        if self._made is not None:
+            self._made = self._made[0], dataclasses.replace(self._made[1], size=size)
 
     def _resize(self, size: int) -> str:
         with self.backend.cluster.image(self.backend.pool, self.image) as image:
@@ -194,7 +204,7 @@ class RbdDisk(Disk["RbdBackend"], Cloneable, Importable, Snapshottable, Flattena
 
         An image of another program's is found by its name, and used, but not removed before it is on record.
         """
-        backend = self.backend
+        backend, self._made = self.backend, None
         with self._asked("removing"):
             try:
                 image_id = headers.identity(backend.ioctx, self.image)

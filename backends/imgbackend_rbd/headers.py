@@ -21,6 +21,13 @@ _OBJECT_MAP: Final = 1 << 3
 """The feature: RBD_FEATURE_OBJECT_MAP."""
 _MAP_INVALID: Final = 1 << 0
 """The flag: RBD_FLAG_OBJECT_MAP_INVALID."""
+_PROTECTED: Final = b"\x02"
+"""The state: RBD_PROTECTION_STATUS_PROTECTED."""
+_SNAPSHOT: Final = "snapshot_"
+"""What the keys of snapshots begin with."""
+_AT_ONCE: Final = 500
+_PREAMBLE: Final = 6
+"""Bytes before what Ceph encodes: two versions, and a length."""
 _USED: Final = bytes(
     (byte & 3 != 0) + (byte >> 2 & 3 != 0) + (byte >> 4 & 3 != 0) + (byte >> 6 != 0) for byte in range(256)
 )
@@ -40,6 +47,16 @@ class Header:
     """Its object map can be relied on."""
     metadata: Mapping[str, str]
     """Of the keys that were asked for, those that are set."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What is known of a snapshot."""
+
+    id: int
+    """Ceph's own, of its pool."""
+    size: int
+    """Of the image when it was taken."""
 
 
 def identity(ioctx: "Ioctx", name: str) -> str:
@@ -67,6 +84,36 @@ def read(ioctx: "Ioctx", image_id: str, keys: Iterable[str] = ()) -> Header:
             key.removeprefix("metadata_"): value.decode() for key, value in found.items() if key.startswith("metadata_")
         },
     )
+
+
+def snapshot(ioctx: "Ioctx", image_id: str, name: str) -> Snapshot | None:
+    """A snapshot of an image; None where it has none of that name.
+
+    What Ceph may have added to it over the years stands behind what is read here.
+    """
+    last = ""
+    while True:
+        op = ioctx.create_read_op()
+        try:
+            pairs, _ = ioctx.get_omap_vals(op, last, _SNAPSHOT, _AT_ONCE)
+            ioctx.operate_read_op(op, f"rbd_header.{image_id}")
+            found = list(pairs)
+        finally:
+            ioctx.release_read_op(op)
+        for _, told in found:
+            number, length = struct.unpack_from("<QI", told, _PREAMBLE)
+            at = _PREAMBLE + 12 + length
+            if told[at - length : at] == name.encode():
+                return Snapshot(id=number, size=_number(told[at : at + 8]))
+        if len(found) < _AT_ONCE:
+            return None
+        last = found[-1][0]
+
+
+def protects(ioctx: "Ioctx", image_id: str, snapshot: Snapshot) -> bool:
+    """Whether a snapshot is protected, so that clones of the older form can be made of it."""
+    _, told = ioctx.execute(f"rbd_header.{image_id}", "rbd", "get_protection_status", struct.pack("<Q", snapshot.id))
+    return told[:1] == _PROTECTED
 
 
 def allocated(ioctx: "Ioctx", header: Header) -> int:

@@ -6,6 +6,7 @@ from urllib.parse import quote, unquote
 
 from imgbackend import errors
 from imgbackend.types import DiskId, ImageInfo
+from imgbackend_rbd import headers
 
 if TYPE_CHECKING:
     from imgbackend_rbd.cluster import Cluster
@@ -68,10 +69,14 @@ def parent(cluster: "Cluster", location: str) -> ImageInfo | str:
 
 def _seen(cluster: "Cluster", place: Place) -> ImageInfo | str:
     with cluster.asked(f"looking at {place}", place.pool):
+        ioctx = cluster.pool(place.pool)
         try:
-            with cluster.image(place.pool, place.image, snapshot=place.snapshot, read_only=True) as image:
-                if not image.is_protected_snap(place.snapshot) and cluster.setting("rbd_default_clone_format") != "2":
-                    return f"{place} is not protected, and so cannot be cloned"
-                return ImageInfo(format="raw", virtual_size=image.size())
+            image_id = headers.identity(ioctx, place.image)
+            snapshot = headers.snapshot(ioctx, image_id, place.snapshot)
+            if snapshot is None:
+                return f"there is no {place} in the Ceph cluster"
+            if cluster.setting("rbd_default_clone_format") != "2" and not headers.protects(ioctx, image_id, snapshot):
+                return f"{place} is not protected, and so cannot be cloned"
         except cluster.absent:
             return f"there is no {place} in the Ceph cluster"
+        return ImageInfo(format="raw", virtual_size=snapshot.size)

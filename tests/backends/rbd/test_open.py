@@ -13,8 +13,9 @@ from backends.rbd.conftest import Hosts, backend_of, disk_of, options
 from imgbackend import Engine, errors
 from imgbackend import conf as configuration
 from imgbackend.testing.children import Child
-from imgbackend.types import Declared, DiskId, Location, Mi, Record
-from imgbackend_rbd import RbdBackend
+from imgbackend.types import Declared, DiskId, ImageInfo, Location, Mi, Record
+from imgbackend_rbd import RbdBackend, headers
+from imgbackend_rbd.locations import Place
 from labs.ceph import Cluster
 from labs.templates import Template
 
@@ -260,3 +261,27 @@ def test_place_that_is_not_protected_is_not_cloned(hosts: Hosts, rbd_cluster: Cl
         image.remove_snap("snap")
     backend.cluster.rbd().remove(backend.ioctx, "image")
     assert Declared(image_id="a", source="b").locations == ()
+
+
+def test_place_is_that_snapshot_whatever_others_the_image_has(
+    hosts: Hosts, rbd_cluster: Cluster, rbd_pool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is as large as the image was when it was taken; they are read some at once."""
+    monkeypatch.setattr(headers, "_AT_ONCE", 2)
+    names = ["sna", "snap", "snapshot", "süß ", "x" * 90]
+    backend, disk = backend_of(hosts()), disk_of(hosts(), "web1")
+    backend.cluster.rbd().create(backend.ioctx, "image", Mi, old_format=False)
+    with backend.cluster.image(rbd_pool, "image") as image:
+        for number, name in enumerate(names):
+            image.resize((number + 1) * Mi)
+            image.create_snap(name)
+            image.protect_snap(name)
+        for number, name in enumerate(names):
+            found = disk.parent(Place(fsid=rbd_cluster.fsid, pool=rbd_pool, image="image", snapshot=name).url)
+            assert found == ImageInfo(format="raw", virtual_size=(number + 1) * Mi)
+        gone = Place(fsid=rbd_cluster.fsid, pool=rbd_pool, image="image", snapshot="x" * 89)
+        assert "there is no" in str(disk.parent(gone.url))
+        for name in names:
+            image.unprotect_snap(name)
+            image.remove_snap(name)
+    backend.cluster.rbd().remove(backend.ioctx, "image")
