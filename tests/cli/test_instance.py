@@ -1,5 +1,6 @@
 """``imgbackend instance``, the real command on a real libvirtd."""
 
+import hashlib
 import json
 import shutil
 import signal
@@ -8,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from cli.harness import Cli, assert_one_line
+from imgbackend import Engine
 from labs.libvirt import Guests, Libvirt, MakeGuests
+from labs.webserver import File, Site, site
 
 
 @pytest.fixture
@@ -57,6 +60,26 @@ def test_life_of_an_instance(cli: Cli, host: Guests) -> None:
     assert cli("instance", "destroy", name).status == 0
     assert_one_line(cli("instance", "destroy", name), 1, "there is no instance", name)
     assert host.left() == set()
+
+
+def test_image_that_is_gone_is_had_from_another_host(cli: Cli, host: Guests, tmp_path: Path) -> None:
+    content = (cli.images / "tiny.qcow2").read_bytes()
+    with site() as web:
+        web.files["/tiny.qcow2"] = File(content)
+        ref = f"{web.url('/tiny.qcow2')}#sha256:{hashlib.sha256(content).hexdigest()}"
+        with Engine.from_config([], {"instances_path": str(tmp_path / "elsewhere")}) as other:
+            image = other.image(ref)
+            other.disk("vm0").cache(image, image.filename)
+            web.files |= {f"/bases/{path.name}": File(path.read_bytes()) for path in other.host.bases.iterdir()}
+        web.files["/tiny.qcow2"] = File(status=404, head=404)
+        cli.env["OS_SOURCES__FALLBACK_URL"] = web.url("/bases").replace("127.0.0.1", "{host}")
+        words = ["instance", "spawn", host.name(), "--image", ref, "--memory", "64M", "-f", "json"]
+        assert_one_line(cli(*words), 1, "the server has no such image (404)")
+        done = cli(*words, "--fallback-from-host", "127.0.0.1")
+    assert done.json()["disks"][0]["fetched"] is True
+    assert "127.0.0.1 is asked for its base" in done.err
+    assert host.sectors() == (16 << 20) // 512
+    assert cli("instance", "destroy", host.name()).status == 0
 
 
 def test_spec_of_a_file_is_spawned_and_overridden(cli: Cli, host: Guests) -> None:
@@ -122,8 +145,6 @@ def test_password_is_read_from_a_file_and_shown_nowhere(cli: Cli, host: Guests) 
 
 def test_ctrl_c_in_a_spawn_leaves_nothing(cli: Cli, host: Guests, tmp_path: Path) -> None:
     """While an image is fetched that never ends."""
-    from labs.webserver import File, Site
-
     site = Site()
     try:
         site.files["/slow.raw"] = File(bytes(1 << 20), stalls=[1 << 19] * 8)
