@@ -26,7 +26,7 @@ from labs.require import require
 _ACCOUNT: Final = "daemon"
 """A user that every Debian has, and that owns nothing here."""
 _QEMU: Final = "libvirt-qemu"
-"""The user of guests on Debian; its group is ``kvm``, and that of libvirt's own users ``libvirt``."""
+"""The user of guests on Debian, and their group; those who may use libvirt are in the group ``libvirt``."""
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def as_user(uid: int, groups: tuple[str, ...]) -> list[str]:
 def lab(place: Path, libvirt_own_daemon: Callable[..., Libvirt]) -> Libvirt:
     """libvirt as Debian has it: guests run as a user of their own, and a group may use it."""
     try:
-        assert grp.getgrgid(pwd.getpwnam(_QEMU).pw_gid).gr_name == "kvm"
+        pwd.getpwnam(_QEMU), grp.getgrnam(_QEMU)
     except KeyError:
         require("libvirt", f"this machine has no user {_QEMU}, as Debian has it")
     return libvirt_own_daemon(place, user=_QEMU, group="libvirt")
@@ -77,13 +77,13 @@ def _command(user: str, place: Path, lab: Libvirt) -> Account:
     bootsector.write_disk(cli.images / "boots.qcow2", 16 * Mi, format="qcow2")
     (cli.images / "boots.qcow2").chmod(0o644)
     cli.env = {
-        "OS_DEFAULT__HYPERVISOR_GROUP": "kvm",
+        "OS_DEFAULT__HYPERVISOR_GROUP": _QEMU,
         "OS_LIBVIRT__CONNECTION_URI": lab.uri,
         "OS_LIBVIRT__VIRT_TYPE": "qemu",
         "OS_IMAGE_CACHE__REMOVE_UNUSED_ORIGINAL_MINIMUM_AGE_SECONDS": "0",
         "OS_IMAGE_CACHE__LEASE_SECONDS": "0",
     }
-    made = Account(cli, uid, ("kvm", "libvirt") if uid else ())
+    made = Account(cli, uid, (_QEMU, "libvirt") if uid else ())
     if subprocess.run([*as_user(uid, ()), *cli.argv("--version")], capture_output=True, timeout=60).returncode:
         require("libvirt", f"{user} cannot run the Python of this environment")
     return made
@@ -126,10 +126,10 @@ def test_base_that_libvirt_gave_to_guests_is_used_again_and_stays_as_it_is(anybo
     first = _spawn(anybody, lab, "a")
     base = anybody.cli.instances / "_base" / first["base"]
     content = hashlib.sha256(base.read_bytes()).digest()
-    assert _shown(base) == (_QEMU, "kvm", 0o440)
-    assert _allowed(_QEMU, ("kvm",), "cat", base)
-    assert not _allowed(_QEMU, ("kvm",), "truncate", "--size=0", base)
-    assert not _allowed(_QEMU, ("kvm",), "rm", "-f", base)
+    assert _shown(base) == (_QEMU, _QEMU, 0o440)
+    assert _allowed(_QEMU, (_QEMU,), "cat", base)
+    assert not _allowed(_QEMU, (_QEMU,), "truncate", "--size=0", base)
+    assert not _allowed(_QEMU, (_QEMU,), "rm", "-f", base)
     further = _spawn(anybody, lab, "b")
     assert (further["way"], further["base"], further["fetched"]) == ("overlay", first["base"], False)
     assert hashlib.sha256(base.read_bytes()).digest() == content
@@ -142,12 +142,14 @@ def test_base_that_libvirt_gave_to_guests_is_used_again_and_stays_as_it_is(anybo
 def test_account_does_everything_that_root_does(account: Account, lab: Libvirt) -> None:
     _spawn(account, lab, "a")
     disk = account.cli.instances / "vm-a/disk"
-    assert _shown(disk) == (_QEMU, "kvm", 0o640)
+    assert _shown(disk) == (_QEMU, _QEMU, 0o640)
+    for name in ("libvirt.xml", "console.log"):
+        assert _shown(disk.with_name(name)) == (_ACCOUNT, _ACCOUNT, 0o640)
     assert account("disk", "show", "vm-a", "-f", "json").json()["size"] == 64 * Mi
     assert account("instance", "show", "vm-a", "-f", "json").json()["state"] == "running"
     assert "BOOT OK" in account("instance", "console", "vm-a").out
     assert account("instance", "stop", "vm-a", "--timeout", "0").status == 0
-    assert _shown(disk) == (_ACCOUNT, "kvm", 0o640), "libvirt remembers whose it was"
+    assert _shown(disk) == (_ACCOUNT, _QEMU, 0o640), "libvirt remembers whose it was"
     assert account("disk", "resize", "vm-a", "128M").status == 0
     assert account("disk", "export", "vm-a", account.cli.root / "out.raw", "--disk-format", "raw").status == 0
     assert (account.cli.root / "out.raw").read_bytes()[510:512] == b"\x55\xaa"
@@ -179,23 +181,23 @@ def test_console_that_was_full_is_the_accounts_own_again_after_a_start(account: 
 def test_config_drive_is_for_the_guest_and_nobody_else(account: Account, lab: Libvirt) -> None:
     _spawn(account, lab, "a", "--config-drive")
     drive = account.cli.instances / "vm-a/disk.config"
-    assert _shown(drive) == (_QEMU, "kvm", 0o600)
+    assert _shown(drive) == (_QEMU, _QEMU, 0o600)
     assert account("instance", "stop", "vm-a", "--timeout", "0").status == 0
-    assert _shown(drive) == (_QEMU, "kvm", 0o600), "libvirt gives back what guests write to"
-    assert _allowed(_QEMU, ("kvm",), "cat", drive)
-    assert not _allowed("nobody", ("kvm", "libvirt"), "cat", drive)
+    assert _shown(drive) == (_QEMU, _QEMU, 0o600), "libvirt gives back what guests write to"
+    assert _allowed(_QEMU, (_QEMU,), "cat", drive)
+    assert not _allowed("nobody", (_QEMU, "libvirt"), "cat", drive)
     assert account("instance", "destroy", "vm-a").status == 0
 
 
 def test_account_that_may_not_use_libvirt_is_told_the_group(account: Account) -> None:
-    done = account("--quiet", "instance", "spawn", "vm-a", "--image", "boots.qcow2", groups=("kvm",))
+    done = account("--quiet", "instance", "spawn", "vm-a", "--image", "boots.qcow2", groups=(_QEMU,))
     assert_one_line(done, 1, "group libvirt")
     assert not (account.cli.instances / "vm-a").exists()
 
 
 def test_account_that_is_not_in_the_hypervisors_group_is_told_so(account: Account) -> None:
     done = account("--quiet", "instance", "spawn", "vm-a", "--image", "boots.qcow2", groups=("libvirt",))
-    assert_one_line(done, 1, "hypervisor_group", "kvm")
+    assert_one_line(done, 1, "hypervisor_group", _QEMU)
     [found] = [
         each
         for each in json.loads(account("doctor", "-f", "json", groups=("libvirt",)).out)

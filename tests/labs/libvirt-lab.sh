@@ -68,11 +68,13 @@ log_outputs = "3:file:/var/log/libvirt/libvirtd.log"
 END
     # As root, guests leave the owners of files alone; as another user, libvirt changes them, and
     # consoles are written by a daemon of its own.
-    local user=${LIBVIRT_LAB_USER:-root} change=1 handler=logd
+    local user=${LIBVIRT_LAB_USER:-root} group change=1 handler=logd
     [ "$user" != root ] || { change=0 handler=file; }
+    group=$user
+    getent group "$group" >/dev/null || group=$(id -gn "$user")
     cat >"$dir/etc/qemu.conf" <<END
 user = "$user"
-group = "$(id -gn "$user")"
+group = "$group"
 dynamic_ownership = $change
 remember_owner = $change
 security_driver = "none"
@@ -123,7 +125,7 @@ while True:
 
 start() {
     [ "$(id -u)" = 0 ] || die "needs root"
-    for tool in libvirtd virsh qemu-system-x86_64 unshare; do
+    for tool in libvirtd virtlogd virsh qemu-system-x86_64 unshare; do
         PATH=$PATH:/usr/sbin command -v $tool >/dev/null || die "$tool is not installed"
     done
     if pid_of >/dev/null && answers; then
