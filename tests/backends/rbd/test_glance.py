@@ -128,6 +128,25 @@ def test_image_of_glance_is_cloned_and_boots_and_nothing_is_downloaded(host: Hos
     host.clear()
 
 
+def test_prefetch_imports_once_what_cannot_be_cloned_and_nothing_else(host: Host, bootable: Path) -> None:
+    image_id = host.glance.add("bootable", bootable)
+    beside = host.cli.images / "beside.raw"
+    beside.write_bytes(bootable.read_bytes())
+    with host.engine() as engine:
+        refs = [f"glance:{image_id}", str(beside)]
+        done = engine.cache.prefetch(refs, at_once=2)
+        assert [each.status for each in done] == ["not needed", "cached"]
+        assert image_id in done[0].reason
+        assert (done[0].store, done[1].store) == (None, "rbd")
+        assert [each.status for each in engine.cache.prefetch(refs)] == ["not needed", "existing"]
+        assert [base.name for base in engine.cache.bases().bases] == [done[1].base]
+        wanted = engine.image(str(beside))
+        made = engine.disk("vm").cache(wanted, wanted.filename)
+    assert (made.way, made.fetched) == ("clone", False)
+    assert (host.glance.downloads(image_id), _bases(host)) == (0, [])
+    host.clear()
+
+
 def test_stale_local_base_does_not_prevent_a_clone(host: Host, bootable: Path) -> None:
     image_id = host.glance.add("bootable", bootable)
     assert host.create("local", image_id, "--images-type", "qcow2")["way"] == "overlay"
