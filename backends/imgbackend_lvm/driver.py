@@ -1,6 +1,5 @@
 """The driver ``lvm``: with a thin pool, or without one."""
 
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,16 +9,16 @@ from typing import ClassVar
 from oslo_config import cfg, types
 
 from imgbackend import errors
-from imgbackend.abilities import Checkable, HoldsBases
+from imgbackend.abilities import Checkable, HoldsBases, TellsLeftovers
 from imgbackend.backend import Backend
-from imgbackend.types import Capacity, DiskId, Finding, ImageInfo, Progress, StoreBase
-from imgbackend_lvm import checks
+from imgbackend.types import Capacity, DiskId, Finding, ImageInfo, Progress, StoreBase, StoreLeftover
+from imgbackend_lvm import checks, remains
 from imgbackend_lvm.bases import PoolBases
 from imgbackend_lvm.lvm2 import Lvm2, check_name, value_of
 from imgbackend_lvm.pool import Pool
 from imgbackend_lvm.thick import ThickDisk
 from imgbackend_lvm.thin import ThinDisk
-from imgbackend_lvm.volumes import BACKEND, DISK, VolumeDisk, volume_name
+from imgbackend_lvm.volumes import BACKEND, VolumeDisk, volume_name
 from imgbackend_lvm.writing import BLOCK
 
 
@@ -27,7 +26,7 @@ def _novas(name: str) -> list[cfg.DeprecatedOpt]:
     return [cfg.DeprecatedOpt(name, group="libvirt")]
 
 
-class LvmBackend(Backend, Checkable):
+class LvmBackend(Backend, Checkable, TellsLeftovers):
     """A volume group, whose disks are thick volumes; with a thin pool, :class:`ThinBackend`."""
 
     disk_type: ClassVar[type[VolumeDisk]] = ThickDisk
@@ -115,14 +114,17 @@ class LvmBackend(Backend, Checkable):
         volumes = self.lvm.lvs(self.group)
         names = {volume.lv_name for volume in volumes}
         for volume in volumes:
-            instance, _, name = (value_of(volume.lv_tags, DISK) or "").partition("/")
-            if value_of(volume.lv_tags, BACKEND) == self.name and name:
-                with contextlib.suppress(ValueError):  # tagged by hand
-                    found[DiskId(instance=instance, name=name)] = None
+            disk = remains.disk_of(volume.lv_tags)
+            if value_of(volume.lv_tags, BACKEND) == self.name and disk is not None:
+                found[disk] = None
         for disk in self.host.records.kept_by(self.name):
             if volume_name(disk) in names:
                 found[disk] = None
         yield from found
+
+    def leftovers(self) -> Iterator[StoreLeftover]:
+        """By their tags."""
+        return remains.leftovers(self)
 
 
 class ThinBackend(LvmBackend, HoldsBases):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from imgbackend import errors, files
-from imgbackend.types import ImageInfo, Progress, StoreBase, is_base_name
+from imgbackend.types import ImageInfo, Progress, StoreBase, StoreLeftover, is_base_name
 from imgbackend_rbd import headers, images
 from imgbackend_rbd.images import Patience
 
@@ -62,6 +62,23 @@ class PoolBases:
                 found = self._counted(name)
             if found is not None:
                 yield found
+
+    def unmarked(self) -> Iterator[StoreLeftover]:
+        """Images of bases that are not visible: they are being imported or removed, or that was broken off."""
+        with self._cluster.asked("looking for broken imports", self._pool):
+            ioctx = self._cluster.pool(self._pool)
+            for image in sorted(found["name"] for found in self._cluster.rbd().list2(ioctx)):
+                name = image.removeprefix(_PREFIX)
+                if image == name or not is_base_name(name) or self._found(name) is not None:
+                    continue
+                with contextlib.suppress(*self._cluster.absent):
+                    image_id = headers.identity(ioctx, image)
+                    made = headers.made(ioctx, image)
+                    taken = 0
+                    with contextlib.suppress(*self._cluster.absent):
+                        header = headers.read(ioctx, image_id)
+                        taken = headers.allocated(ioctx, header) if header.mapped else 0
+                    yield StoreLeftover(name=f"{self._pool}/{image}", disk=None, base=name, allocated=taken, time=made)
 
     def touch(self, name: str) -> None:
         """Note a use; one within some minutes of the last is the same."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from oslo_config import cfg, types
 
 from imgbackend import errors
-from imgbackend.abilities import Checkable, HoldsBases, SharedStore
+from imgbackend.abilities import Checkable, HoldsBases, SharedStore, TellsLeftovers
 from imgbackend.backend import Backend
 from imgbackend.host import Host
 from imgbackend.types import (
@@ -19,6 +19,7 @@ from imgbackend.types import (
     ImageInfo,
     Progress,
     StoreBase,
+    StoreLeftover,
     Traits,
     ignore,
 )
@@ -43,7 +44,7 @@ def _was(name: str) -> list[cfg.DeprecatedOpt]:
     return [cfg.DeprecatedOpt(name, group="libvirt")]
 
 
-class RbdBackend(Backend, HoldsBases, SharedStore, Checkable):
+class RbdBackend(Backend, HoldsBases, SharedStore, Checkable, TellsLeftovers):
     """Disks are clones of a base that the pool keeps once, or of Glance's own image in the same cluster."""
 
     disk_type = RbdDisk
@@ -165,6 +166,18 @@ class RbdBackend(Backend, HoldsBases, SharedStore, Checkable):
         """Whether disks can be made here, and how."""
         store = checks.Store(cluster=self.cluster, pool=self.pool, host=self.host, secret_uuid=self.conf.secret_uuid)
         return checks.findings(store)
+
+    def leftovers(self) -> Iterator[StoreLeftover]:
+        """What is on the list of the unfinished, of all hosts; and bases that are not visible."""
+        with self.cluster.asked("reading the list of the unfinished", self.pool):
+            listed = self.unfinished.all()
+        for image, entry in listed.items():
+            disk = locations.disk_of(image)
+            if disk is not None:
+                yield StoreLeftover(
+                    name=f"{self.pool}/{image} ({entry.host})", disk=disk, base=None, allocated=0, time=entry.time
+                )
+        yield from self._bases.unmarked()
 
     # Bases
 

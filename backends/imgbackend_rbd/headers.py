@@ -8,6 +8,7 @@ of the images, which clients of many years read and which therefore stays.
 
 import json
 import struct
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -62,6 +63,12 @@ class Snapshot:
 def identity(ioctx: "Ioctx", name: str) -> str:
     """The id of the image of that name; the caller's own ``ObjectNotFound`` where there is none."""
     return _text(ioctx.read(f"rbd_id.{name}"))
+
+
+def made(ioctx: "Ioctx", name: str) -> float:
+    """When the image of that name was made, in seconds since 1970."""
+    _, then = ioctx.stat(f"rbd_id.{name}")
+    return time.mktime(then)
 
 
 def read(ioctx: "Ioctx", image_id: str, keys: Iterable[str] = ()) -> Header:

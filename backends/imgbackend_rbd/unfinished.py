@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 OBJECT: Final = "imgbackend.unfinished"
 _ABANDONED: Final = 3600.0
 """Seconds after which nobody is at it any more, whatever host it was."""
+_PAGE: Final = 1000
 _EQUAL: Final = 1
 """LIBRADOS_CMPXATTR_OP_EQ."""
 
@@ -50,6 +51,25 @@ class Unfinished:
     def has(self, name: str) -> bool:
         """Whether that image is unfinished."""
         return self._get(name) is not None
+
+    def all(self) -> dict[str, Entry]:
+        """The whole list, of all hosts."""
+        found: dict[str, Entry] = {}
+        while told := self._page(max(found, default="")):
+            found |= {name: Entry(**json.loads(entry)) for name, entry in told.items()}
+        return found
+
+    def _page(self, after: str) -> dict[str, bytes]:
+        ioctx = self._ioctx
+        op = ioctx.create_read_op()
+        try:
+            pairs, _ = ioctx.get_omap_vals(op, after, "", _PAGE)
+            ioctx.operate_read_op(op, OBJECT)
+            return dict(pairs)
+        except self._cluster.absent:
+            return {}
+        finally:
+            ioctx.release_read_op(op)
 
     def add(self, name: str) -> str:
         """Put an image on the list, before its first step; the entry is for :meth:`drop`.

@@ -49,6 +49,7 @@ class Orphans:
             if backend is not None and not backend.traits.files:
                 yield from self._of_backend(backend)
         yield from self._going()
+        yield from self._emptied()
 
     # What there is
 
@@ -233,6 +234,26 @@ class Orphans:
                     remove=functools.partial(self._reach.finish, name),
                 )
 
+    def _emptied(self) -> Iterator[Candidate]:
+        """Folders whose last record was being taken away, as the lock tells that was taken for it; Nova takes none."""
+        for instance in overlays.instances(self._host):
+            path, lock = self._host.instances / instance, f"{locks.RECORD_PREFIX}{instance}"
+            if not os.path.exists(self._host.instances / "locks" / lock) or (path / records.OURS).exists():
+                continue
+            if set(os.listdir(path)) <= {records.NOVAS}:
+                yield Candidate(
+                    kind="instance",
+                    name=instance,
+                    guard=self._guard(lock, functools.partial(self._host.locks.record, instance)),
+                    look=functools.partial(self._empty_folder, path),
+                    remove=functools.partial(_remove_empty, path),
+                )
+
+    def _empty_folder(self, path: Path) -> State | None:
+        if not set(os.listdir(path)) <= {records.NOVAS}:
+            return None
+        return self._aged(os.stat(path).st_mtime, "the removal of its last disk was broken off", _allocated_below(path))
+
     def _folder(self, path: Path) -> State | None:
         try:
             changed = os.stat(path).st_mtime
@@ -254,6 +275,11 @@ def _allocated_below(folder: Path) -> int:
             with contextlib.suppress(FileNotFoundError):
                 total += os.lstat(os.path.join(root, name)).st_blocks * 512
     return total
+
+
+def _remove_empty(folder: Path) -> None:
+    (folder / records.NOVAS).unlink(missing_ok=True)
+    folder.rmdir()
 
 
 def _never() -> None:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from imgbackend.abilities import Checkable
+from imgbackend.abilities import Checkable, HoldsBases, TellsLeftovers
 from imgbackend.testing import oracle
-from imgbackend.testing.topic import Topic, needs
+from imgbackend.testing.topic import Topic, advisory, needs
 from imgbackend.testing.trial import Trial, slack
 from imgbackend.types import DiskId, FileSource, Mi
 
@@ -128,3 +128,19 @@ class InfoTests(Topic):
         assert disk.id == wanted
         assert type(disk) is trial.backend.disk_type
         assert disk.backend is trial.backend
+
+    @needs(TellsLeftovers)
+    @advisory("1.1")
+    def test_leftovers_are_nothing_that_is_whole(self, trial: Trial) -> None:
+        """What is told to be unfinished is a disk's or a base's, and none of those that are there; nothing changes."""
+        trial.made(trial.image(size=trial.small), "whole")
+        before = trial.entries()
+        backend: Any = trial.backend
+        bases = {base.name for base in backend.list_bases()} if isinstance(backend, HoldsBases) else set()
+        for left in backend.leftovers():
+            assert (left.disk is None) != (left.base is None), f"{left} is a disk's or a base's, one of both"
+            assert left.disk != trial.disk("whole").id, f"{left} is of a disk that is whole"
+            assert left.base not in bases, f"{left} is of a base that is whole"
+            assert left.allocated >= 0, left
+            assert left.time >= 0, left
+        assert trial.entries() == before

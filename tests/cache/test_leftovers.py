@@ -377,6 +377,20 @@ def test_last_record_of_an_instance_goes_with_its_folder_if_that_is_empty(engine
     assert list((engine.host.instances / "locks").iterdir()) == []
 
 
+@pytest.mark.parametrize("left", [[], ["disk.info"]])
+def test_folder_whose_last_disk_was_being_removed_goes(engine: Engine, left: list[str]) -> None:
+    folder = engine.host.instances / "web2"
+    for name in left:
+        put(folder / name, content=b"{}")
+    folder.mkdir(exist_ok=True)
+    os.utime(folder, (time.time() - _OLD,) * 2)
+    assert looked(engine, remove=True) == {}, "no lock of ours tells that it was ours"
+    put(engine.host.instances / "locks" / "imgbackend-r.web2")
+    assert set(looked(engine, remove=True)) == {"web2", "locks/imgbackend-r.web2"}
+    assert not folder.exists()
+    assert looked(engine) == {}
+
+
 def test_record_that_was_written_just_now_stays(engine: Engine) -> None:
     """The disk is about to be published, by a host whose locks do not reach us."""
     record(engine, "web1", "disk", 60)

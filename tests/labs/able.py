@@ -146,11 +146,13 @@ class AbleBackend(MemoryBackend, HoldsBases, SharedStore, Checkable, TellsLeftov
 
     def list_disks(self) -> Iterator[DiskId]:
         """By the names of their files: nobody else writes there."""
+        self.expect_folder()
         found = {disk_named(path.name.removeprefix(".").removesuffix(".part")) for path in self.folder.iterdir()}
         yield from (disk for disk in found if disk is not None)
 
     def leftovers(self) -> Iterator[StoreLeftover]:
         """What has not got its name yet, and tags without a base."""
+        self.expect_folder()
         for path in sorted(self.folder.glob(".*.part")):
             disk = disk_named(path.name[1:].removesuffix(".part"))
             if disk is not None:

@@ -43,6 +43,7 @@ def test_driver_has_all_abilities_but_backed() -> None:
         "HoldsBases",
         "SharedStore",
         "Checkable",
+        "TellsLeftovers",
     }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from imgbackend import errors, files
 from imgbackend.templates import Base, PrepareTemplate
-from imgbackend.types import Finding, ImageInfo, Progress, StoreBase, Way
+from imgbackend.types import Finding, ImageInfo, Progress, StoreBase, StoreLeftover, Way
 from kit.faults import caught
 from labs.able import SCHEME, AbleBackend, AbleDisk
 
@@ -180,3 +180,14 @@ class TidiesUpWhileItLooks(AbleBackend):
         for disk in self.list_disks():
             self.disk(disk).remove()
         yield from super().findings()
+
+
+@caught({"test_leftovers_are_nothing_that_is_whole": "of a disk that is whole"})
+class EverythingIsLeft(AbleBackend):
+    """It tells all that it has, and lets the engine find out."""
+
+    def leftovers(self) -> Iterator[StoreLeftover]:
+        """The disks too."""
+        yield from super().leftovers()
+        for disk in self.list_disks():
+            yield StoreLeftover(name=str(disk), disk=disk, base=None, allocated=0, time=0.0)

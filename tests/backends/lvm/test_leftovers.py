@@ -1,0 +1,64 @@
+"""What killed calls left in a group goes with a pass, and no volume of others, nor one that is whole."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from imgbackend import Engine
+from imgbackend.cache import Leftover
+from imgbackend_lvm.commands import Commands
+from labs.lvm import Group, lvm
+from labs.templates import Template
+from labs.volumes import KilledError
+
+
+def stored(engine: Engine, *, remove: bool = False) -> list[Leftover]:
+    """Of the group."""
+    found = engine.cache.leftovers(remove=remove)
+    assert (found.faults, found.unknown) == ([], [])
+    return [each for each in found.leftovers if each.store is not None]
+
+
+@pytest.mark.parametrize("place", ["thin", "thick"])
+def test_volumes_of_killed_calls_go_and_those_of_others_stay(
+    request: pytest.FixtureRequest,
+    lvm_group: Group,
+    raw_image: Template,
+    place: str,
+    stop_at: Callable[[str, int], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real: Any = Commands.run
+    engine: Engine = request.getfixturevalue(place)
+    engine.disk("kept").cache(raw_image, raw_image.name)
+    other = raw_image.but(image_id="other")
+    stop_at("lvrename", 1)
+    with pytest.raises(KilledError):
+        engine.disk("web1").cache(other, other.name)
+    monkeypatch.setattr(Commands, "run", real)
+    lvm("lvcreate", "-y", "-n", ".theirs", "-L", "4m", lvm_group.name)
+    before = lvm_group.volumes()
+    [left] = stored(engine, remove=True)
+    assert (left.kind, left.dead) == ("base" if place == "thin" else "disk", False), "it was made just now"
+    assert lvm_group.volumes() == before
+    engine.cache.policy = replace(engine.cache.policy, lease=0)
+    [left] = stored(engine, remove=True)
+    assert left.removed
+    assert left.name.removeprefix(f"{lvm_group.name}/") not in lvm_group.volumes()
+    assert before - lvm_group.volumes() == {left.name.removeprefix(f"{lvm_group.name}/")}
+    assert ".theirs" in lvm_group.volumes()
+    assert engine.disk("kept").exists()
+    lvm("lvremove", "-y", f"{lvm_group.name}/.theirs")
+
+
+def test_whole_volume_that_no_record_tells_of_is_listed_and_stays(thin: Engine, raw_image: Template) -> None:
+    """It may hold a guest's data, whoever lost its record."""
+    disk = thin.disk("web1")
+    disk.cache(raw_image, raw_image.name)
+    thin.host.records.forget(disk.id, durable=False)
+    thin.cache.policy = replace(thin.cache.policy, lease=0)
+    [left] = stored(thin, remove=True)
+    assert (left.kind, left.name, left.dead) == ("disk", "web1/disk", False)
+    assert thin.disk("web1").exists()

@@ -1,0 +1,109 @@
+"""What killed calls left in a pool that hosts share: told to all of them, removed when nobody can be at it."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from backends.rbd.conftest import Hosts, backend_of, disk_of, options, read
+from backends.rbd.test_bases import _expire
+from imgbackend import Engine
+from imgbackend.cache import Leftover
+from imgbackend.testing.children import Child
+from imgbackend_rbd.bases import image_of
+from imgbackend_rbd.disk import RbdDisk
+from labs.ceph import Cluster
+from labs.templates import Template
+
+
+@pytest.fixture
+def killed(rbd_cluster: Cluster, rbd_pool: str, tmp_path: Path) -> Callable[..., None]:
+    """Does something as the host ``two``, in a process that kills itself."""
+
+    def do(work: Callable[[Engine], object]) -> None:
+        def make() -> None:
+            with Engine.from_config([], options(rbd_cluster, tmp_path / "two", rbd_pool, {})) as engine:
+                work(engine)
+
+        assert Child(make, watched=False).outcome().killed
+
+    return do
+
+
+def die(*_arguments: object) -> None:
+    os.kill(os.getpid(), 9)
+
+
+def stored(engine: Engine, *, remove: bool = False) -> list[Leftover]:
+    """Of the pool."""
+    found = engine.cache.leftovers(remove=remove)
+    assert (found.faults, found.unknown) == ([], [])
+    return [each for each in found.leftovers if each.store is not None]
+
+
+def at_once(engine: Engine) -> None:
+    """As if an hour had passed."""
+    engine.cache.policy = type(engine.cache.policy)(lease=0)
+
+
+def test_broken_import_goes_with_the_next_pass_of_any_host_once_its_lock_has_expired(
+    hosts: Hosts, killed: Callable[..., None], raw_image: Template
+) -> None:
+    def importing(phase: str, done: int, _total: int | None) -> None:
+        if phase == "import" and done:
+            die()
+
+    killed(lambda engine: engine.disk("web1").cache(raw_image, raw_image.name, progress=importing))
+    engine = hosts("one")
+    [left] = stored(engine, remove=True)
+    assert (left.kind, left.store, left.dead) == ("base", "rbd", False)
+    assert image_of(raw_image.name) in left.name
+    at_once(engine)
+    [left] = stored(engine, remove=True)
+    assert not left.removed, "the importer's lock on the pool has not expired"
+    _expire(backend_of(engine).pool, engine, raw_image.name)
+    [left] = stored(engine, remove=True)
+    assert left.removed
+    assert stored(engine) == []
+
+
+def test_unfinished_disk_of_another_host_stays_for_an_hour_and_is_cleared_by_its_own(
+    hosts: Hosts, killed: Callable[..., None], raw_image: Template, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    engine = hosts("one")
+    engine.disk("kept").cache(raw_image, raw_image.name)
+
+    def work(engine: Engine) -> None:
+        monkeypatch.setattr(RbdDisk, "_mark", die)
+        engine.disk("web1").cache(raw_image, raw_image.name)
+
+    killed(work)
+    at_once(engine)
+    [left] = stored(engine, remove=True)
+    assert (left.kind, left.removed) == ("disk", False)
+    assert "host" in left.reason
+    other = hosts("two")
+    at_once(other)
+    [left] = stored(other, remove=True)
+    assert left.removed
+    assert stored(other) == stored(engine) == []
+    assert read(disk_of(engine, "kept"), tmp_path) == raw_image.content.read_bytes()
+    engine.disk("kept").remove()
+    backend_of(engine).remove_base(raw_image.name)
+
+
+def test_whole_images_of_others_in_the_pool_are_no_leftovers(hosts: Hosts, raw_image: Template) -> None:
+    one, two = hosts("one"), hosts("two")
+    two.disk("web2").cache(raw_image, raw_image.name)
+    backend = backend_of(one)
+    backend.cluster.rbd().create(backend.ioctx, "theirs_disk", 1 << 20, old_format=False)
+    backend.cluster.rbd().create(backend.ioctx, "imgbackend-base.notes", 1 << 20, old_format=False)
+    at_once(one)
+    assert stored(one, remove=True) == []
+    names = {image["name"] for image in backend.cluster.rbd().list2(backend.ioctx)}
+    assert names == {"theirs_disk", "imgbackend-base.notes", "web2_disk", image_of(raw_image.name)}
+    for name in ("theirs_disk", "imgbackend-base.notes"):
+        backend.cluster.rbd().remove(backend.ioctx, name)
+    two.disk("web2").remove()
+    backend.remove_base(raw_image.name)
