@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from imgbackend.abilities import HoldsBases
-from imgbackend.guest.spec import ConfigDrive, Ephemeral, InjectedFile
+from imgbackend.guest.spec import ConfigDrive, Ephemeral, InjectedFile, Label
 from imgbackend.types import Mi
 from labs import tinylinux
 from labs.glance import Glance
@@ -27,13 +27,16 @@ class Place:
 
     guests: Guests
     glance: Glance
+    label: Label = "config-2"
+    """Of the config drive."""
 
 
-@pytest.fixture(params=["raw", "qcow2"])
+@pytest.fixture(params=[("raw", "config-2"), ("qcow2", "cidata")], ids=["raw", "qcow2-nocloud"])
 def place(
     request: pytest.FixtureRequest, make_guests: MakeGuests, libvirt_daemon: Libvirt, glance: Glance
 ) -> Iterator[Place]:
-    yield _place(make_guests(libvirt_daemon, overrides={"images_type": request.param}), glance)
+    images_type, label = request.param
+    yield _place(make_guests(libvirt_daemon, overrides={"images_type": images_type}), glance, label)
     glance.forget()
 
 
@@ -48,7 +51,7 @@ def rbd_place(rbd_guests: Guests, rbd_glance: Glance) -> Iterator[Place]:
         backend.remove_base(base.name)
 
 
-def _place(guests: Guests, glance: Glance) -> Place:
+def _place(guests: Guests, glance: Glance, label: Label = "config-2") -> Place:
     guests.conf = f"""
 [glance]
 auth_type = admin_token
@@ -56,7 +59,7 @@ endpoint = {glance.url}
 endpoint_override = {glance.url}
 token = admin
 """
-    return Place(guests, glance)
+    return Place(guests, glance, label)
 
 
 def _first(content: bytes, size: int) -> str:
@@ -75,7 +78,7 @@ def _spawned(place: Place, tiny: TinyLinux) -> dict[str, Any]:
         root_size=64 * Mi,
         ephemerals=(Ephemeral(size=32 * Mi, format="ext4"),),
         swap=16 * Mi,
-        config_drive=ConfigDrive(user_data=b"#!/bin/sh\n\xff\n", metadata={"role": "front"}),
+        config_drive=ConfigDrive(label=place.label, user_data=b"#!/bin/sh\n\xff\n", metadata={"role": "front"}),
         files=(InjectedFile(path="/etc/motd", content=b"hello\n" * 1000),),
     )
     made = place.guests.instances().spawn(spec)
@@ -92,10 +95,11 @@ def _found_all(place: Place, tiny: TinyLinux, tmp_path: Path) -> None:
     config = drive.read_bytes()
     assert said.disks == {"vda": 64 * Mi, "vdb": 32 * Mi, "vdc": 16 * Mi, "sr0": len(config)}
     assert (said.sums["vda"], said.sums["sr0"]) == (_first(_ROOT, 64 * Mi), _first(config, len(config)))
-    assert said.labels == {"config-2": "sr0", "ephemeral0": "vdb", "swap": "vdc"}
+    assert said.labels == {place.label: "sr0", "ephemeral0": "vdb", "swap": "vdc"}
     assert 16 * Mi < said.free["ephemeral0"] < 32 * Mi
     assert 15 * Mi < said.swap["vdc"] < 16 * Mi
     assert said.cmdline == tinylinux.CMDLINE
+    assert json.loads(said.files["meta-data"])["instance-id"] == guests.spec().uuid
     told = json.loads(said.files["openstack/latest/meta_data.json"])
     assert told["uuid"] == guests.spec().uuid
     assert told["meta"] == {"role": "front"}
