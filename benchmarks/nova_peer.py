@@ -4,7 +4,8 @@ Runs in a virtual environment of its own, in which Nova is.  Each line of standa
 a request in JSON, each line of standard output its answer.  No code of Nova is changed.
 What is spared it: its privileged helper runs in this process, the instance is a stub, and
 its image comes from a local file, copied in this process, or is in its own cluster already.
-The arguments are its ``instances_path``, and its options of the group ``libvirt`` in JSON.
+The arguments are its ``instances_path``, its options of the group ``libvirt`` in JSON, and,
+where processes are to be started without a fork, the folder that ``labs.quick`` is in.
 """
 
 import importlib
@@ -128,6 +129,9 @@ def main() -> None:
     for name, value in json.loads(sys.argv[2]).items():
         CONF.set_override(name, value, group="libvirt")
     imagebackend.IMAGE_API = Images()
+    if len(sys.argv) > 3:
+        sys.path.append(sys.argv[3])
+        importlib.import_module("labs.quick").start_quickly()
     os.makedirs(os.path.join(CONF.instances_path, "_base"), exist_ok=True)
     sys.addaudithook(_hear)
     answers = os.fdopen(os.dup(1), "w", buffering=1)

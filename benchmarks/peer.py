@@ -70,12 +70,20 @@ def prepared() -> Path:
 
 
 @contextlib.contextmanager
-def running(python: Path, folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[Peer]:
-    """The peer, with an ``instances_path`` of its own in ``folder``; ``settings`` are those of its group libvirt."""
+def running(
+    python: Path, folder: Path, settings: Mapping[str, str] | None = None, *, quickly: bool = False
+) -> Iterator[Peer]:
+    """The peer, with an ``instances_path`` of its own in ``folder``.
+
+    ``settings`` are those of its group libvirt; ``quickly``: it starts processes without a fork.
+    """
     instances = folder / f"instances-of-the-peer-{next(_NUMBERS)}"
     instances.mkdir()
     with subprocess.Popen(
-        [str(python), "-W", "ignore", str(_PROGRAM), str(instances), json.dumps(dict(settings or {}))],
+        [
+            *(str(python), "-W", "ignore", str(_PROGRAM), str(instances), json.dumps(dict(settings or {}))),
+            *([str(_LAB.parents[1])] if quickly else []),
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -11,12 +11,13 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import pytest
 
 from imgbackend.types import Mi
 from labs import leaks
+from labs.quick import start_quickly as start_quickly
 
 INSIDE: Final = os.environ.get("LVM_LAB") == "1"
 """Whether this process runs in the lab."""
@@ -60,22 +61,6 @@ class Group:
         """Remove every volume but the pool."""
         while volumes := self.volumes():
             lvm("lvremove", "-f", "-y", f"{self.name}/{min(volumes)}")
-
-
-class _QuickPopen(subprocess.Popen[bytes]):
-    """Starts a process without a copy of this one, which takes a quarter of a second in the lab.
-
-    What oslo.concurrency and the driver set after a fork is the signal SIGPIPE alone: Python
-    ignores it, and a child that gets back no signals does so too.
-    """
-
-    def __init__(self, *args: Any, preexec_fn: object = None, restore_signals: bool = True, **kwargs: Any) -> None:
-        super().__init__(*args, restore_signals=restore_signals and preexec_fn is None, **kwargs)  # type: ignore[call-overload]  # whatever Popen takes
-
-
-def start_quickly() -> None:
-    """Have lvm2's commands started as :class:`_QuickPopen` does; outside the lab they are not."""
-    subprocess.Popen = _QuickPopen  # type: ignore[assignment,misc]  # a class is assigned to
 
 
 class MakeGroup(Protocol):
