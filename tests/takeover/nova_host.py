@@ -106,8 +106,22 @@ def manage_cache() -> None:
     imagecache.ImageCacheManager().update(None, [])
 
 
+def register(host: str, times: int = 1) -> None:
+    """What each pass of Nova does first."""
+    users = importlib.import_module("nova.virt.storage_users")
+    for _ in range(times):
+        users.register_storage_use(CONF.instances_path, host)
+
+
+def storage_users() -> list[str]:
+    """The hosts that Nova takes to share the folder."""
+    users: list[str] = importlib.import_module("nova.virt.storage_users").get_storage_users(CONF.instances_path)
+    return users
+
+
 def main() -> None:
-    verbs: dict[str, Any] = {call.__name__: call for call in (image, disk, swap, look, options, place, manage_cache)}
+    calls = (image, disk, swap, look, options, place, manage_cache, register, storage_users)
+    verbs: dict[str, Any] = {call.__name__: call for call in calls}
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever Nova prints is no answer
     for line in sys.stdin:

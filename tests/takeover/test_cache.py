@@ -1,6 +1,8 @@
 """The cache of a folder that the real Nova filled is managed by us, and one that we filled by Nova."""
 
+import json
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 
 from imgbackend import Engine
 from imgbackend.bases import generated_name
+from imgbackend.cache.hosts import Hosts
 from imgbackend.types import Mi, base_name
 from labs.images import same_for_guest
 from labs.nova import Nova
@@ -55,6 +58,45 @@ def test_folder_that_two_manage_keeps_what_is_used(host: Host, make_engine: Make
     age(base.parent)
     nova.do("manage_cache")
     assert not base.exists(), "Nova did not remove it, and the touch proves nothing"
+
+
+def test_hosts_of_nova_and_ours_see_each_other(host: Host, make_engine: MakeEngine, nova: Nova) -> None:
+    """In one file, under one lock: nobody's registration is lost while both register as fast as they can."""
+    engine = make_engine(host="ours")
+    engine.cache.prune()
+    nova.do("register", host="nova1")
+    assert set(nova.do("storage_users")) == {"ours", "nova1"}
+    assert {each.name for each in engine.cache.hosts() if each.alive} == {"ours", "nova1"}
+    hosts, numbers = Hosts(engine.host, time.time), range(200)
+
+    def register() -> None:
+        for number in numbers:
+            hosts.register(time.time())
+            hosts.forget(f"none{number}")
+
+    ours = threading.Thread(target=register)
+    ours.start()
+    nova.do("register", host="nova2", times=200)
+    ours.join(60)
+    assert set(nova.do("storage_users")) == {"ours", "nova1", "nova2"}
+
+
+def test_late_nova_beside_us_keeps_what_only_it_may_see_in_use(host: Host, make_engine: MakeEngine, nova: Nova) -> None:
+    engine = make_engine(host="ours", image_cache__remove_unused_original_minimum_age_seconds=7200)
+    image = image_of(host)
+    engine.disk("web1").cache(image, image.name)
+    engine.disk("web1").remove()
+    base = host.instances / "_base" / image.name
+    then = time.time() - 3 * 3600
+    for path in (base, base.with_name(f"{base.name}.json")):
+        os.utime(path, (then, then))
+    (host.instances / "compute_nodes").write_text(json.dumps({"nova1": then - 3600}))
+    assert nova.do("storage_users") == ["nova1"]
+    kept = {each.base.name: each.reason for each in engine.cache.prune().outcomes}
+    assert "the host nova1" in kept[image.name]
+    nova.do("register", host="nova1")
+    engine.cache.prune()
+    assert not base.exists()
 
 
 def test_nova_leaves_what_we_generate_and_our_pins(host: Host, make_engine: MakeEngine, nova: Nova) -> None:
