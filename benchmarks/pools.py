@@ -134,11 +134,10 @@ def _ours(cluster: Cluster) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _nova(cluster: Cluster, shop: Workshop, peer: Peer | None) -> Iterator[Peer | None]:
-    """Nova on the same pool; None where there is none."""
-    if peer is None:
+    """Nova on the same pool; None where there is none, or where its Python is not the one that rbd fits."""
+    if peer is None or subprocess.run([_LINK, "link", peer.python.parents[1]], check=False, timeout=60).returncode:
         yield None
         return
-    subprocess.run([_LINK, "link", peer.python.parents[1]], check=True, timeout=60)
     settings = {"images_rbd_pool": _POOL, "rbd_user": cluster.user, "images_rbd_ceph_conf": str(cluster.conf)}
     with running(peer.python, shop.folder, settings) as nova:
         yield nova

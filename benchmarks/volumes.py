@@ -30,7 +30,8 @@ _NO_LAB: Final = 125
 _SECONDS: Final = 3000
 _THIN, _THICK = 5, 3
 """Repeats: in the lab each takes minutes."""
-_GROUP, _POOL = "32G", "12G"
+_SETTINGS: Final = {"LVM_LAB_SIZE": "32G", "LVM_LAB_POOL_SIZE": "12G", "LVM_LAB_MEM": "2G"}
+"""Room for a copy of the largest, and, in a file system of 8 GB, for the images and Nova's bases."""
 _MORE: Final = 256 * Mi
 """What a disk is larger than its image."""
 _NOVA: Final = "Nova 34: lvcreate, qemu-img convert"
@@ -47,7 +48,7 @@ def further(shop: Workshop, peer: Peer | None, sizes: Sequence[int], *, thin: bo
         "told": str(told),
     }
     inside = [str(_LAB), "env", f"--chdir={_ROOT}", sys.executable, "-m", "benchmarks.volumes", json.dumps(settings)]
-    env = {**os.environ, "LVM_LAB_SIZE": _GROUP, "LVM_LAB_POOL_SIZE": _POOL, "LVM_LAB_TIMEOUT": str(_SECONDS)}
+    env = {**os.environ, **_SETTINGS, "LVM_LAB_TIMEOUT": str(_SECONDS)}
     done = subprocess.run(
         inside, cwd=shop.folder, env=env, capture_output=True, text=True, timeout=_SECONDS + 60, check=False
     )

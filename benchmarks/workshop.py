@@ -58,7 +58,7 @@ class Workshop:
         if not path.exists():
             with path.open("wb") as file:
                 file.truncate(size or self.size.image)
-                for offset, content in images.scattered(size or self.size.image, share, extent=extent).items():
+                for offset, content in images.scattering(size or self.size.image, share, extent=extent):
                     file.seek(offset)
                     file.write(content)
                 file.flush()

@@ -2,7 +2,7 @@
 
 import random
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 
@@ -18,10 +18,15 @@ def sparse_raw(path: Path, size: int, *, data: Mapping[int, bytes] | None = None
 
 def scattered(size: int, share: float, *, extent: int = 1 << 20, seed: int = 0) -> dict[int, bytes]:
     """Random bytes for ``share`` of ``size``, in aligned extents at random places; the same for the same seed."""
+    return dict(scattering(size, share, extent=extent, seed=seed))
+
+
+def scattering(size: int, share: float, *, extent: int = 1 << 20, seed: int = 0) -> Iterator[tuple[int, bytes]]:
+    """:func:`scattered`, one extent after the other: all of them together may be more than there is memory."""
     chance = random.Random(seed)
     places = range(0, size - extent + 1, extent)
     chosen = chance.sample(places, round(len(places) * share))
-    return {offset: chance.randbytes(extent) for offset in sorted(chosen)}
+    yield from ((offset, chance.randbytes(extent)) for offset in sorted(chosen))
 
 
 def qcow2(path: Path, size: int, *, content: Path | None = None, **options: str | int) -> Path:
