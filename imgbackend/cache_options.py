@@ -84,6 +84,19 @@ IMAGE_CACHE_OPTS: Sequence[cfg.Opt] = (
         help="Seconds between the beginnings of two passes of cache run. 0: a minute. -1: no pass is made.",
     ),
     cfg.Opt(
+        "verify_per_pass",
+        type=types.Integer(min=0),
+        default=0,
+        help="Bases that cache run compares with their digests after each of its passes, those for which that is "
+        "longest ago first. 0: none.",
+    ),
+    cfg.Opt(
+        "verify_rate",
+        type=types.Integer(min=1),
+        default=50 << 20,
+        help="Bytes that it reads for that in a second.",
+    ),
+    cfg.Opt(
         "precache_concurrency",
         type=types.Integer(min=1),
         default=1,

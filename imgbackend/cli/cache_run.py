@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import json
 import logging
 import math
 import random
@@ -27,6 +28,10 @@ _SHORTEST: Final = 60.0
 """Seconds between passes where ``manager_interval`` is 0, as in Nova."""
 _SOON: Final = 60.0
 """The first pass begins within so many seconds, at random: many hosts may have been started together."""
+
+
+class _StoppedError(BaseException):
+    """The service is to end, in the middle of something; no library takes it for an error of its own."""
 
 
 class Wakeups:
@@ -102,6 +107,7 @@ class _Service:
             if time.monotonic() >= self._due:
                 self._due = time.monotonic() + self._interval()
                 self._pass()
+                self._verify()
                 self._wakeups.look()
                 continue
             self._sign()
@@ -153,6 +159,29 @@ class _Service:
         )
         LOG.info("pass %s", told)
         self._notifier.status(f"last pass: {told}")
+
+    def _verify(self) -> None:
+        """Verify some bases, those whose turn it is; it ends at once where the service is to end."""
+        told = self._engine.conf.image_cache
+        if not told.verify_per_pass or self._wakeups.stopped:
+            return
+
+        def go_on(_phase: str, _done: int, _total: int | None) -> None:
+            if self._asked_to_stop():
+                raise _StoppedError
+
+        try:
+            for done in self._engine.cache.verify(sample=told.verify_per_pass, rate=told.verify_rate, progress=go_on):
+                level = logging.WARNING if done.found in ("bad", "unreadable") else logging.INFO
+                LOG.log(
+                    level,
+                    "verified base=%s store=%s found=%s bytes=%d seconds=%.3f reason=%s",
+                    *(done.base.name, done.base.where, done.found, done.read, done.seconds, json.dumps(done.reason)),
+                )
+        except _StoppedError:
+            LOG.info("verification was broken off")
+        except Error as exc:
+            LOG.error("verification failed: %s", exc)  # noqa: TRY400 - one line; a trace tells nothing more
 
     def _asked_to_stop(self) -> bool:
         self._sign()

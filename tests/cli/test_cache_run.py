@@ -134,6 +134,33 @@ def test_end_in_the_middle_of_a_pass_comes_between_two_bases(cli: Cli, raw_image
     assert cli("cache", "prune", "-f", "json").status == 0
 
 
+def test_service_verifies_bases_in_turn_and_puts_bad_ones_aside(cli: Cli, raw_image: Path, systemd: Systemd) -> None:
+    base = cli.instances / "_base" / cli("cache", "prefetch", raw_image, "-f", "json").json()[0]["base"]
+    with base.open("r+b") as file:
+        file.seek(512 << 10)
+        file.write(b"flipped")
+    metrics = cli.root / "cache.prom"
+    options = ("manager_interval=1", "verify_per_pass=3", f"metrics_file={metrics}")
+    with running(cli, *(word for each in options for word in ("--set", f"image_cache.{each}"))) as process:
+        for _ in range(3):
+            systemd.until("last pass: ")
+        err = ended(process, signal.SIGTERM)
+    assert f"WARNING: verified base={base.name} store=local found=bad" in err
+    assert not base.exists()
+    assert list(base.parent.glob(f"{base.name}.bad-*"))
+    assert "imgbackend_cache_verification_failures_total 1.0" in metrics.read_text()
+
+
+def test_end_breaks_a_verification_off(cli: Cli, raw_image: Path, systemd: Systemd) -> None:
+    cli("cache", "prefetch", raw_image)
+    options = ("manager_interval=1", "verify_per_pass=1", "verify_rate=1")
+    with running(cli, *(word for each in options for word in ("--set", f"image_cache.{each}"))) as process:
+        systemd.until("last pass: ")
+        time.sleep(0.5)  # wherever it is by now, it ends cleanly
+        err = ended(process, signal.SIGTERM)
+    assert "found=" not in err or "found=sound" in err
+
+
 def test_watchdog_gets_a_sign_of_life(cli: Cli, systemd: Systemd) -> None:
     cli.env["WATCHDOG_USEC"] = "200000"
     with running(cli) as process:
