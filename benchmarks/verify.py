@@ -1,0 +1,102 @@
+"""Verification against ``sha256sum`` of the same files, taking turns.
+
+    PYTHONPATH=tests python -m benchmarks.verify [--size 512M] [--bases 3] [--rounds 5] [--folder FOLDER]
+
+Each base is data from end to end; ``--holes`` leaves three quarters out.  The files are in the page cache for both.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.workshop import folder_at
+from imgbackend import Engine, manifests
+from imgbackend.manifests import Identity, Manifest
+from imgbackend.sizes import parse_size
+from imgbackend.types import Mi, base_name
+
+
+def populate(bases: Path, count: int, size: int, *, holes: bool) -> list[Path]:
+    """Bases with their manifests, of random bytes."""
+    bases.mkdir(parents=True)
+    return [_base(bases / base_name(f"image {number}"), size, holes=holes) for number in range(count)]
+
+
+def _base(path: Path, size: int, *, holes: bool) -> Path:
+    with path.open("wb") as file:
+        for number in range(size // Mi):
+            if holes and number % 4:
+                file.seek(Mi, os.SEEK_CUR)
+            else:
+                file.write(os.urandom(Mi))
+        file.truncate(size)
+    with path.open("rb") as file:
+        made = Manifest(
+            image_id=path.name,
+            source=None,
+            role="image",
+            format="raw",
+            virtual_size=size,
+            identity=Identity.of(file.fileno()),
+            inspected_by="nobody",
+            inspected_at=0.0,
+            digest=manifests.content_digest(file.fileno()),
+        )
+    manifests.write(path, made)
+    return path
+
+
+def measured(instances: Path, paths: list[Path], rounds: int) -> dict[str, Any]:
+    """Seconds of each, and the median of the ratios within a round; each begins every other round."""
+    ours, theirs = list[float](), list[float]()
+    with Engine.from_config([], {"instances_path": str(instances)}) as engine:
+
+        def verify() -> None:
+            started = time.perf_counter()
+            assert all(each.found == "sound" for each in engine.cache.verify())
+            ours.append(time.perf_counter() - started)
+
+        def sha256sum() -> None:
+            started = time.perf_counter()
+            subprocess.run(["sha256sum", *paths], check=True, stdout=subprocess.DEVNULL, timeout=600)
+            theirs.append(time.perf_counter() - started)
+
+        for number in range(rounds + 1):
+            for turn in (verify, sha256sum) if number % 2 else (sha256sum, verify):
+                turn()
+    pairs = list(zip(ours, theirs, strict=True))[1:]  # the first is for the page cache
+    size = sum(path.stat().st_size for path in paths)
+    return {
+        "bytes": size,
+        "verify_seconds": median(one for one, _ in pairs),
+        "sha256sum_seconds": median(other for _, other in pairs),
+        "times_as_fast": median(other / one for one, other in pairs),
+        "verify_mib_per_second": size / Mi / median(one for one, _ in pairs),
+    }
+
+
+def main(words: list[str]) -> int:
+    """Measure; 1 where ``sha256sum`` is faster."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=parse_size, default=512 * Mi, help="of each base")
+    parser.add_argument("--bases", type=int, default=3, metavar="N")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N")
+    parser.add_argument("--holes", action="store_true", help="three quarters of each are holes")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="made up below it")
+    options = parser.parse_args(words)
+    with folder_at(options.folder) as folder:
+        paths = populate(folder / "instances" / "_base", options.bases, options.size, holes=options.holes)
+        told = measured(folder / "instances", paths, options.rounds)
+    print(json.dumps(told))
+    return int(told["times_as_fast"] < 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
