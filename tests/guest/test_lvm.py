@@ -59,4 +59,4 @@ def test_instance_boots_from_a_thick_volume_and_leaves_nothing(
     lvm_guests: Guests, lvm_group: Group, glance: Glance
 ) -> None:
     spec = _spec(lvm_guests, glance, swap=4 * Mi)
-    _boots_and_goes(lvm_guests, lvm_group, spec, {"disk": "copy", "disk.swap": "copy"})
+    _boots_and_goes(lvm_guests, lvm_group, spec, {"disk": "copy", "disk.swap": "generate"})

@@ -121,14 +121,23 @@ runs() { # the process of DIR's pid file is Glance of this DIR, and no zombie
     case $(sed 's/.*) //' "/proc/$pid/stat" 2>/dev/null) in '' | Z*) return 1 ;; esac
 }
 
-answers() {
+answers() { # within some seconds: one process that asks again costs less than many
     "$venv/bin/python" -SE - "$1" 2>/dev/null <<'END'
 import http.client
 import sys
+import time
 
-connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]), timeout=2)
-connection.request("GET", "/healthcheck")
-sys.exit(connection.getresponse().status != 200)
+end = time.monotonic() + 4
+while time.monotonic() < end:
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]), timeout=2)
+        connection.request("GET", "/healthcheck")
+        if connection.getresponse().status == 200:
+            sys.exit()
+    except (OSError, http.client.HTTPException):
+        pass  # not yet
+    time.sleep(0.1)
+sys.exit(1)
 END
 }
 
@@ -156,12 +165,11 @@ start() {
     tries=0
     until answers "$port"; do
         tries=$((tries + 1))
-        if [ $tries -ge 300 ] || { [ $tries -gt 5 ] && ! runs; }; then
+        if [ $tries -ge 50 ] || ! runs; then
             tail -n 20 "$dir/server.log" >&2
             stop
             die "Glance did not come up"
         fi
-        sleep 0.1
     done
     echo "http://127.0.0.1:$port"
 }

@@ -25,6 +25,8 @@ from labs.sharing import locked, shared
 
 _SCRIPT: Final = Path(__file__).with_name("glance-lab.sh")
 _TIMEOUT: Final = 90.0
+_STARTING: Final = 250.0
+"""Inside the lab of LVM, on a machine that others use, it takes a minute and more."""
 
 Auth = Literal["none", "token"]
 Shown = Literal["yes", "direct", "locations", "no"]
@@ -62,7 +64,7 @@ class Glance:
                 env={**os.environ, **self._settings},
                 capture_output=True,
                 text=True,
-                timeout=_TIMEOUT,
+                timeout=_STARTING,
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as exc:
