@@ -15,13 +15,13 @@ from imgbackend import conf as options
 from imgbackend.abilities import HoldsBases
 from imgbackend.backend import Attached, Backend, Disk
 from imgbackend.bases import BaseEntry, Bases
-from imgbackend.cache import Cache, Reach, Stores, policy_of
-from imgbackend.cache.use import DomainFile, Use
 from imgbackend.host import Host, Settings
 from imgbackend.sources import Image, Source
 from imgbackend.types import DiskId, Gi
 
 if TYPE_CHECKING:
+    from imgbackend.cache import Cache, Reach, Stores
+    from imgbackend.cache.use import DomainFile
     from imgbackend.guest.instances import Instances
 
 LOG = logging.getLogger(__name__)
@@ -51,11 +51,10 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
             options.check(conf, group, opts)
         self.host = Host(_settings(conf))
         self._bases = Bases(self.host)
-        self.cache = Cache(self.host, self._bases, self._reach(), policy_of(conf), domains=self._domains)
-        """The bases, in the base folder and in the stores of backends: listed, pinned, aged out."""
-        self._bases.make_room = self.cache.make_room
+        self._bases.make_room = lambda need: self.cache.make_room(need)
         self._backends: dict[str, Backend] = {}
         self._sources: dict[str, Source] = {}
+        self._cache: Cache | None = None
         self._instances: Instances | None = None
         self._guard = threading.RLock()
         self._binding = binding.Binding(self.host, self.backend, self._resolved)
@@ -93,7 +92,18 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
             if self._instances is not None:
                 self._instances.close()
 
-    # Instances
+    # The cache and instances; a disk alone needs neither
+
+    @property
+    def cache(self) -> "Cache":
+        """The bases, in the base folder and in the stores of backends: listed, fetched beforehand, pinned, aged out."""
+        with self._guard:
+            if self._cache is None:
+                from imgbackend.cache import Cache, policy_of
+
+                policy = policy_of(self.conf)
+                self._cache = Cache(self.host, self._bases, self._reach(), policy, domains=self._domains)
+            return self._cache
 
     @property
     def instances(self) -> "Instances":
@@ -108,7 +118,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
                 self._instances = Instances(self)
             return self._instances
 
-    def _domains(self) -> Iterable[DomainFile]:
+    def _domains(self) -> "Iterable[DomainFile]":
         """What the domains of libvirt open, where it is configured: it is named, or instances were spawned by it."""
         where = self.conf.get_location("connection_uri", "libvirt")
         named = where is not None and where.location is not cfg.Locations.opt_default
@@ -186,7 +196,9 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         sections = {*self.conf.list_all_sections(), *self._overridden, *self._backends} - options.RESERVED
         return {name for name in sections if self.driver_of(name) in installed} | {self._resolved(None)}
 
-    def _reach(self) -> Reach:
+    def _reach(self) -> "Reach":
+        from imgbackend.cache import Reach
+
         def asked(ref: str) -> Image:
             return self.source(references.source_of(ref, self.conf.sources.default)).find(ref)
 
@@ -199,8 +211,10 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
             asked=asked,
         )
 
-    def _stores(self, recorded: Collection[str]) -> Stores:
+    def _stores(self, recorded: Collection[str]) -> "Stores":
         """The backends that hold bases, opened: the configured ones, and those that records of disks name."""
+        from imgbackend.cache import Stores
+
         opened: dict[str, HoldsBases] = {}
         faults = []
         for name in sorted(self.configured().union(recorded)):
@@ -334,6 +348,8 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
 
     def users(self) -> dict[str, list[str]]:
         """The disks that hang on each base, as ``instance/disk``, by the name of the base."""
+        from imgbackend.cache.use import Use
+
         return Use(self.host).local()
 
 
