@@ -145,3 +145,21 @@ def test_creations_count_hits_misses_and_bytes(
     assert (counts["hits"], counts["misses"], counts["fetches"]) == (2, 1, 1)
     assert counts["fetched_bytes"] == raw_image.content.stat().st_size
     assert {"spans fetch", "spans settle", "seconds create"} <= counts.keys()
+
+
+def test_creation_that_is_counted_imports_neither_the_library_of_prometheus_nor_the_cache(
+    raw_content: Path, instances: Path
+) -> None:
+    program = """
+import sys
+from imgbackend import Engine
+told = {"instances_path": sys.argv[1], "images_type": "qcow2", "image_cache.metrics_file": "none.prom"}
+with Engine.from_config([], told) as engine:
+    image = engine.image(sys.argv[2])
+    engine.disk("web1").cache(image, image.filename)
+    print(engine.host.metrics.counts()["misses"])
+print(*sorted({"prometheus_client", "imgbackend.cache"} & sys.modules.keys()))
+"""
+    argv = [sys.executable, "-c", program, str(instances), str(raw_content)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "1\n\n", done.stderr
