@@ -65,11 +65,13 @@ class Orphans:
     def _recorded(self) -> Iterator[tuple[DiskId, Record]]:
         for instance in overlays.instances(self._host):
             try:
-                for name, record in self._host.records.all(instance).items():
-                    with contextlib.suppress(ValueError):  # a folder that is going, or another's
-                        yield DiskId(instance=instance, name=name), record
+                found = self._host.records.all(instance)
             except errors.DiskError as exc:
                 self.faults.append(str(exc))
+                continue
+            for name, record in found.items():
+                with contextlib.suppress(ValueError):  # a folder that is going, or another's
+                    yield DiskId(instance=instance, name=name), record
 
     def _backend(self, name: str) -> Backend | None:
         """A backend, opened; None, and told once: it cannot be."""
@@ -217,15 +219,15 @@ class Orphans:
     def _going(self) -> Iterator[Candidate]:
         """Folders of instances that were being destroyed by us; a Nova's own has nothing of ours in it."""
         for folder in overlays.instances(self._host):
+            if not folder.endswith(_GOING):
+                continue
             name, path = folder.removesuffix(_GOING), self._host.instances / folder
             try:
                 DiskId(instance=name, name="disk")
             except ValueError:
                 continue
             guard = self._guard(f"{locks.INSTANCE_PREFIX}{name}", functools.partial(self._host.locks.instance, name))
-            if folder != name and (
-                guard.file.exists() or any((path / each).exists() for each in (records.OURS, records.DOMAIN))
-            ):
+            if any(each.exists() for each in (guard.file, path / records.OURS, path / records.DOMAIN)):
                 yield Candidate(
                     kind="instance",
                     name=folder,
@@ -237,9 +239,10 @@ class Orphans:
     def _emptied(self) -> Iterator[Candidate]:
         """Folders whose last record was being taken away, as the lock tells that was taken for it; Nova takes none."""
         for instance in overlays.instances(self._host):
-            path, lock = self._host.instances / instance, f"{locks.RECORD_PREFIX}{instance}"
-            if not os.path.exists(self._host.instances / "locks" / lock) or (path / records.OURS).exists():
+            lock = f"{locks.RECORD_PREFIX}{instance}"
+            if not os.path.exists(f"{self._host.instances}/locks/{lock}"):
                 continue
+            path = self._host.instances / instance
             if set(os.listdir(path)) <= {records.NOVAS}:
                 yield Candidate(
                     kind="instance",

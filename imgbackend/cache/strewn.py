@@ -85,7 +85,7 @@ class Strewn:
                     "file", path, self._guard(locks.SPACE, self._host.locks.space), self._is_abandoned(path)
                 )
         for instance in overlays.instances(self._host):
-            for name in _names(self._host.instances / instance):
+            for name in _names(f"{self._host.instances}/{instance}"):
                 if name[0] == ".":
                     yield from self._of_instance(instance, name)
 
@@ -256,7 +256,7 @@ def _state(found: os.stat_result, *, dead: bool, reason: str) -> State:
     return State(size=found.st_blocks * 512, time=found.st_mtime, dead=dead, reason=reason)
 
 
-def _names(folder: Path) -> list[str]:
+def _names(folder: Path | str) -> list[str]:
     try:
         return sorted(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
