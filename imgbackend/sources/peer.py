@@ -18,6 +18,7 @@ from oslo_config import cfg
 from imgbackend import files, manifests
 from imgbackend.errors import ConfigError, ImageNotFound, SourceError, TemplateCorrupt
 from imgbackend.sources import Image, Source
+from imgbackend.sources.http import HttpSource
 from imgbackend.sources.peer_ssh import SshPlace
 from imgbackend.sources.peer_web import WebPlace
 from imgbackend.sources.retry import Retry
@@ -196,6 +197,7 @@ class PeerSource(Source):
     """``peer://HOST/NAME``, and what other images fall back to."""
 
     opts = (
+        *HttpSource.opts,
         cfg.StrOpt(
             "fallback_url",
             default="ssh://{host}$instances_path/${image_cache.subdirectory_name}",
@@ -236,7 +238,8 @@ class PeerSource(Source):
         url = options.fallback_url.replace("{host}", host).rstrip("/")
         if url.startswith("ssh://"):
             return SshPlace(url, config=options.fallback_ssh_config, timeout=options.fallback_timeout)
-        web = Web(ca_file=None, proxy=None, timeout=float(options.fallback_timeout))
+        timeout = float(options.fallback_timeout)
+        web = Web(ca_file=options.http_ca_file, proxy=options.http_proxy, timeout=timeout)
         return WebPlace(url, web)
 
     def images(self) -> Iterator[PeerImage]:

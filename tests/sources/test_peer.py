@@ -19,7 +19,7 @@ from imgbackend.sources.peer import HOST
 from imgbackend.types import Mi, base_name
 from labs import images as making
 from labs.require import require
-from labs.webserver import File, Site
+from labs.webserver import Certificates, File, Site
 
 OTHER = "127.0.0.1"
 
@@ -250,6 +250,16 @@ def test_lost_base_of_a_disk_is_brought_back_with_its_content_or_not_at_all(host
     image = engine.image(hosts.ref, fallback_from_host=OTHER)
     assert engine.disk("vm1").cache(image, hosts.base).fetched
     assert (engine.host.bases / hosts.base).read_bytes() == true
+
+
+def test_other_host_is_known_by_the_ca_that_is_configured(hosts: Hosts, tls_web: Site, lab_ca: Certificates) -> None:
+    hosts.lose()
+    tls_web.files |= {path: file for path, file in hosts.web.files.items() if path.startswith("/bases")}
+    url = tls_web.url("/bases").replace(OTHER, "{host}")
+    engine = hosts.engine(sources__fallback_url=url, sources__http_ca_file=str(lab_ca.ca))
+    assert hosts.made(engine).read_bytes() == hosts.content.read_bytes()
+    with pytest.raises(errors.ConfigError, match="its certificate is not trusted"):
+        hosts.made(hosts.engine("stranger", sources__fallback_url=url))
 
 
 def test_id_that_only_the_source_knew_has_to_be_told(hosts: Hosts) -> None:
