@@ -27,6 +27,8 @@ _GONE: Final = "somebody else removed it"
 _AGAIN: Final = 1.0
 """Seconds for which a look at the folders holds.  Whoever makes a disk by the rules notes a use first, and that is
 looked at each time; a disk that was moved in otherwise could as well come just after any look."""
+_RECENT: Final = 600.0
+"""A base that was used within so many seconds may have got a disk after any look, where no lease keeps it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +126,9 @@ class Removal:
 
     def _kept(self, verdict: Verdict) -> str | None:
         """Why a base stays after all; None: it goes."""
-        if time.monotonic() - self._looked > _AGAIN:
+        now = self._now(verdict.base)
+        recent = now is not None and self._clock() - now.last_used < _RECENT
+        if recent or time.monotonic() - self._looked > _AGAIN:
             self._use.again()
             self._looked = time.monotonic()
         if self._use.unseen:

@@ -534,3 +534,25 @@ def test_base_that_cannot_be_removed_is_told(
     [fault] = done.faults
     assert str(path) in fault
     assert manifests.path_of(path).exists()
+
+
+def test_disk_that_is_made_in_the_middle_of_a_pass_keeps_its_base_without_any_lease(
+    make_engine: MakeEngine, raw_image: Template, qcow2_image: Template
+) -> None:
+    """Shortly after a look at all folders, which is not repeated for each base."""
+    ages = {"lease_seconds": 0, "remove_unused_original_minimum_age_seconds": 0}
+    engine = make_engine({"images_type": "qcow2"} | {f"image_cache.{name}": value for name, value in ages.items()})
+    first, second = sorted((raw_image, qcow2_image), key=lambda image: image.name)
+    for image in (first, second):
+        base_of(engine, image)
+    asked: list[None] = []
+
+    def create_before_the_second() -> bool:
+        asked.append(None)
+        if len(asked) == 2:
+            engine.disk("web1").cache(second, second.name)
+        return False
+
+    done = engine.cache.prune(stop=create_before_the_second)
+    assert {each.base.name: each.action for each in done.outcomes} == {first.name: "removed", second.name: "kept"}
+    assert engine.disk("web1").cache(second, second.name).fetched is False
