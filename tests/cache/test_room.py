@@ -1,6 +1,7 @@
 """Room for a fetch: spare bases go for it, least recently used first, or it is refused with what it would need."""
 
 import os
+import random
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from cache.conftest import DAY, HOUR, age, names
 from imgbackend import Engine, errors, extents, files
 from imgbackend.types import Ki, Mi
+from labs.contents import bytes_of
 from labs.engines import MakeEngine
 from labs.images import qemu_img, sparse_raw
 from labs.templates import Template, in_threads
@@ -171,3 +173,33 @@ def test_base_that_shares_its_blocks_with_disks_makes_no_room_and_stays(
     os.sync()
     tight.disk("web2").cache(two, two.name)
     assert names(engine) == {two.name}
+
+
+def test_room_that_is_made_beside_creations_takes_no_base_from_under_a_disk(
+    make_engine: MakeEngine, tmp_path: Path
+) -> None:
+    """With no lease at all, and room for three of six: who is refused is told so, and all other disks are whole."""
+    engine = engine_with(make_engine, max_size=6 * Mi + SLACK, lease_seconds=0)
+    images = [image(tmp_path, name) for name in ("one1", "two2", "tri3", "for4", "fiv5", "six6")]
+    whole: dict[str, Template] = {}
+
+    def work(number: int) -> None:
+        chance = random.Random(number)
+        for turn in range(12):
+            wanted, name = chance.choice(images), f"web{number}-{turn}"
+            try:
+                engine.disk(name).cache(wanted, wanted.name)
+            except errors.StorageFull:
+                continue
+            assert bytes_of(engine.disk(name)) == wanted.content.read_bytes()
+            if chance.random() < 0.7:
+                engine.disk(name).remove()
+            elif len(whole) < 3:
+                whole[name] = wanted
+
+    found = in_threads(4, work)
+    assert found == [None] * 4
+    assert whole
+    for name, wanted in whole.items():
+        assert (engine.host.bases / wanted.name).exists()
+        assert bytes_of(engine.disk(name)) == wanted.content.read_bytes()
