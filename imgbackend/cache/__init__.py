@@ -238,8 +238,6 @@ class Cache:
 
         ``remove``: what is surely dead goes.  Its lock is free, and whoever made it was noted and is gone, or it is
         unchanged for ``lease_seconds``.  No whole disk goes, and nothing that has no name of ours.
-
-        :raises ConfigError: if a folder cannot be listed.
         """
         with self._translated():
             strewn = Strewn(self._host, self._bases, self.policy, self._look, self._clock)
@@ -247,7 +245,7 @@ class Cache:
             faults: list[str] = []
             candidates = itertools.chain(orphans.candidates(), strewn.candidates())
             found = list(settled(candidates, self._host, faults, remove=remove))
-            return LeftBehind(leftovers=found, faults=faults, unknown=orphans.faults)
+            return LeftBehind(leftovers=found, faults=faults, unknown=[*strewn.faults, *orphans.faults])
 
     def _cleared(self, done: Pass, *, dry_run: bool) -> Pass:
         """A pass, with the leftovers that are dead."""

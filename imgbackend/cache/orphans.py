@@ -36,10 +36,7 @@ class Orphans:
         self._lists: dict[str, set[DiskId]] = {}
 
     def candidates(self) -> Iterator[Candidate]:
-        """All of them.
-
-        :raises OSError: if a folder cannot be listed.
-        """
+        """All of them."""
         for disk, record in self._recorded():
             backend = self._backend(record.backend)
             if backend is not None and not self._is_there(backend, disk):
@@ -63,11 +60,11 @@ class Orphans:
                 yield self._unrecorded(backend, disk)
 
     def _recorded(self) -> Iterator[tuple[DiskId, Record]]:
-        for instance in overlays.instances(self._host):
+        for instance in self._instances():
             try:
                 found = self._host.records.all(instance)
-            except errors.DiskError as exc:
-                self.faults.append(str(exc))
+            except (OSError, errors.Error) as exc:
+                self._fault(f"the records of {instance} cannot be read", exc)
                 continue
             for name, record in found.items():
                 with contextlib.suppress(ValueError):  # a folder that is going, or another's
@@ -100,6 +97,12 @@ class Orphans:
             self._fault(f"what is left in {backend.name} cannot be told", exc)
             return []
 
+    def _instances(self) -> list[str]:
+        try:
+            return overlays.instances(self._host)
+        except OSError:
+            return []  # told by who looks for files there
+
     def _fault(self, what: str, exc: OSError | errors.Error) -> None:
         told = files.translated(exc, self._host.instances) if isinstance(exc, OSError) else exc
         self.faults.append(f"{what}: {told}")
@@ -117,8 +120,12 @@ class Orphans:
             return True
 
     def _is_known(self, disk: DiskId) -> bool:
+        """Whether a record tells of a disk; broken ones might."""
         folders = (disk.instance, f"{disk.instance}{_GOING}")
-        return any(disk.name in self._host.records.all(folder) for folder in folders)
+        try:
+            return any(disk.name in self._host.records.all(folder) for folder in folders)
+        except (OSError, errors.Error):
+            return True
 
     # How it is looked at, and how it goes
 
@@ -218,7 +225,7 @@ class Orphans:
 
     def _going(self) -> Iterator[Candidate]:
         """Folders of instances that were being destroyed by us; a Nova's own has nothing of ours in it."""
-        for folder in overlays.instances(self._host):
+        for folder in self._instances():
             if not folder.endswith(_GOING):
                 continue
             name, path = folder.removesuffix(_GOING), self._host.instances / folder
@@ -238,12 +245,12 @@ class Orphans:
 
     def _emptied(self) -> Iterator[Candidate]:
         """Folders whose last record was being taken away, as the lock tells that was taken for it; Nova takes none."""
-        for instance in overlays.instances(self._host):
+        for instance in self._instances():
             lock = f"{locks.RECORD_PREFIX}{instance}"
             if not os.path.exists(f"{self._host.instances}/locks/{lock}"):
                 continue
             path = self._host.instances / instance
-            if set(os.listdir(path)) <= {records.NOVAS}:
+            if _holds_nothing(path):
                 yield Candidate(
                     kind="instance",
                     name=instance,
@@ -253,7 +260,7 @@ class Orphans:
                 )
 
     def _empty_folder(self, path: Path) -> State | None:
-        if not set(os.listdir(path)) <= {records.NOVAS}:
+        if not _holds_nothing(path):
             return None
         return self._aged(os.stat(path).st_mtime, "the removal of its last disk was broken off", _allocated_below(path))
 
@@ -278,6 +285,14 @@ def _allocated_below(folder: Path) -> int:
             with contextlib.suppress(FileNotFoundError):
                 total += os.lstat(os.path.join(root, name)).st_blocks * 512
     return total
+
+
+def _holds_nothing(folder: Path) -> bool:
+    """No disk, no record of ours; nor can it be seen what there is."""
+    try:
+        return set(os.listdir(folder)) <= {records.NOVAS}
+    except OSError:
+        return False
 
 
 def _remove_empty(folder: Path) -> None:

@@ -10,11 +10,11 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from imgbackend import failures, locks, overlays, records, space
+from imgbackend import errors, failures, files, locks, overlays, records, space
 from imgbackend.bases import Bases
 from imgbackend.cache.leftovers import Candidate, Guard, Kind, State
 from imgbackend.cache.policy import Policy, span
@@ -43,13 +43,13 @@ class Strewn:
         """``use`` looks which bases disks hang on; it is asked where that matters, once."""
         self._host, self._bases, self._policy, self._clock = host, bases, policy, clock
         self._use = functools.cache(use)
+        self._recorded = functools.lru_cache(maxsize=8)(host.records.all)
         self._locks = host.instances / "locks"
+        self.faults: list[str] = []
+        """What could not be looked at, a line each."""
 
     def candidates(self) -> Iterator[Candidate]:
-        """All files that look like leftovers.
-
-        :raises OSError: if a folder cannot be listed.
-        """
+        """All files that look like leftovers."""
         yield from self._of_bases()
         yield from self._of_pins()
         yield from self._of_instances()
@@ -58,7 +58,7 @@ class Strewn:
     # What there is
 
     def _of_bases(self) -> Iterator[Candidate]:
-        names = _names(self._host.bases)
+        names = self._names(self._host.bases)
         for name in names:
             path = self._host.bases / name
             if match := _MAKING.match(name):
@@ -72,20 +72,20 @@ class Strewn:
                 yield from self._of_base(match[1].removesuffix(".json"), "file", path, self._is_abandoned(path))
 
     def _of_pins(self) -> Iterator[Candidate]:
-        for name in _names(self._host.bases / ".pins"):
+        for name in self._names(self._host.bases / ".pins"):
             if match := _TEMPORARY.match(name):
                 path = self._host.bases / ".pins" / name
                 yield from self._of_base(match[1].partition("@")[0], "file", path, self._is_abandoned(path))
 
     def _of_instances(self) -> Iterator[Candidate]:
-        for name in _names(self._host.instances):
+        for name in self._names(self._host.instances):
             if _TRIED.match(name):
                 path = self._host.instances / name
                 yield self._file(
                     "file", path, self._guard(locks.SPACE, self._host.locks.space), self._is_abandoned(path)
                 )
-        for instance in overlays.instances(self._host):
-            for name in _names(f"{self._host.instances}/{instance}"):
+        for instance in self._instances():
+            for name in self._names(f"{self._host.instances}/{instance}"):
                 if name[0] == ".":
                     yield from self._of_instance(instance, name)
 
@@ -107,7 +107,7 @@ class Strewn:
             yield self._file("file", path, guard, self._is_abandoned(path))
 
     def _of_locks(self) -> Iterator[Candidate]:
-        for name in _names(self._locks):
+        for name in self._names(self._locks):
             path = self._locks / name
             temporary = _TEMPORARY.match(name)
             whole = temporary[1] if temporary else name
@@ -124,6 +124,7 @@ class Strewn:
     def _of_lock(self, name: str, path: Path) -> Iterator[Candidate]:
         """The lock of a disk or an instance that is gone; a base's stays, for a Nova may wait for it."""
         take = self._host.locks
+        disk: str | None = None
         if name.startswith(locks.DISK_PREFIX):
             instance, _, disk = name.removeprefix(locks.DISK_PREFIX).partition("_")
             try:
@@ -139,13 +140,31 @@ class Strewn:
             guard, gone = self._guard(name, functools.partial(take.record, instance)), self._is_gone(instance)
         else:
             return
-        if gone(os.lstat(path)) is not None:
-            yield self._file("lock", path, guard, gone)
+        with contextlib.suppress(OSError, errors.Error):  # whoever's records are broken is told of elsewhere
+            if not self._is_there(instance, disk, self._recorded):
+                yield self._file("lock", path, guard, gone)
 
     def _of_base(self, base: str, kind: Kind, path: Path, look: Look) -> Iterator[Candidate]:
         if is_base_name(base):
             guard = self._guard(f"{locks.BASE_PREFIX}{base}", functools.partial(self._host.locks.base, base))
             yield self._file(kind, path, guard, look)
+
+    def _instances(self) -> list[str]:
+        try:
+            return overlays.instances(self._host)
+        except OSError as exc:
+            self.faults.append(str(files.translated(exc, self._host.instances)))
+            return []
+
+    def _names(self, folder: Path | str) -> list[str]:
+        """What is in a folder, by name; told where it cannot be listed."""
+        try:
+            return sorted(os.listdir(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as exc:
+            self.faults.append(str(files.translated(exc, Path(folder))))
+            return []
 
     def _guard(self, lock: str, take: Callable[..., Any]) -> Guard:
         return Guard(file=self._locks / lock, take=take)
@@ -219,7 +238,7 @@ class Strewn:
             return None
         if self._use().unseen or self._use().disks(base):
             return _state(found, dead=False, reason="disks hang on its base, or may do so, and need it back")
-        if any(_BAD.match(name) and name.startswith(f"{base}.") for name in _names(self._host.bases)):
+        if any(_BAD.match(name) and name.startswith(f"{base}.") for name in self._names(self._host.bases)):
             return _state(found, dead=False, reason="its base was put aside, and what comes in its place is compared")
         return self._unchanged(found, found.st_mtime)
 
@@ -230,17 +249,22 @@ class Strewn:
 
     def _is_gone(self, instance: str, disk: str | None = None) -> Look:
         def look(found: os.stat_result) -> State | None:
-            folders = [f"{instance}{suffix}" for suffix in ("", "_del", "_resize")]
-            if disk is None:
-                there = any((self._host.instances / folder).is_dir() for folder in folders)
-                return None if there else _state(found, dead=True, reason="there is no such instance")
-            there = any(
-                disk in self._host.records.all(folder) or os.path.lexists(self._host.instances / folder / disk)
-                for folder in folders
-            )
-            return None if there else _state(found, dead=True, reason="there is no such disk")
+            if self._is_there(instance, disk, self._host.records.all):
+                return None
+            return _state(found, dead=True, reason=f"there is no such {'instance' if disk is None else 'disk'}")
 
         return look
+
+    def _is_there(self, instance: str, disk: str | None, recorded: Callable[[str], Container[str]]) -> bool:
+        """Whether an instance has a folder, or a disk a file or a record."""
+        for suffix in ("", "_del", "_resize"):
+            folder = f"{self._host.instances}/{instance}{suffix}"
+            if disk is None:
+                if os.path.isdir(folder):
+                    return True
+            elif os.path.lexists(f"{folder}/{disk}") or disk in recorded(f"{instance}{suffix}"):
+                return True
+        return False
 
 
 def _noted(note: Path) -> tuple[Owner | None, str]:
@@ -254,10 +278,3 @@ def _noted(note: Path) -> tuple[Owner | None, str]:
 
 def _state(found: os.stat_result, *, dead: bool, reason: str) -> State:
     return State(size=found.st_blocks * 512, time=found.st_mtime, dead=dead, reason=reason)
-
-
-def _names(folder: Path | str) -> list[str]:
-    try:
-        return sorted(os.listdir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return []

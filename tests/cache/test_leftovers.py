@@ -10,8 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -505,6 +506,45 @@ def test_leftover_that_cannot_be_removed_is_told_and_the_rest_goes(
 def test_clock_that_was_set_back_removes_nothing_too_early(engine: Engine) -> None:
     path = put(engine.host.bases / f"{_BASE}.part", -DAY)
     assert not looked(engine, remove=True)[f"_base/{path.name}"].dead
+
+
+@pytest.mark.parametrize("broken", ["_base", "web1", "locks", ""])
+def test_folder_that_cannot_be_listed_is_told_and_the_rest_goes(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    names = [f"_base/{_BASE}.part", "web1/.disk.part", f"locks/{_BASE}.failed", "web2/.disk.part"]
+    for name in names:
+        put(engine.host.instances / name)
+    away, listdir, scandir = str(engine.host.instances / broken), os.listdir, os.scandir
+
+    def refused(real: Callable[..., Any]) -> Callable[..., Any]:
+        def look(path: Any = ".") -> Any:
+            if str(path) == away:
+                raise PermissionError(13, "Permission denied", away)
+            return real(path)
+
+        return look
+
+    monkeypatch.setattr(os, "listdir", refused(listdir))
+    monkeypatch.setattr(os, "scandir", refused(scandir))
+    found = engine.cache.leftovers(remove=True)
+    assert found.faults == []
+    assert any(away in line for line in found.unknown)
+    monkeypatch.undo()
+    stays = {name for name in names if (engine.host.instances / name).exists()}
+    assert stays == {name for name in names if name.partition("/")[0] == broken or (not broken and "web" in name)}
+
+
+def test_broken_records_of_one_instance_are_told_and_the_rest_goes(engine: Engine) -> None:
+    """Nor does the lock of a disk go that they may tell of."""
+    put(engine.host.instances / "web1" / "disks.json", content=b"{broken")
+    put(engine.host.instances / "locks" / "imgbackend-d.web1_disk.eph0")
+    part = put(engine.host.bases / f"{_BASE}.part")
+    found = engine.cache.leftovers(remove=True)
+    assert [each.name for each in found.leftovers] == [f"_base/{part.name}"]
+    assert any("disks.json" in line for line in found.unknown)
+    assert not part.exists()
+    assert (engine.host.instances / "locks" / "imgbackend-d.web1_disk.eph0").exists()
 
 
 # Real kills
