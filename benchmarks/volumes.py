@@ -30,7 +30,7 @@ _NO_LAB: Final = 125
 _SECONDS: Final = 3000
 _THIN, _THICK = 5, 3
 """Repeats: in the lab each takes minutes."""
-_SETTINGS: Final = {"LVM_LAB_SIZE": "32G", "LVM_LAB_POOL_SIZE": "12G", "LVM_LAB_MEM": "2G"}
+_SETTINGS: Final = {"LVM_LAB_SIZE": "32G", "LVM_LAB_POOL_SIZE": "12G", "LVM_LAB_MEM": "4G"}
 """Room for a copy of the largest, and, in a file system of 8 GB, for the images and Nova's bases."""
 _MORE: Final = 256 * Mi
 """What a disk is larger than its image."""
