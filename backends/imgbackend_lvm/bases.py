@@ -79,7 +79,7 @@ class PoolBases:
         try:
             os.utime(path)
         except FileNotFoundError:
-            files.make_folders(path.parent)
+            self._backend.host.make_folder(path.parent)
             path.touch(mode=0o644)
 
     def _touched(self, name: str, volume: LogicalVolume) -> float:
