@@ -111,6 +111,8 @@ def settled(candidates: Iterable[Candidate], host: Host, faults: list[str], *, r
             yield _told(each, _alive(host, each, "its lock is held: somebody is at it"), removed=False)
         except errors.DiskBusy as exc:
             yield _told(each, _alive(host, each, str(exc)), removed=False)
+        except FileNotFoundError:
+            continue  # somebody else removed it meanwhile
         except (OSError, errors.Error) as exc:
             told = files.translated(exc, host.instances) if isinstance(exc, OSError) else exc
             faults.append(f"the leftover {each.name} ({each.kind}) stays: {told}")
