@@ -69,6 +69,8 @@ class Bases:
         self._host = host
         self.make_room: Callable[[int], bool] | None = None
         """Removes other bases for a fetch that lacks so many bytes, and says whether one went; None: nobody does."""
+        self.in_use: Callable[[str], bool] = lambda name: overlays.hangs_on(host, name)
+        """Whether anything needs a base of the folder, or may do so: an engine knows of domains too."""
 
     def path(self, name: str) -> Path:
         """Where a base is, or would be."""

@@ -52,6 +52,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         self.host = Host(_settings(conf))
         self._bases = Bases(self.host)
         self._bases.make_room = lambda need: self.cache.make_room(need)
+        self._bases.in_use = lambda name: self.cache.in_use(name)
         self._backends: dict[str, Backend] = {}
         self._sources: dict[str, Source] = {}
         self._cache: Cache | None = None

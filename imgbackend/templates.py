@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from imgbackend import errors, fetching, files, inspection, manifests, overlays, qemu_img
+from imgbackend import errors, fetching, files, inspection, manifests, qemu_img
 from imgbackend.bases import Bases, Ready
 from imgbackend.fetching import Order
 from imgbackend.host import SECRET_MODE, Host
@@ -154,7 +154,7 @@ class Preparer:
                 tags = {"image_id": manifest.image_id or "", "digest": manifest.digest or "", "format": "raw"}
                 with self._host.metrics.timed("import"):
                     store.import_base(self.base.name, path, manifest.info, tags, self._progress)
-            gone = not pinned and not overlays.hangs_on(self._host, self.base.name)
+            gone = not pinned and not self._bases.in_use(self.base.name)
         finally:
             os.close(local.fd)
             if gone:

@@ -233,6 +233,11 @@ class Cache:
         """Take a host off the record that is no more; one that is not on it is no error."""
         self._hosts.forget(name)
 
+    def in_use(self, name: str) -> bool:
+        """Whether a disk or a domain needs a base of the folder, or may do so: not all of them could be looked at."""
+        use = self._look()
+        return bool(use.disks(name)) or bool(use.unseen)
+
     def leftovers(self, *, remove: bool = False) -> LeftBehind:
         """What killed calls left behind, in folders and in stores, with what is being made just now.
 

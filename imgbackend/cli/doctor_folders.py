@@ -128,7 +128,7 @@ def _leftovers(instances: Path, bases: Path) -> Finding:
     except OSError as exc:
         return Finding(check, "warning", f"cannot look: {exc.filename}: {exc.strerror}", "run this as the disks' owner")
     if stale:
-        advice = "whatever made them was killed; the next call for the same image or disk clears them; imgbackend cache leftovers tells more"
+        advice = "whatever made them was killed; clear them: imgbackend cache leftovers --remove"
         return Finding(check, "warning", _names(stale), advice)
     if aside:
         return Finding(check, "warning", _names(aside), "bases that were found broken; remove them after a look")

@@ -201,3 +201,20 @@ def test_libvirt_is_asked_where_it_spawned_instances_though_nobody_names_it(
     (instances / "web1" / "libvirt.xml").write_text("<domain/>")
     engine.cache.prune()
     assert asked == ["qemu:///system"]
+
+
+def test_local_copy_that_a_domain_opens_stays_when_a_store_imports_it(
+    make_able: Callable[..., Engine], raw_image: Template, define: Define
+) -> None:
+    engine = make_able({"libvirt.connection_uri": "qemu:///system"})
+    engine.disk("web1", images_type="qcow2").cache(raw_image, raw_image.name)
+    engine.disk("web1").remove()
+    path = engine.host.bases / raw_image.name
+    define(disk(path, "raw"))
+    engine.disk("web2").cache(raw_image, raw_image.name)
+    assert path.exists()
+    define()
+    engine.disk("web2").remove()
+    engine.backend("able").remove_base(raw_image.name)  # type: ignore[attr-defined]  # its store holds bases
+    engine.disk("web3").cache(raw_image, raw_image.name)
+    assert not path.exists()
