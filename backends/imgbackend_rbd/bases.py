@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from imgbackend import errors, files
 from imgbackend.types import ImageInfo, Progress, StoreBase, StoreLeftover, is_base_name
-from imgbackend_rbd import headers, images
+from imgbackend_rbd import headers, images, lock
 from imgbackend_rbd.images import Patience
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class PoolBases:
                 self._noted[name] = now
 
     def remove(self, name: str) -> None:
-        """Remove a base, visible or not; absent is no error.
+        """Remove a base, visible or not, and its lock last; absent is no error.
 
         :raises DiskBusy: if disks are clones of it; then it is as it was.
         """
@@ -115,6 +115,8 @@ class PoolBases:
                 if mark is not None:  # a disk was cloned meanwhile
                     self._publish(name, mark)
                 raise
+            with contextlib.suppress(*self._cluster.absent):
+                ioctx.remove_object(lock.object_of(name))  # the lock of an importer that was killed, or our own
 
     def put(
         self,

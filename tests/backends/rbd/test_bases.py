@@ -15,7 +15,7 @@ from imgbackend.types import Mi, Progress
 from imgbackend_rbd import headers, images
 from imgbackend_rbd.bases import SNAPSHOT, image_of
 from imgbackend_rbd.images import Patience
-from imgbackend_rbd.lock import StoreLock
+from imgbackend_rbd.lock import StoreLock, object_of
 from labs.ceph import Cluster
 from labs.templates import Template
 
@@ -72,6 +72,31 @@ def test_killed_importer_blocks_nobody_for_long_and_its_leftover_is_cleared(
     assert disk_of(engine, "web1").cache(raw_image, raw_image.name).fetched
     assert read(disk_of(engine, "web1"), tmp_path) == raw_content.read_bytes()
     _clear(engine)
+
+
+def test_lock_of_a_killed_importer_goes_with_its_base(engine: Engine, raw_image: Template) -> None:
+    """It was killed when the base was visible, so nobody takes the lock again, who would remove it."""
+    disk_of(engine, "web1").cache(raw_image, raw_image.name)
+    backend, held = backend_of(engine), object_of(raw_image.name)
+    backend.ioctx.lock_exclusive(held, "imgbackend", "of somebody who is gone", duration=600)
+    with pytest.raises(errors.DiskBusy):
+        backend.remove_base(raw_image.name)
+    backend.ioctx.stat(held)
+    disk_of(engine, "web1").remove()
+    with backend.store_lock("another"):
+        backend.remove_base(raw_image.name)
+    with pytest.raises(backend.cluster.absent):
+        backend.ioctx.stat(held)
+
+
+def test_base_can_be_removed_under_its_lock(engine: Engine, raw_image: Template) -> None:
+    disk_of(engine, "web1").cache(raw_image, raw_image.name)
+    disk_of(engine, "web1").remove()
+    backend = backend_of(engine)
+    with backend.store_lock(raw_image.name):
+        backend.remove_base(raw_image.name)
+    with pytest.raises(backend.cluster.absent):
+        backend.ioctx.stat(object_of(raw_image.name))
 
 
 def _killed_while_importing(phase: str, done: int, _total: int | None) -> None:
