@@ -108,10 +108,11 @@ class Orphans:
         self.faults.append(f"{what}: {told}")
 
     def _is_there(self, backend: Backend, disk: DiskId) -> bool:
-        """A first look, without a lock; of a store that tells what is in it by one list of all."""
+        """A first look, without a lock; of a store of this host's own that tells what is in it by one list of all."""
         if backend.traits.files:
             return os.path.lexists(f"{self._host.instances}/{disk.instance}/{disk.name}")
-        if isinstance(backend, TellsLeftovers) and disk in self._listed(backend):
+        listed = isinstance(backend, TellsLeftovers) and not backend.traits.shared
+        if listed and disk in self._listed(backend):
             return True
         try:
             return backend.disk(disk).exists()
