@@ -46,6 +46,14 @@ class Records:
         except (TypeError, AttributeError) as exc:
             raise errors.DiskError(f"{path} is not what imgbackend writes ({exc}); restore it, or remove it") from exc
 
+    def backends(self, instance: str) -> dict[str, str]:
+        """The backend of every disk that disks.json tells of, by the disks' names; for who looks at many instances."""
+        path = f"{self._instances}/{instance}/{OURS}"
+        try:
+            return {name: str(fields["backend"]) for name, fields in _read(path).get("disks", {}).items()}
+        except (TypeError, KeyError, AttributeError) as exc:
+            raise errors.DiskError(f"{path} is not what imgbackend writes ({exc}); restore it, or remove it") from exc
+
     def nova_format(self, disk: DiskId) -> str | None:
         """What disk.info says of a disk, whichever folder the instances were in when Nova wrote it.
 

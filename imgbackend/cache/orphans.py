@@ -19,7 +19,7 @@ from imgbackend.cache.policy import Policy, span
 from imgbackend.cache.reach import Reach
 from imgbackend.host import Host
 from imgbackend.templates import store_lock
-from imgbackend.types import DiskId, Record, StoreLeftover, is_base_name
+from imgbackend.types import DiskId, StoreLeftover, is_base_name
 
 _GOING: Final = "_del"
 
@@ -32,15 +32,14 @@ class Orphans:
         self._host, self._reach, self._policy, self._clock = host, reach, policy, clock
         self.faults: list[str] = []
         """What could not be looked at, a line each."""
+        self._root = str(host.instances)
         self._opened: dict[str, Backend | None] = {}
         self._lists: dict[str, set[DiskId]] = {}
 
     def candidates(self) -> Iterator[Candidate]:
         """All of them."""
-        for disk, record in self._recorded():
-            backend = self._backend(record.backend)
-            if backend is not None and not self._is_there(backend, disk):
-                yield self._of_record(backend.disk(disk), record)
+        for disk, kept_by in self._missing():
+            yield self._of_record(kept_by.disk(disk))
         for name in sorted({*self._reach.configured(), *self._opened}):
             backend = self._backend(name)
             if backend is not None and not backend.traits.files:
@@ -59,16 +58,22 @@ class Orphans:
             if not self._is_known(disk):
                 yield self._unrecorded(backend, disk)
 
-    def _recorded(self) -> Iterator[tuple[DiskId, Record]]:
+    def _missing(self) -> Iterator[tuple[DiskId, Backend]]:
+        """The disks on record that are not there, at a first look."""
         for instance in self._instances():
             try:
-                found = self._host.records.all(instance)
+                found = self._host.records.backends(instance)
             except (OSError, errors.Error) as exc:
                 self._fault(f"the records of {instance} cannot be read", exc)
                 continue
-            for name, record in found.items():
+            for name, backend_name in found.items():
+                backend = self._backend(backend_name)
+                if backend is None or (backend.traits.files and os.path.lexists(f"{self._root}/{instance}/{name}")):
+                    continue
                 with contextlib.suppress(ValueError):  # a folder that is going, or another's
-                    yield DiskId(instance=instance, name=name), record
+                    disk = DiskId(instance=instance, name=name)
+                    if backend.traits.files or not self._is_there(backend, disk):
+                        yield disk, backend
 
     def _backend(self, name: str) -> Backend | None:
         """A backend, opened; None, and told once: it cannot be."""
@@ -109,8 +114,6 @@ class Orphans:
 
     def _is_there(self, backend: Backend, disk: DiskId) -> bool:
         """A first look, without a lock; of a store of this host's own that tells what is in it by one list of all."""
-        if backend.traits.files:
-            return os.path.lexists(f"{self._host.instances}/{disk.instance}/{disk.name}")
         listed = isinstance(backend, TellsLeftovers) and not backend.traits.shared
         if listed and disk in self._listed(backend):
             return True
@@ -136,10 +139,11 @@ class Orphans:
     def _disk_guard(self, disk: DiskId) -> Guard:
         return self._guard(locks.name_of(disk), functools.partial(self._host.locks.disk, disk))
 
-    def _of_record(self, disk: Disk[Any], record: Record) -> Candidate:
+    def _of_record(self, disk: Disk[Any]) -> Candidate:
         def look() -> State | None:
             with disk.looking():
-                if self._host.records.of(disk.id) is None or disk.find() is not None:
+                record = self._host.records.of(disk.id)
+                if record is None or disk.find() is not None:
                     return None
             return self._aged(record.time, "there is no such disk: its making was broken off, or it was taken away")
 
