@@ -32,7 +32,7 @@ class RefusalTests(Topic):
 
     def test_image_that_is_cached_and_too_large_is_refused(self, trial: Trial) -> None:
         """Also where its base is there, and used by another disk."""
-        image = trial.image(size=trial.large + 2 * Mi)
+        image = trial.image(size=trial.rounded(trial.large + 2 * Mi))
         other = trial.made(image, "other")
         before = trial.entries()
         with pytest.raises(errors.TemplateTooLarge):
