@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from imgbackend import errors, files
 from imgbackend.types import ImageInfo, Progress, StoreBase
 from imgbackend_lvm.lvm2 import LogicalVolume, tag_of, tags_of, value_of
-from imgbackend_lvm.volumes import BACKEND, FROM, spent
+from imgbackend_lvm.volumes import BACKEND, FROM, VolumeDisk, spent
 
 if TYPE_CHECKING:
     from imgbackend_lvm.driver import ThinBackend
@@ -31,6 +31,8 @@ class PoolBases:
         self._backend = backend
         self.seen: list[LogicalVolume] = []
         """All volumes of the group, as they were when the bases were last looked at."""
+        self.offered: VolumeDisk | None = None
+        """A disk that is being made: what it saw in its turn, the next search for a base need not look for again."""
 
     def volume_of(self, name: str) -> str:
         """The volume of a base: two backends may be in one group."""
@@ -39,7 +41,11 @@ class PoolBases:
 
     def find(self, name: str) -> StoreBase | None:
         """See :meth:`imgbackend.abilities.HoldsBases.find_base`."""
-        return next((base for base in self._all(self._look()) if base.name == name), None)
+        disk, self.offered = self.offered, None
+        known = disk.seen() if disk is not None else None
+        if known is not None:
+            self.seen = known
+        return next((base for base in self._all(self._look() if known is None else known) if base.name == name), None)
 
     def all(self) -> Iterator[StoreBase]:
         """See :meth:`imgbackend.abilities.HoldsBases.list_bases`."""

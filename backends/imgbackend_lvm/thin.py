@@ -1,5 +1,6 @@
 """Disks in a thin pool: a snapshot of a base, whatever its size."""
 
+import dataclasses
 import hashlib
 import time
 from collections.abc import Iterator, Mapping
@@ -8,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 from imgbackend import errors
 from imgbackend.abilities import Snapshottable
 from imgbackend.templates import Base, PrepareTemplate
-from imgbackend.types import Declared, ImageInfo, Plan, Progress, SnapshotInfo, Way
+from imgbackend.types import Declared, DiskInfo, ImageInfo, Plan, Progress, SnapshotInfo, Way
 from imgbackend_lvm.lvm2 import LogicalVolume, tag_of, value_of
-from imgbackend_lvm.volumes import FROM, VolumeDisk
+from imgbackend_lvm.volumes import FROM, VolumeDisk, spent
 
 if TYPE_CHECKING:
     from imgbackend_lvm.driver import ThinBackend
@@ -25,6 +26,11 @@ class ThinDisk(VolumeDisk, Snapshottable):
     """A thin volume; its snapshots are thin volumes too, which are not active."""
 
     backend: "ThinBackend"
+    _made: tuple[object, DiskInfo] | None = None
+
+    def find(self) -> DiskInfo | None:
+        """As of any volume; what this turn made itself, and nothing has changed since, is known."""
+        return self._known() or super().find()
 
     def plan(self, template: Declared, base: ImageInfo | None, size: int | None) -> Plan:  # noqa: ARG002 - growing is free
         """A snapshot, always; its base is imported into the pool once."""
@@ -37,14 +43,28 @@ class ThinDisk(VolumeDisk, Snapshottable):
         """One ``lvcreate``; the disk is as large as its base, and grown by the engine."""
         if base.generated:
             return self.made_in_place(prepare_template, base, size)
+        bases = self.backend.bases
+        bases.offered = self
         prepare_template(base)
-        self.backend.thin.refuse_full(self.backend.bases.seen)
-        tags, origin = (*self.tags, tag_of(FROM, base.name)), self.backend.bases.volume_of(base.name)
+        self.backend.thin.refuse_full(bases.seen)
+        tags, origin = (*self.tags, tag_of(FROM, base.name)), bases.volume_of(base.name)
+        parent = next((volume for volume in bases.seen if volume.lv_name == origin), None)
         try:
             self.backend.lvm.lvcreate_snapshot(self.backend.group, origin, self.name, tags=tags)
         except errors.DiskNotFound as exc:
             raise errors.BaseMissing(f"the base {base.name} has just gone from {self.backend.pool}; try again") from exc
+        if parent is not None:
+            self._note(DiskInfo(format="raw", size=parent.lv_size, allocated=spent(parent)))
         return "snapshot"
+
+    def _note(self, made: DiskInfo) -> None:
+        """What the disk is like after a command that went well."""
+        moment = self.moment()
+        self._made = None if moment is None else (moment, made)
+
+    def _known(self) -> DiskInfo | None:
+        """What the disk is like, where this turn made it so."""
+        return self._made[1] if self._made is not None and self._made[0] == self.moment() else None
 
     def make(self, source: int, size: int, progress: Progress) -> None:
         """The data alone: what a thin volume does not map reads as zeroes."""
@@ -53,7 +73,10 @@ class ThinDisk(VolumeDisk, Snapshottable):
 
     def resize_image(self, size: int) -> None:
         """One ``lvextend``; what is new is not mapped, and reads as zeroes."""
+        known = self._known()
         self.backend.lvm.lvextend(self.backend.group, self.name, size)
+        if known is not None:
+            self._note(dataclasses.replace(known, size=size))
 
     def remove_image(self) -> None:
         """The disk, then its snapshots; the pool has their room again."""

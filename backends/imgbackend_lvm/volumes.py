@@ -43,7 +43,7 @@ class VolumeDisk(Disk[Any], Importable):
     """A disk that is a logical volume."""
 
     backend: "LvmBackend"
-    _seen: "tuple[object, int, list[LogicalVolume]] | None" = None
+    _seen: "tuple[object, list[LogicalVolume]] | None" = None
 
     @property
     def name(self) -> str:
@@ -84,13 +84,20 @@ class VolumeDisk(Disk[Any], Importable):
 
     def look(self) -> list[LogicalVolume]:
         """All volumes of the group: one ``lvs`` in each turn, until a command changes something."""
-        lvm, turn, seen = self.backend.lvm, self.turn, self._seen
-        if seen is not None and turn is seen[0] and lvm.commands.changes == seen[1]:
-            return seen[2]
-        changes = lvm.commands.changes
-        volumes = lvm.lvs(self.backend.group)
-        self._seen = None if turn is None else (turn, changes, volumes)
-        return volumes
+        seen = self.seen()
+        if seen is None:
+            moment, seen = self.moment(), self.backend.lvm.lvs(self.backend.group)
+            self._seen = None if moment is None else (moment, seen)
+        return seen
+
+    def seen(self) -> list[LogicalVolume] | None:
+        """What :meth:`look` said in this turn, if nothing was changed since."""
+        return self._seen[1] if self._seen is not None and self._seen[0] == self.moment() else None
+
+    def moment(self) -> "tuple[object, int] | None":
+        """What stays the same in a turn until a command changes something; None without the disk's lock."""
+        turn = self.turn
+        return None if turn is None else (turn, self.backend.lvm.commands.changes)
 
     def mine(self, volume: LogicalVolume) -> LogicalVolume:
         """``volume``, which has this disk's name, if it is this disk's.

@@ -48,8 +48,11 @@ def test_further_disk_takes_two_commands_at_most(thin: Engine, raw_image: Templa
 def test_group_is_looked_at_no_oftener_than_it_changes(thin: Engine, raw_image: Template, looks: list[str]) -> None:
     first: Any = _made(thin, raw_image)
     looks.clear()
-    thin.disk("vm2").cache(raw_image, raw_image.name)
-    assert looks == ["lvs"] * 3, "before, for the base, and afterwards"
+    for instance, size in (("vm2", None), ("vm3", 12 * Mi)):
+        looks.clear()
+        made = thin.disk(instance).cache(raw_image, raw_image.name, size)
+        assert looks == ["lvs"]
+        assert made.size == thin.disk(instance).info().size == (size or 8 * Mi)
     for act in (lambda: first.create_snap("a"), lambda: first.rollback_to_snap("a"), thin.disk("vm2").remove):
         looks.clear()
         act()
