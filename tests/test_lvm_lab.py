@@ -21,6 +21,8 @@ _ROOT: Final = Path(__file__).parents[1]
 _LAB: Final = _ROOT / "tests/labs/lvm-lab.sh"
 _SECONDS: Final = 12000 if FULL else 3000
 _NO_LAB, _TOO_LATE = 125, 124
+_WORKER: Final = re.sub(r"\D", "", os.environ.get("PYTEST_XDIST_WORKER", "")) or "0"
+"""Labs of two workers run side by side, each on a CPU of its own."""
 _CONFORMANCE: Final = "tests/conformance/test_lvm.py"
 
 _EVERY_TIME: Final = " or ".join(
@@ -71,7 +73,7 @@ def _lab(folder: Path, *command: str, seconds: int = _SECONDS) -> "subprocess.Co
     done = subprocess.run(
         [_LAB, *command],
         cwd=folder,
-        env=_environment(LVM_LAB_TIMEOUT=str(seconds)),
+        env=_environment(LVM_LAB_TIMEOUT=str(seconds), LVM_LAB_CPU=_WORKER),
         capture_output=True,
         text=True,
         timeout=seconds + 60,

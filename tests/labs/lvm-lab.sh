@@ -21,6 +21,8 @@
 # LVM_LAB_VG=imgtest    LVM_LAB_POOL=thinpool     the names; an empty pool: none is made
 # LVM_LAB_SIZE=8G       LVM_LAB_POOL_SIZE=3G      of the group, which is a sparse file, and the pool
 # LVM_LAB_MEM=1G        LVM_LAB_TIMEOUT=600       memory; seconds in which all has to be over
+# LVM_LAB_CPU=N         of the CPUs that it may run on the N-th, modulo their number: it runs on one, for two
+#                       processes take turns at each of its system calls, which takes three times as long on two
 # LVM_LAB_TMP=DIR       where the group's file is  [.dev at the root, /var/tmp or /tmp]
 # LVM_LAB_VERBOSE=1     shows what the kernel and the set-up said
 #
@@ -39,7 +41,7 @@ modules=$(echo /usr/lib/uml/modules/*)
 die() { echo "lvm-lab: $*" >&2; exit 125; }
 
 [ $# -gt 0 ] || { sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0" >&2; exit 125; }
-for tool in "$uml" busybox lvm thin_check mke2fs setsid; do
+for tool in "$uml" busybox lvm thin_check mke2fs setsid taskset; do
     command -v "$tool" >/dev/null ||
         die "$tool is missing; install user-mode-linux lvm2 thin-provisioning-tools busybox-static e2fsprogs"
 done
@@ -124,11 +126,18 @@ cp "$here/lvm-lab-inside.sh" "$run/inside.sh"
 mke2fs -q -F -t ext4 -m 0 -O ^has_journal -E lazy_itable_init=1,nodiscard "$run/scratch.img" || die "mke2fs failed"
 ulimit -n "$(ulimit -Hn)" # the kernel keeps a descriptor for each open file of the host
 
+cpus=()
+IFS=, read -ra ranges < <(sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' /proc/self/status)
+for range in "${ranges[@]}"; do
+    for ((cpu = ${range%-*}; cpu <= ${range#*-}; cpu++)); do cpus+=("$cpu"); done
+done
+cpu=${cpus[${LVM_LAB_CPU:-$$} % ${#cpus[@]}]}
+
 # ------------------------------------------------------------------ the run
 exec 3>&1 4>&2
 (
     echo "$BASHPID" >"$run/group"
-    TMPDIR=$memory LD_PRELOAD=$shim exec setsid "$uml" "mem=$LVM_LAB_MEM" "uml_dir=$run" umid=uml \
+    TMPDIR=$memory LD_PRELOAD=$shim exec setsid taskset -c "$cpu" "$uml" "mem=$LVM_LAB_MEM" "uml_dir=$run" umid=uml \
         root=/dev/root rootfstype=hostfs rootflags=/ ro "ubda=$run/group.img" "ubdb=$run/scratch.img" \
         ssl=null con=null con0=null,fd:1 con1=null,fd:3 con2=null,fd:4 panic=-1 noreboot quiet \
         init="$(command -v busybox)" -- sh "$run/inside.sh"
