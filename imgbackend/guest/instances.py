@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from imgbackend import errors
 from imgbackend.backend import Disk
-from imgbackend.cache.use import DomainFile
 from imgbackend.guest import console, ending, snapshots
 from imgbackend.guest.domain import Alter, to_xml
-from imgbackend.guest.domain_files import files_of
 from imgbackend.guest.hypervisor import Hypervisor, State
 from imgbackend.guest.layout import Layout, layout_of
 from imgbackend.guest.settings import settings_of
@@ -22,6 +20,7 @@ from imgbackend.guest.spec import InstanceSpec
 from imgbackend.types import DiskId, Plan, Progress, ignore
 
 if TYPE_CHECKING:
+    from imgbackend.cache.use import DomainFile
     from imgbackend.engine import Engine
 
 _POLL: Final = 0.2
@@ -146,11 +145,13 @@ class Instances:
             folder=self._engine.host.instances / name,
         )
 
-    def files(self) -> Iterator[DomainFile]:
+    def files(self) -> "Iterator[DomainFile]":
         """The files that the domains of this libvirt open, ours or not, whether or not they run.
 
         :raises HypervisorUnavailable: if libvirtd does not answer.
         """
+        from imgbackend.guest.domain_files import files_of  # a spawn does not need it, nor the cache
+
         for name, xml in self._hypervisor.definitions():
             yield from files_of(name, xml)
 
