@@ -154,10 +154,10 @@ def test_import_whose_lock_was_lost_is_not_published(engine: Engine, raw_image: 
 def test_lock_is_renewed_while_it_is_held(engine: Engine) -> None:
     backend = backend_of(engine)
     backend.list_disks()
-    with StoreLock(backend.cluster, backend.pool, "renewed", 1).held(_never) as lock:
-        time.sleep(2.5)
+    with StoreLock(backend.cluster, backend.pool, "renewed", 4).held(_never) as lock:
+        time.sleep(6)
         lock.check()
-        with pytest.raises(_WaitingError), StoreLock(backend.cluster, backend.pool, "renewed", 1).held(_waiting):
+        with pytest.raises(_WaitingError), StoreLock(backend.cluster, backend.pool, "renewed", 4).held(_waiting):
             pass
 
 
