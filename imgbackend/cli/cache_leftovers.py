@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 class Leftovers(Lister):
-    """List what killed calls left behind, in folders and in the stores of backends; with --remove, remove what is dead.
+    """List what killed calls left behind, or remove it.
 
-    Dead is what nobody can be at any more: its lock is free, and the process that made it is gone, or, where that
+    Both in folders and in the stores of backends. Only what is dead is removed: its lock is free, and the process that made it is gone, or, where that
     was not noted, nothing changed it for [image_cache] lease_seconds. What has no name of ours is not listed.
     """
 

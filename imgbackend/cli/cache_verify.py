@@ -23,7 +23,7 @@ def _count(text: str) -> int:
 
 
 class Verify(Lister):
-    """Compare the bytes of base images with the digests that they had when they were fetched.
+    """Compare the bytes of base images with their digests; put bad ones aside.
 
     A bad one is put aside, as NAME.bad-TIME, and the next disk of its image has it fetched again. The status is 1
     where one is bad, or cannot be read.
