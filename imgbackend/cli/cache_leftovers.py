@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 class Leftovers(Lister):
     """List what killed calls left behind, or remove it.
 
-    Both in folders and in the stores of backends. Only what is dead is removed: its lock is free, and the process that made it is gone, or, where that
-    was not noted, nothing changed it for [image_cache] lease_seconds. What has no name of ours is not listed.
+    Both in folders and in the stores of backends. Only what is dead is removed: its lock is free, and the process
+    that made it is gone, or, where that was not noted, nothing changed it for [image_cache] lease_seconds. What has
+    no name of ours is not listed.
     """
 
     columns = ("store", "kind", "name", "size", "changed", "state", "reason")
