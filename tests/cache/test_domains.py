@@ -13,6 +13,8 @@ from labs.engines import MakeEngine
 from labs.images import qemu_img
 from labs.templates import Template
 
+pytestmark = pytest.mark.slow
+
 _DISK = "<disk type='file' device='disk'><driver name='qemu' type='{format}'/><source file='{path}'/>{more}</disk>"
 
 Define = Callable[..., None]

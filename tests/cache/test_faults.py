@@ -21,6 +21,8 @@ from labs.engines import MakeEngine
 from labs.images import qcow2, qemu_img, scattered, sparse_raw
 from labs.templates import Template
 
+pytestmark = pytest.mark.slow
+
 
 def test_fault_e_image_that_is_too_large_is_refused_before_it_is_converted_and_leaves_nothing(
     engine: Engine, qcow2_image: Template, monkeypatch: pytest.MonkeyPatch

@@ -22,6 +22,8 @@ from labs.engines import MakeEngine
 from labs.images import scattered, sparse_raw
 from labs.templates import Template
 
+pytestmark = pytest.mark.slow
+
 MakeHost = Callable[..., Engine]
 
 

@@ -27,6 +27,8 @@ from labs.contents import bytes_of, partial
 from labs.engines import MakeEngine
 from labs.templates import Template
 
+pytestmark = pytest.mark.slow
+
 _BASE = base_name("some image")
 _OLD = 2 * HOUR
 

@@ -18,6 +18,8 @@ from labs.contents import bytes_of, entries
 from labs.engines import MakeEngine
 from labs.templates import in_threads
 
+pytestmark = pytest.mark.slow
+
 
 def image(folder: Path, name: str = "tiny.raw", size: int = 2 * Mi) -> Path:
     path = folder / name

@@ -23,6 +23,8 @@ from labs.engines import MakeEngine
 from labs.images import qcow2, qemu_img
 from labs.templates import Template
 
+pytestmark = pytest.mark.slow
+
 
 def base_of(engine: Engine, image: Template) -> Path:
     """The image's base in the folder; no disk hangs on it any more."""

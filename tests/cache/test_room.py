@@ -16,6 +16,8 @@ from labs.engines import MakeEngine
 from labs.images import qemu_img, sparse_raw
 from labs.templates import Template, in_threads
 
+pytestmark = pytest.mark.slow
+
 MakeTmpfs = Callable[[int], Path]
 SLACK = 64 * Ki
 """For the manifests, and what a file system takes beside the bytes."""

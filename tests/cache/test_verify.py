@@ -19,6 +19,8 @@ from labs.engines import MakeEngine
 from labs.images import sparse_raw
 from labs.templates import Template
 
+pytestmark = pytest.mark.slow
+
 
 def only(done: list[Verified]) -> Verified:
     [found] = done

@@ -15,6 +15,8 @@ from imgbackend.metrics import Metrics
 from labs.engines import MakeEngine
 from labs.templates import Template, in_threads
 
+pytestmark = pytest.mark.slow
+
 _COUNTING = """
 import sys
 from pathlib import Path

@@ -19,6 +19,8 @@ from labs.holders import wait_until_none_holds
 from labs.images import qcow2
 from labs.templates import Template, in_threads
 
+pytestmark = pytest.mark.slow
+
 _TESTS = Path(__file__).parents[1]
 
 
@@ -280,7 +282,6 @@ def hold_for_others(target: Path, progress: Progress) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "told", "fetches"), [(hold_for_others, "made", 1), (fail_slowly, "SourceUnavailable", 1)]
 )

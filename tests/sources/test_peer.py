@@ -21,6 +21,8 @@ from labs import images as making
 from labs.require import require
 from labs.webserver import Certificates, File, Site
 
+pytestmark = pytest.mark.slow
+
 OTHER = "127.0.0.1"
 
 
