@@ -21,6 +21,7 @@ import pytest
 from imgbackend.types import Gi
 from labs import ceph_admin
 from labs.ceph_admin import CephError
+from labs.freezing import freeze, thaw
 from labs.leaks import FAILED
 from labs.require import require
 from labs.sharing import owner, shared
@@ -114,27 +115,26 @@ class Cluster:
 
     def freeze_mon(self) -> None:
         """The monitor answers no more; nothing is closed."""
-        self._signal("mon", signal.SIGSTOP)
+        freeze(self._running("mon"))
 
     def freeze_osd(self) -> None:
         """The OSD answers no more; nothing is closed."""
-        self._signal("osd", signal.SIGSTOP)
+        freeze(self._running("osd"))
 
     def thaw(self) -> None:
         """What was frozen goes on.  Clients of an OSD may still time out once."""
         for name in ("mon", "osd"):
-            for pid in self._processes(name):
-                os.kill(pid, signal.SIGCONT)
+            thaw(self._processes(name))
 
     def kill(self, daemon: Daemon) -> None:
         """SIGKILL; there is no coming back."""
-        self._signal(daemon, signal.SIGKILL)
+        for pid in self._running(daemon):
+            os.kill(pid, signal.SIGKILL)
 
-    def _signal(self, daemon: str, number: int) -> None:
+    def _running(self, daemon: Daemon) -> list[int]:
         processes = self._processes(daemon)
         assert processes, f"there is no {daemon} that runs"
-        for pid in processes:
-            os.kill(pid, number)
+        return processes
 
     def _processes(self, daemon: str) -> list[int]:
         """The daemon is the child of the process that bounds its life."""

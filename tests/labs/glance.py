@@ -20,6 +20,7 @@ from typing import Any, Final, Literal
 import pytest
 
 from labs.ceph import Cluster
+from labs.freezing import freeze, thaw
 from labs.require import require
 from labs.sharing import locked, shared
 
@@ -174,12 +175,10 @@ class Glance:
 
     def freeze(self) -> None:
         """Nothing answers any more, and nothing is closed."""
-        for pid in self._workers():
-            os.kill(pid, signal.SIGSTOP)
+        freeze(self._workers())
 
     def thaw(self) -> None:
-        for pid in self._workers():
-            os.kill(pid, signal.SIGCONT)
+        thaw(self._workers())
 
     def kill(self) -> None:
         """SIGKILL all of it at once."""
