@@ -1,30 +1,17 @@
 """The benchmarks run, and tell what was measured in the form that the documentation shows."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from labs.benchmarking import run
 from labs.require import require
-
-_ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.slow
 def test_quick_benchmarks_tell_of_every_case_as_json_and_as_a_page(tmp_path: Path) -> None:
-    line = [sys.executable, "-m", "benchmarks.run", "--quick", "--folder", str(tmp_path / "at"), "--output"]
-    done = subprocess.run(
-        [*line, str(tmp_path / "out")],
-        cwd=_ROOT,
-        env={"PYTHONPATH": str(_ROOT / "tests"), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode in (0, 1), done.stderr  # 1: slower than wanted, which is no matter for a test
+    done = run("run", "--quick", "--folder", tmp_path / "at", "--output", tmp_path / "out")
     assert done.stderr == ""
     assert list((tmp_path / "at").iterdir()) == []
     told = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -45,18 +32,7 @@ def test_quick_benchmarks_tell_of_every_case_as_json_and_as_a_page(tmp_path: Pat
 
 @pytest.mark.slow
 def test_a_further_disk_starts_no_process(tmp_path: Path) -> None:
-    program = "import sys; from benchmarks.run import main; sys.exit(main(sys.argv[1:]))"
-    line = [sys.executable, "-c", program, "--quick", "--cases", "qcow2", "raw", "--folder", str(tmp_path / "at")]
-    done = subprocess.run(
-        [*line, "--output", str(tmp_path)],
-        cwd=_ROOT,
-        env={"PYTHONPATH": f"{_ROOT / 'tests'}:{_ROOT}", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode in (0, 1), done.stderr
+    run("run", "--quick", "--cases", "qcow2", "raw", "--folder", tmp_path / "at", "--output", tmp_path)
     cases = json.loads((tmp_path / "results.json").read_text())["cases"]
     for case in cases:
         counted = [target for target in case["targets"] if target["wanted"] == "no process is started"]
@@ -67,17 +43,7 @@ def test_a_further_disk_starts_no_process(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_spawn_is_measured_beside_libvirt_alone(tmp_path: Path) -> None:
-    line = [sys.executable, "-m", "benchmarks.run", "--quick", "--cases", "spawn", "boot", "--folder"]
-    done = subprocess.run(
-        [*line, str(tmp_path / "at"), "--output", str(tmp_path)],
-        cwd=_ROOT,
-        env={"PYTHONPATH": str(_ROOT / "tests"), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode in (0, 1), done.stderr
+    run("run", "--quick", "--cases", "spawn", "boot", "--folder", tmp_path / "at", "--output", tmp_path)
     cases = json.loads((tmp_path / "results.json").read_text())["cases"]
     for case in cases:
         if case["skipped"] is not None:
@@ -90,16 +56,7 @@ def test_a_spawn_is_measured_beside_libvirt_alone(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_pass_over_a_made_up_host_starts_no_process_and_finds_what_is_idle(tmp_path: Path) -> None:
-    program = "import sys; from benchmarks.populous import main; sys.exit(main(sys.argv[1:]))"
-    done = subprocess.run(
-        [sys.executable, "-c", program, "--instances", "7", "--bases", "10", "--folder", str(tmp_path)],
-        cwd=_ROOT,
-        env={"PYTHONPATH": f"{_ROOT / 'tests'}:{_ROOT}", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run("populous", "--instances", "7", "--bases", "10", "--folder", tmp_path)
     assert done.returncode == 0, done.stderr
     told = [json.loads(line) for line in done.stdout.splitlines()]
     assert [each["dry_run"] for each in told] == [True, True, True, False]
