@@ -300,7 +300,7 @@ def override(conf: cfg.ConfigOpts, key: str, value: Any) -> bool:
     """
     group, _, name = key.rpartition(".")
     try:
-        conf.set_override(name, value, group=group or None)
+        conf.set_override(name, value, group=None if group in ("", "DEFAULT") else group)
     except (cfg.NoSuchOptError, cfg.NoSuchGroupError):
         return False
     except (ValueError, TypeError) as exc:

@@ -16,6 +16,7 @@ from imgbackend.abilities import HoldsBases
 from imgbackend.backend import Attached, Backend, Disk
 from imgbackend.bases import BaseEntry, Bases
 from imgbackend.host import Host, Settings
+from imgbackend.overrides import Overrides
 from imgbackend.sources import Image, Source
 from imgbackend.types import DiskId, Gi
 
@@ -40,13 +41,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         :raises ConfigError: if an option has a value that it cannot have.
         """
         self.conf = conf
-        self._pending = {
-            key: value for key, value in (overrides or {}).items() if not options.override(conf, key, value)
-        }
-        self._overridden = {key.split(".")[0] for key in self._pending}
-        for key in self._pending:
-            if "." not in key or key.split(".")[0] == "image_cache":
-                raise errors.ConfigError(f"there is no option {key}")
+        self._overrides = Overrides(conf, overrides or {})
         for group, opts in options.GROUPS.items():
             options.check(conf, group, opts)
         self.host = Host(_settings(conf))
@@ -59,6 +54,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         self._instances: Instances | None = None
         self._guard = threading.RLock()
         self._binding = binding.Binding(self.host, self.backend, self._resolved)
+        self._overrides.check(lambda section: self.driver_of(section) in self._installed())
 
     @classmethod
     def from_config(
@@ -179,8 +175,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         with self._guard:
             if name not in self._sources:
                 kind = loader.load_source(name)
-                options.register(self.conf, kind.group, kind.opts)
-                self._apply(kind.group, {opt.dest for opt in kind.opts})
+                self._overrides.set_for_source(kind)
                 options.check(self.conf, kind.group, kind.opts)
                 self._sources[name] = kind(self.conf)
             return self._sources[name]
@@ -193,9 +188,13 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
 
     def configured(self) -> set[str]:
         """The backends that somebody wants: sections with an installed driver, and what ``images_type`` names."""
-        installed = {found.name for found in loader.drivers()}
-        sections = {*self.conf.list_all_sections(), *self._overridden, *self._backends} - options.RESERVED
+        installed = self._installed()
+        sections = {*self.conf.list_all_sections(), *self._overrides.sections, *self._backends} - options.RESERVED
         return {name for name in sections if self.driver_of(name) in installed} | {self._resolved(None)}
+
+    @staticmethod
+    def _installed() -> set[str]:
+        return {found.name for found in loader.drivers()}
 
     def _reach(self) -> "Reach":
         from imgbackend.cache import Reach
@@ -254,7 +253,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
 
     def driver_of(self, name: str) -> str:
         """The driver that a section names, else the section's own name; nothing is loaded."""
-        pending = self._pending.get(f"{name}.driver")
+        pending = self._overrides.driver_of(name)
         options.register(self.conf, name, [options.driver_opt(name)])
         return str(pending if pending is not None else self.conf[name].driver)
 
@@ -269,7 +268,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         kind = loader.load_driver(driver)
         opts = options.backend_opts(name, driver, kind.opts)
         options.register(self.conf, name, opts)
-        self._apply(name, {opt.dest for opt in opts})
+        self._overrides.set_for_backend(name, {opt.dest for opt in opts})
         options.check(self.conf, name, opts)
         return kind.for_options(self.conf[name])
 
@@ -284,14 +283,6 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         except OSError as exc:
             raise files.translated(exc, self.host.instances) from exc
         return made
-
-    def _apply(self, group: str, known: set[str]) -> None:
-        """Set the overrides that had to wait until the options of their section were known."""
-        for key in [key for key in self._pending if key.startswith(f"{group}.")]:
-            if options.override(self.conf, key, self._pending[key]):
-                del self._pending[key]
-            elif group not in options.RESERVED:
-                raise errors.ConfigError(f"there is no option {key}; there are: {', '.join(sorted(known))}")
 
     # Disks and bases
 

@@ -34,7 +34,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("backend",),
     ("binding", "cache", "filedisk", "sources"),
     ("loader", "references"),
-    ("guest",),
+    ("guest", "overrides"),
     ("engine",),
     ("cli",),
 )

@@ -10,7 +10,7 @@ any thread.
 
 import abc
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -102,6 +102,16 @@ class Source(abc.ABC):
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         """Keep the configuration, ``conf[group]`` and ``conf.sources`` in it; no I/O."""
         self.conf = conf
+
+    @classmethod
+    def further_opts(cls, conf: cfg.ConfigOpts) -> Mapping[str, Sequence[cfg.Opt]]:
+        """Options by section that are there because of the values of others, as a plugin's are; no I/O.
+
+        Asked for only where one is set that is none of :attr:`opts`, which ``conf`` has; and again, as long as
+        what is set may lead to more.
+        """
+        del conf
+        return {}
 
     @abc.abstractmethod
     def find(self, ref: str, *, session: Any | None = None) -> Image:

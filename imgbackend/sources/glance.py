@@ -9,7 +9,7 @@ import contextlib
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -300,6 +300,11 @@ class GlanceSource(Source):
     def __init__(self, conf: Any) -> None:
         super().__init__(conf)
         self._own = Service(conf)
+
+    @classmethod
+    def further_opts(cls, conf: Any) -> Mapping[str, Sequence[Any]]:
+        """What keystoneauth's plugin reads, in the section that the credentials are in."""
+        return keystone.further_opts(conf)
 
     def find(self, ref: str, *, session: Any | None = None) -> GlanceImage:
         """By id: asked lazily, or at once with a ``session``.  By name: asked at once."""

@@ -165,12 +165,41 @@ def _session(plugin: Any, *, verify: str | bool, cert: Any, timeout: float | Non
     return Session(auth=plugin, verify=verify, cert=cert, timeout=timeout or TIMEOUT)
 
 
+def further_opts(conf: Any) -> dict[str, list[Any]]:
+    """What the plugin that ``[glance]`` names reads, by section; as far as it is known which that is."""
+    from keystoneauth1.exceptions import AuthPluginException
+
+    section, options = conf[GROUP].auth_section or GROUP, conf[GROUP]
+    if options.cloud:
+        return {}
+    conf.register_opts(AUTH_OPTS, group=section)
+    name = _plugin_name(conf, section)
+    try:
+        more = _opts_of(name) if name is not None else []
+    except AuthPluginException:
+        more = []  # there is none of this name, as the first who needs it is told
+    return {section: [*AUTH_OPTS, *more]}
+
+
+def _plugin_name(conf: Any, section: str) -> str | None:
+    options = conf[section]
+    found: str | None = options.auth_type or ("password" if options.auth_url else None)
+    return found
+
+
+def _opts_of(plugin: str) -> list[Any]:
+    """The options of a plugin that are not among those of every plugin."""
+    from keystoneauth1 import loading
+
+    known = {opt.dest for opt in AUTH_OPTS}
+    return [opt for opt in loading.get_auth_plugin_conf_options(plugin) if opt.dest not in known]
+
+
 def _plugin(conf: Any, section: str) -> Any:
     from keystoneauth1 import loading
 
     conf.register_opts(AUTH_OPTS, group=section)
-    options = conf[section]
-    name = options.auth_type or ("password" if options.auth_url else None)
+    options, name = conf[section], _plugin_name(conf, section)
     if name is None:
         raise ConfigError(
             "no Glance is configured: set [glance] cloud, or auth_url and the credentials, "
@@ -178,9 +207,7 @@ def _plugin(conf: Any, section: str) -> Any:
         )
     if name == "none" and not conf[GROUP].endpoint_override:
         raise ConfigError("[glance] auth_type = none needs endpoint_override, the URL of Glance")
-    known = {opt.dest for opt in AUTH_OPTS}
-    more = [opt for opt in loading.get_auth_plugin_conf_options(name) if opt.dest not in known]
-    conf.register_opts(more, group=section)
+    conf.register_opts(_opts_of(name), group=section)
     return loading.get_plugin_loader(name).load_from_options_getter(lambda opt: options[opt.dest])
 
 

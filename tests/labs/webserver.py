@@ -45,6 +45,7 @@ class Request(NamedTuple):
     method: str
     path: str
     headers: dict[str, str]
+    body: bytes = b""
 
 
 class Site:
@@ -93,6 +94,7 @@ def _handler(site: Site) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         timeout = _PATIENCE
+        body = b""
 
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -110,11 +112,11 @@ def _handler(site: Site) -> type[BaseHTTPRequestHandler]:
             self._send(file, body)
 
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             self.do_GET()
 
         def _file(self) -> File:
-            site.requests.append(Request(self.command, self.path, dict(self.headers)))
+            site.requests.append(Request(self.command, self.path, dict(self.headers), self.body))
             return site.files.get(self.path) or File(b"nothing here\n", status=404, head=404, etag=None)
 
         def _begin(self, file: File, status: int, body: bytes, more: dict[str, str] | None = None) -> None:

@@ -3,13 +3,14 @@
 import contextlib
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from oslo_config import cfg
 
+from imgbackend import Engine
 from imgbackend import conf as configuration
 from imgbackend.errors import ConfigError, Error, SourceDenied, SourceUnavailable
 from imgbackend.sources.glance import GlanceSource
@@ -227,3 +228,61 @@ def test_digest_of_an_unknown_name_is_left_for_the_checksum(make_conf: MakeConf,
     conf = make_conf(glance={"auth_type": "none", "endpoint_override": web.url("")})
     with contextlib.closing(GlanceSource(conf)) as source:
         assert source.find(_ID).declared.digests == (("md5", "0" * 32),)
+
+
+# Options that a caller sets, of a plugin that only others of them name
+
+
+@pytest.fixture
+def make_engine(instances: Path) -> Iterator[Callable[[dict[str, str]], Engine]]:
+    with contextlib.ExitStack() as stack:
+
+        def make(overrides: dict[str, str]) -> Engine:
+            told = {"instances_path": str(instances), **overrides}
+            return stack.enter_context(Engine.from_config([], told))
+
+        yield make
+
+
+def _own_options(site: Site, section: str) -> dict[str, str]:
+    told = {"auth_type": "v3applicationcredential", "auth_url": site.url("/identity")}
+    told |= {"application_credential_id": "me", "application_credential_secret": "s"}
+    return {f"{section}.{name}": value for name, value in told.items()}
+
+
+@pytest.mark.parametrize("section", ["glance", "service"])
+def test_options_of_a_plugin_that_are_set_reach_keystone(
+    make_engine: Callable[[dict[str, str]], Engine], web: Site, section: str
+) -> None:
+    _glance(web)
+    _keystone(web, endpoint=web.url(""))
+    engine = make_engine({"glance.auth_section": section} | _own_options(web, section))
+    assert engine.image(f"glance:{_ID}").declared.size == 4242
+    [asked] = web.asked("POST", "/identity/v3/auth/tokens")
+    assert json.loads(asked.body)["auth"]["identity"]["application_credential"] == {"id": "me", "secret": "s"}
+
+
+@pytest.mark.parametrize("section", ["glance", "service"])
+def test_option_that_no_plugin_has_is_refused_by_its_name(
+    make_engine: Callable[[dict[str, str]], Engine], web: Site, section: str
+) -> None:
+    told = {"glance.auth_section": section} | _own_options(web, section) | {f"{section}.application_id": "me"}
+    with pytest.raises(ConfigError, match=rf"there is no option {section}\.application_id"):
+        make_engine(told).image(f"glance:{_ID}")
+    assert not web.requests
+
+
+def test_option_of_another_plugin_is_refused_by_its_name(
+    make_engine: Callable[[dict[str, str]], Engine], web: Site
+) -> None:
+    told = _own_options(web, "glance") | {"glance.auth_type": "password"}
+    with pytest.raises(ConfigError, match=r"no option glance\.application_credential_id; there are: .*auth_url"):
+        make_engine(told).image(f"glance:{_ID}")
+
+
+def test_plugin_that_is_not_there_is_told(make_engine: Callable[[dict[str, str]], Engine], web: Site) -> None:
+    told = {"glance.auth_type": "nosuch", "glance.auth_url": web.url("/identity")}
+    with pytest.raises(ConfigError, match="nosuch"):
+        _ = make_engine(told).image(f"glance:{_ID}").declared
+    with pytest.raises(ConfigError, match=r"glance\.token"):
+        make_engine(told | {"glance.token": "t"}).image(f"glance:{_ID}")
