@@ -8,6 +8,7 @@ Folders are renamed and files replaced while they are looked at.  What was liste
 is looked for again, so that a disk that only moved is not missed.
 """
 
+import json
 import os
 import time
 from collections.abc import Generator, Iterator, Mapping
@@ -51,12 +52,13 @@ class Look:
         self._root = os.path.realpath(host.instances)
         self._real: dict[str, str] = {}
         self._listed: dict[str, tuple[int, int]] = {}
+        self._below: dict[str, dict[str, int]] = {}
         self.unseen: dict[str, None] = {}
         """What may hang on a base and could not be read, a line each: no base is known to be unused."""
         self.foreign: dict[str, None] = {}
         """Files whose headers refer to what is no base of this host, a line each; they count for nothing."""
-        self.named: dict[tuple[str, str], dict[str, None]] = {}
-        """The disks whose records name a base, by backend and base, as ``instance/disk``."""
+        self.named: dict[tuple[str, str], dict[str, float]] = {}
+        """The disks whose records name a base, by backend and base, as ``instance/disk``; and since when they do."""
 
     def overlays(self) -> Iterator[Overlay]:
         """All overlays of all instances on bases of the base folder; a base may be gone.
@@ -64,6 +66,7 @@ class Look:
         Folders of instances that Nova is moving or removing (``_resize``, ``_del``) count too.
         """
         done: set[str] = set()
+        self._find_lost()
         for _ in range(_ROUNDS):
             names = [name for name in self._instances() if name not in done]
             if not names:
@@ -71,13 +74,12 @@ class Look:
             for name in names:
                 if (yield from self._instance(name)):
                     done.add(name)
-        self.unseen[f"{self._root}: folders come and go too fast to be looked at; try again"] = None
+        self.unseen[_line(f"{self._root}: folders come and go too fast to be looked at; try again")] = None
 
     def again(self) -> Iterator[Overlay]:
         """The overlays in folders that are new, or changed since they were listed."""
         for name in self._instances():
-            changed, listed = self._listed.get(name, (-1, 0))
-            if changed != self._changed_at(name) or listed - changed < _SAME_TICK:
+            if self._has_changed(name):
                 yield from self._instance(name)
 
     def base_under(self, path: str, format: str | None) -> str | None:
@@ -102,25 +104,39 @@ class Look:
         try:
             return instances(self._host)
         except OSError as exc:
-            self.unseen[_told(exc, self._root)] = None
+            self.unseen[_line(_told(exc, self._root))] = None
             return []
 
-    def _changed_at(self, instance: str) -> int:
+    def _find_lost(self) -> None:
+        """Links that stand for folders of instances, elsewhere, where nothing is mounted now."""
         try:
-            return os.stat(f"{self._root}/{instance}").st_mtime_ns
+            with os.scandir(self._root) as entries:
+                links = [entry.name for entry in entries if entry.is_symlink()]
         except OSError:
-            return -1
+            return  # told, or nothing is there
+        for name in links:
+            if _is_disk(name, "disk") and not os.path.exists(f"{self._root}/{name}"):
+                self.unseen[_line(f"{self._root}/{name} is a link to nothing that is here now")] = None
+
+    def _has_changed(self, instance: str) -> bool:
+        """Whether a folder, or one below it, is new or changed since it was listed."""
+        before, listed = self._listed.get(instance, (-1, 0))
+        folders = {f"{self._root}/{instance}": before, **self._below.get(instance, {})}
+        return any(
+            changed != _changed_at(folder) or listed - changed < _SAME_TICK for folder, changed in folders.items()
+        )
 
     def _instance(self, instance: str) -> Generator[Overlay, None, bool]:
         """The overlays of one; it returns whether the folder was there."""
         folder = f"{self._root}/{instance}"
-        self._listed[instance] = self._changed_at(instance), time.time_ns()
+        self._listed[instance] = _changed_at(folder), time.time_ns()
+        self._below.pop(instance, None)
         formats = self._recorded(instance)
         done: set[str] = set()
         for _ in range(_ROUNDS):
             whole = True
             try:
-                for path in _files(folder):
+                for path in self._files(instance, folder):
                     name = path[len(folder) + 1 :]
                     if name in done or name in _RECORDS or formats.get(name, "qcow2") != "qcow2":
                         continue
@@ -137,12 +153,26 @@ class Look:
                     return False
                 whole = False
             except OSError as exc:
-                self.unseen[_told(exc, folder)] = None
+                self.unseen[_line(_told(exc, folder))] = None
                 return True
             if whole:
                 return True
-        self.unseen[f"{folder}: files come and go too fast to be looked at; try again"] = None
+        self.unseen[_line(f"{folder}: files come and go too fast to be looked at; try again")] = None
         return True
+
+    def _files(self, instance: str, folder: str) -> Iterator[str]:
+        """The paths of the files and links in a folder and those below it, by name.
+
+        :raises FileNotFoundError: if the folder is not there.
+        """
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+        for entry in found:
+            if entry.is_dir(follow_symlinks=False):
+                self._below.setdefault(instance, {})[entry.path] = _changed_at(entry.path)
+                yield from self._files(instance, entry.path)
+            elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
+                yield entry.path
 
     def _recorded(self, instance: str) -> dict[str, str]:
         """The formats on record; of broken records nothing is believed, and their disks count all the same."""
@@ -150,10 +180,10 @@ class Look:
             found = self._host.records.all(instance)
             formats = self._host.records.nova_formats(instance)
         except errors.DiskError as exc:
-            self.unseen[str(exc)] = None
+            self.unseen[_line(str(exc))] = None
             return {}
         except OSError as exc:
-            self.unseen[_told(exc, f"{self._root}/{instance}")] = None
+            self.unseen[_line(_told(exc, f"{self._root}/{instance}"))] = None
             return {}
         self._note(instance, found)
         return formats | {name: record.format for name, record in found.items()}
@@ -161,7 +191,7 @@ class Look:
     def _note(self, instance: str, found: Mapping[str, Record]) -> None:
         for name, record in found.items():
             if record.base is not None:
-                self.named.setdefault((record.backend, record.base), {})[f"{instance}/{name}"] = None
+                self.named.setdefault((record.backend, record.base), {})[f"{instance}/{name}"] = record.time
 
     def _overlay(self, instance: str, name: str, path: str, *, recorded: bool) -> Overlay | None:
         header = self._header(path, needed=recorded, wanted=recorded or _is_disk(instance, name))
@@ -181,15 +211,15 @@ class Look:
             return qcow2.read(path)
         except errors.DiskError as exc:
             if needed:
-                self.unseen[f"{exc}, and is recorded as one"] = None
+                self.unseen[_line(f"{exc}, and is recorded as one")] = None
         except FileNotFoundError:
             if not os.path.islink(path):
                 raise
             if wanted:
-                self.unseen[f"{path} is a link to nothing that is here now"] = None
+                self.unseen[_line(f"{path} is a link to nothing that is here now")] = None
         except OSError as exc:
             if wanted:
-                self.unseen[_told(exc, path)] = None
+                self.unseen[_line(_told(exc, path))] = None
         return None
 
     def _root_of(self, path: str, backing: str, *, recorded: bool, anywhere: bool = False) -> str | None:
@@ -198,28 +228,28 @@ class Look:
         for _ in range(_DEEPEST):
             target = self._resolved(path, backing)
             if target is None:
-                self.foreign[f"{first} refers to {backing}, which is no file of this host"] = None
+                self.foreign[_line(f"{first} refers to {backing}, which is no file of this host")] = None
                 return None
             folder, name = os.path.split(target)
             if folder == self._bases:
                 return name
             if not anywhere and not target.startswith(f"{self._root}/"):
-                self.foreign[f"{first} refers to {target}, which is outside {self._root}"] = None
+                self.foreign[_line(f"{first} refers to {target}, which is outside {self._root}")] = None
                 return None
             try:
                 header = self._header(target, needed=False, wanted=recorded)
             except FileNotFoundError:
-                self.foreign[f"{first} refers to {target}, which is not there"] = None
+                self.foreign[_line(f"{first} refers to {target}, which is not there")] = None
                 return None
             if header is None or header.backing_file is None:
                 return None
             path, backing = target, header.backing_file
-        self.foreign[f"{first} has too many files below it"] = None
+        self.foreign[_line(f"{first} has too many files below it")] = None
         return None
 
     def _resolved(self, path: str, backing: str) -> str | None:
-        """A backing file's real path; None: it is no path (``json:``, ``nbd://``)."""
-        backing = backing.removeprefix("file:")
+        """A backing file's real path; None: it is no path (``nbd://``)."""
+        backing = (_named_in(backing) if backing.startswith("json:") else backing).removeprefix("file:")
         scheme, colon, _ = backing.partition(":")
         if colon and "/" not in scheme:
             return None
@@ -241,16 +271,14 @@ def hangs_on(host: Host, base: str) -> bool:
 
 
 def instances(host: Host) -> list[str]:
-    """The folders of instances, by name.
+    """The folders of instances, by name; one may be a link to a folder elsewhere.
 
     :raises OSError: if they cannot be listed; where there is no ``instances_path`` yet, there are none.
     """
     skipped = {host.settings.bases, "locks", "snapshots"}
     try:
         with os.scandir(host.instances) as entries:
-            return sorted(
-                entry.name for entry in entries if entry.name not in skipped and entry.is_dir(follow_symlinks=False)
-            )
+            return sorted(entry.name for entry in entries if entry.name not in skipped and _is_folder(entry))
     except FileNotFoundError:
         return []
 
@@ -264,18 +292,30 @@ def stated_formats(host: Host, base: Path) -> set[str]:
     }
 
 
-def _files(folder: str) -> Iterator[str]:
-    """The paths of the files and links in a folder and those below it, by name.
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path))
 
-    :raises FileNotFoundError: if the folder is not there.
+
+def _changed_at(folder: str) -> int:
+    """When something was last put into a folder, or taken out, in nanoseconds; -1 where it is gone."""
+    try:
+        return os.stat(folder).st_mtime_ns
+    except OSError:
+        return -1
+
+
+def _named_in(backing: str) -> str:
+    """The file that QEMU's long form of a name leads to; itself where it leads to none.
+
+    ``json:{...}``: the options of a block driver, flat (``file.filename``) or nested; qemu-block-drivers(7).
     """
-    with os.scandir(folder) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)
-    for entry in found:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _files(entry.path)
-        elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
-            yield entry.path
+    try:
+        found = json.loads(backing.removeprefix("json:"))
+        while isinstance(found, dict):
+            found = found.get("filename") or found.get("file.filename") or found.get("file")
+        return found if isinstance(found, str) and b"\0" not in os.fsencode(found) else backing
+    except (ValueError, RecursionError):
+        return backing
 
 
 def _is_disk(instance: str, name: str) -> bool:
@@ -285,6 +325,11 @@ def _is_disk(instance: str, name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _line(told: str) -> str:
+    """One line to show to people: a guest may have written what is in it."""
+    return told if told.isprintable() else told.encode("unicode_escape").decode()
 
 
 def _told(exc: OSError, where: str) -> str:

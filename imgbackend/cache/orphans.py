@@ -293,9 +293,9 @@ def _allocated_below(folder: Path) -> int:
 
 
 def _holds_nothing(folder: Path) -> bool:
-    """No disk, no record of ours; nor can it be seen what there is."""
+    """No disk, no record of ours; a link to a folder is its maker's."""
     try:
-        return set(os.listdir(folder)) <= {records.NOVAS}
+        return not folder.is_symlink() and set(os.listdir(folder)) <= {records.NOVAS}
     except OSError:
         return False
 
