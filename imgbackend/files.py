@@ -300,7 +300,8 @@ def folder_bytes(folder: Path, without: Set[str] = frozenset()) -> int:
 
 def translated(exc: OSError, where: Path, need: int | None = None) -> errors.Error:
     """The error of ours that an ``OSError`` below ``where`` means."""
-    what = f"{exc.filename or where}: {exc.strerror or exc}"
+    name = where if not exc.filename or isinstance(exc.filename, int) else os.fsdecode(exc.filename)
+    what = f"{name}: {exc.strerror or exc}"
     if exc.errno in FULL:
         have: int | None = None
         with contextlib.suppress(OSError):

@@ -108,11 +108,22 @@ class Removal:
         return not 0 <= self._clock() - base.last_used < self._policy.original_age / _FRESH
 
     def _touch(self, base: Path) -> None:
-        """Of both, the manifest for us and the base for a Nova; neither takes a lock, for it only lengthens a life."""
-        now = self._clock()
+        """Of both, the manifest for us and the base for a Nova; neither takes a lock, for it only lengthens a life.
+
+        :raises PermissionError: if neither may be touched.
+        """
+        now, noted = self._clock(), False
+        refused: PermissionError | None = None
         for path in (manifests.path_of(base), base):
-            with contextlib.suppress(FileNotFoundError, PermissionError):
+            try:
                 os.utime(path, (now, now))
+                noted = True
+            except FileNotFoundError:
+                continue
+            except PermissionError as exc:
+                refused = exc
+        if refused is not None and not noted:
+            raise refused
 
     @contextlib.contextmanager
     def _held(self, base: CachedBase) -> Iterator[None]:

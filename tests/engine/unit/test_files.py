@@ -232,3 +232,9 @@ def test_an_os_error_says_who_can_act(tmp_path: Path, code: int, kind: type[erro
     assert type(found) is kind
     assert str(tmp_path) in str(found)
     assert "\n" not in str(found)
+
+
+def test_error_names_a_file_as_people_write_it(tmp_path: Path) -> None:
+    """Who opens files by bytes gets them back in the error."""
+    for name in (str(tmp_path / "x"), os.fsencode(tmp_path / "x")):
+        assert str(files.translated(OSError(13, "Permission denied", name), tmp_path)).startswith(f"{tmp_path}/x: ")
