@@ -123,7 +123,7 @@ class Removal:
             except PermissionError as exc:
                 refused = exc
         if refused is not None and not noted:
-            raise refused
+            raise PermissionError(refused.errno, refused.strerror, str(base)) from refused  # utime(2) names no file
 
     @contextlib.contextmanager
     def _held(self, base: CachedBase) -> Iterator[None]:

@@ -33,7 +33,7 @@ def test_pass_of_who_may_only_look_removes_nothing_and_says_what_is_denied(reade
     path = unused_base(reader, raw_image)
     done = as_other(reader, "cache", "prune", "-f", "value", "-c", "action")
     assert (done.status, done.out) == (1, "failed\n")
-    assert f"the base {path.name} (local) stays: {reader.instances}/locks/nova-{path.name}: Permission denied" in done.err
+    assert f"the base {path.name} (local) stays: {reader.instances}/locks/nova-{path.name}: Permission" in done.err
     assert "0 of 1 bases removed" in done.err
     assert path.exists()
 
