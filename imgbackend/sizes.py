@@ -23,5 +23,5 @@ def parse_size(text: str) -> int:
     exact = Decimal(match[1] + (match[2] or "")) * factor if len(match[0]) <= 40 else Decimal(_LARGEST + 1)
     size = int(exact) + (exact != int(exact))
     if not 0 < size <= _LARGEST:
-        raise ValueError(f"not a size for a disk: {text!r}; it must be above 0 and below 8192P")
+        raise ValueError(f"not a size: {text!r}; it must be above 0 and below 8192P")
     return size

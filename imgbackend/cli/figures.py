@@ -54,10 +54,21 @@ class Facts(FormattableColumn[dict[str, Any]]):
 
 
 class Several(FormattableColumn[list[dict[str, Any]]]):
-    """Several things with the same facts: objects for machines, a line each for people."""
+    """Several things with the same facts: objects for machines, a line each for people.
+
+    What is true is told there by its name, and what is not, not at all.
+    """
 
     def human_readable(self) -> str:
-        return "\n".join(" ".join(_text(value) for value in each.values() if value is not None) for each in self._value)
+        return "\n".join(" ".join(self._words(each)) for each in self._value)
+
+    @staticmethod
+    def _words(facts: dict[str, Any]) -> list[str]:
+        return [
+            name if value is True else _text(value)
+            for name, value in facts.items()
+            if not (value is None or value is False)
+        ]
 
     def machine_readable(self) -> list[dict[str, Any]]:
         return [{name: _plain(value) for name, value in each.items()} for each in self._value]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from imgbackend.cli.base import Command, Lister, ShowOne, UsageError, pick, row
 from imgbackend.cli.figures import Several, Size, size_argument
-from imgbackend.errors import Error
+from imgbackend.errors import ConfigError, Error
 
 if TYPE_CHECKING:
     from imgbackend.engine import Engine
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from imgbackend.guest.spawning import ProgressOf
     from imgbackend.guest.spec import InstanceSpec
     from imgbackend.types import Progress
+
+
+_LONGEST_PASSWORD = 4096
 
 
 class OfInstances(Command):
@@ -149,7 +152,7 @@ def _spec(parsed_args: argparse.Namespace) -> "InstanceSpec":
     if parsed_args.files:
         told["files"] = [_file(each) for each in parsed_args.files]
     if parsed_args.password_file is not None:
-        told["admin_password"] = _line_of(parsed_args.password_file)
+        told["admin_password"] = _password_of(parsed_args.password_file)
     if parsed_args.user_data is not None:
         told["config_drive"] = {"user_data": {"file": str(parsed_args.user_data.absolute())}}
     elif parsed_args.config_drive:
@@ -171,10 +174,19 @@ def _file(text: str) -> dict[str, Any]:
     return {"path": destination, "content": {"file": str(Path(source).absolute())}}
 
 
-def _line_of(path: Path) -> str:
-    """The first line of a file, such as a password: it is in nobody's list of processes so."""
-    with path.open() as file:
-        return file.readline().rstrip("\n")
+def _password_of(path: Path) -> str:
+    """The first line of a file: so it is in nobody's list of processes."""
+    try:
+        with path.open("rb") as file:
+            line = file.readline(_LONGEST_PASSWORD)
+        password = line.decode().rstrip("\r\n")
+    except OSError as exc:
+        raise ConfigError(f"--password-file: cannot read {path}: {exc.strerror}") from exc
+    except UnicodeDecodeError:
+        raise ConfigError(f"--password-file: the first line of {path} is no text") from None  # it would show it
+    if not password:
+        raise ConfigError(f"--password-file: there is no password in the first line of {path}")
+    return password
 
 
 class List(OfInstances, Lister):

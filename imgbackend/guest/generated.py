@@ -12,7 +12,7 @@ from typing import Final
 
 from imgbackend import files
 from imgbackend.bases import generated_name
-from imgbackend.errors import ConfigError
+from imgbackend.errors import CommandFailed, ConfigError
 from imgbackend.host import Host
 from imgbackend.runner import Limits
 from imgbackend.types import Declared, Gi, Progress, Role
@@ -63,7 +63,14 @@ class Generated:
             os.ftruncate(fd, self._size)
         told = {"{label}": self._label, "{target}": str(target)}
         limits = Limits(cpu_seconds=60 + self._size // Gi, address_space=4 * Gi, file_size=self._size)
-        self._host.run([_filled(word, told) for word in self._command], limits=limits)
+        try:
+            self._host.run([_filled(word, told) for word in self._command], limits=limits)
+        except CommandFailed as exc:
+            if exc.reason is not None:
+                raise
+            said = exc.output.partition("\nUsage:")[0].strip()  # what follows would hide it
+            advice = f"{said}; {self._size} bytes may be too few for it"
+            raise CommandFailed(exc.argv, exc.status, advice, printed=exc.printed) from exc
         progress("fetch", self._size, self._size)
 
 

@@ -22,6 +22,7 @@ T = TypeVar("T")
 _FAILED, _SYSTEM, _NO_DOMAIN, _NO_NETWORK, _INVALID = 9, 38, 42, 43, 55
 """libvirt's numbers, of virErrorNumber: OPERATION_FAILED, SYSTEM_ERROR, NO_DOMAIN, NO_NETWORK, OPERATION_INVALID."""
 _LINKS: Final = "/sys/class/net"
+_OPEN_VSWITCH: Final = "/sys/module/openvswitch"
 
 
 class State(enum.StrEnum):
@@ -186,8 +187,8 @@ class Hypervisor:
 
         :raises ConfigError: if it is not; it names the bridge or network.
         """
-        if nic.kind == "bridge" and not os.path.isdir(f"{_LINKS}/{nic.name}"):
-            raise errors.ConfigError(f"nic: there is no bridge {nic.name} on this host; make it, or use another")
+        if nic.kind == "bridge":
+            _check_bridge(nic.name)
         if nic.kind == "network":
 
             def look(connection: Any) -> bool:
@@ -277,6 +278,14 @@ class Hypervisor:
         except libvirt.libvirtError as exc:
             if exc.get_error_code() != _NO_DOMAIN:
                 raise
+
+
+def _check_bridge(name: str) -> None:
+    link = f"{_LINKS}/{name}"
+    if not os.path.isdir(link):
+        raise errors.ConfigError(f"nic: there is no bridge {name} on this host; make it, or use another")
+    if not os.path.isdir(f"{link}/bridge") and not os.path.isdir(_OPEN_VSWITCH):  # whose bridges cannot be told
+        raise errors.ConfigError(f"nic: {name} is no bridge, but another interface of this host; use a bridge")
 
 
 def _libvirt() -> Any:

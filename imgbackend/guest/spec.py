@@ -27,6 +27,7 @@ _WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}\Z")
 _HOST: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?\Z")
 _SUFFIX: Final = re.compile(r"\.[a-z][a-z0-9-]{0,30}\Z")
 _MOST_EPHEMERALS: Final = 1000
+_LEAST_MEMORY: Final = Mi
 
 
 def _positive(what: str, value: int | None) -> None:
@@ -68,7 +69,7 @@ class Nic:
         if self.kind not in ("bridge", "network", "user"):
             raise ConfigError(f"nic: {self.kind!r} is no kind of interface; there are bridge, network and user")
         if (self.kind == "user") != (not self.name):
-            raise ConfigError(f"nic: {self.kind} {'has no name' if self.kind == 'user' else 'needs a name'}")
+            raise ConfigError(f"nic: {self.kind} {'takes no name' if self.kind == 'user' else 'needs a name'}")
         _word("nic: name", self.name or None, _LINK)
         _word("nic: model", self.model)
         _word("nic: mac (six lower-case pairs of hex digits, colons between)", self.mac, _MAC)
@@ -235,6 +236,8 @@ class InstanceSpec:
         object.__setattr__(self, "uuid", _uuid_of(self.id, self.uuid))
         for name in ("memory", "vcpus", "root_size", "swap"):
             _positive(name, getattr(self, name))
+        if self.memory < _LEAST_MEMORY:  # who writes 2048 thinks of MiB
+            raise ConfigError(f"memory: {self.memory} bytes are too few for a guest; for MiB, write {self.memory}M")
         if len(self.ephemerals) > _MOST_EPHEMERALS:
             raise ConfigError(f"ephemerals: {len(self.ephemerals)} are too many; {_MOST_EPHEMERALS} are named at most")
         self._check_root()

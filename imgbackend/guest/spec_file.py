@@ -30,6 +30,8 @@ Read = Callable[[Any, str], Any]
 def read(path: Path, overrides: Mapping[str, Any] | None = None) -> InstanceSpec:
     """The spec in a file; ``overrides`` are fields that take the place of the file's.
 
+    Where one is a mapping, and the file's is too, its keys take the place of those alone.
+
     :raises ConfigError: if the file cannot be read, is neither JSON nor YAML, or says what
         cannot be so; the error names the key.
     """
@@ -40,7 +42,7 @@ def read(path: Path, overrides: Mapping[str, Any] | None = None) -> InstanceSpec
         raise ConfigError(f"cannot read {path}: {exc.strerror}") from exc
     if len(text) > _MOST:
         raise ConfigError(f"{path} is larger than {_MOST} bytes; it is no spec of an instance")
-    return parse({**_keys(_loaded(text, path), str(path)), **(overrides or {})}, path.parent)
+    return parse(_overridden(_keys(_loaded(text, path), str(path)), overrides or {}), path.parent)
 
 
 def parse(told: Mapping[str, Any], folder: Path = Path()) -> InstanceSpec:
@@ -73,6 +75,15 @@ def _loaded(text: bytes, path: Path) -> Any:
         return yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path} is no YAML: {' '.join(str(exc).split())}") from exc
+
+
+def _overridden(told: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    both = {name: (told.get(name), value) for name, value in overrides.items()}
+    parts = {
+        name: {**old, **new} if isinstance(old, Mapping) and isinstance(new, Mapping) else new
+        for name, (old, new) in both.items()
+    }
+    return {**told, **parts}
 
 
 def _keys(told: Any, where: str) -> Mapping[str, Any]:

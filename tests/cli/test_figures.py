@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgbackend.cli.figures import Facts, Listed, Size, Time, cell, human_size
+from imgbackend.cli.figures import Facts, Listed, Several, Size, Time, cell, human_size
 from imgbackend.sizes import parse_size
 from imgbackend.types import Gi, Ki, Mi, Ti
 
@@ -107,3 +107,11 @@ def test_machines_get_plain_values(value: object, formatter: str, shown: object)
 def test_people_get_units() -> None:
     assert str(cell(Size(3 * Mi // 2), "table")) == "1.5 MiB"
     assert str(cell(Facts({"a": 1, "b": None}), "table")) == "a: 1"
+
+
+def test_several_things_tell_what_is_true_by_its_name_and_a_zero_as_it_is() -> None:
+    told = Several(
+        [{"name": "disk", "size": Size(Gi), "fetched": True}, {"base": None, "fetched": False, "seconds": 0}]
+    )
+    assert told.human_readable() == "disk 1 GiB fetched\n0"
+    assert told.machine_readable()[1] == {"base": None, "fetched": False, "seconds": 0}

@@ -105,6 +105,10 @@ def test_spec_of_a_file_is_spawned_and_overridden(cli: Cli, host: Guests) -> Non
         (["--image", "tiny.qcow2", "--root-size", "1M"], 1, "the image needs a disk of"),
         (["--image", "nosuchimage"], 1, "nosuchimage"),
         ([], 1, "give one, or a volume to boot from"),
+        (["--image", "tiny.qcow2", "--memory", "512"], 1, "memory: 512 bytes are too few"),
+        (["--image", "tiny.qcow2", "--password-file", "gone"], 1, "--password-file: cannot read gone"),
+        (["--image", "tiny.qcow2", "--password-file", "/dev/null"], 1, "there is no password in the first line"),
+        (["--image", "tiny.qcow2", "--password-file", "images/tiny.qcow2"], 1, "is no text"),
         (["--image", "tiny.qcow2", "--spec", "gone.yaml"], 1, "cannot read gone.yaml"),
     ],
 )
@@ -113,6 +117,18 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(
 ) -> None:
     assert_one_line(cli("instance", "spawn", host.name(), *words), status, told)
     assert not (cli.instances / host.name()).exists()
+
+
+def test_option_for_the_config_drive_leaves_what_the_file_says_of_it(cli: Cli, host: Guests) -> None:
+    (cli.root / "cloud.cfg").write_text("#cloud-config\n# mine\n")
+    spec = cli.root / "web.yaml"
+    spec.write_text("image: tiny.qcow2\nmemory: 64M\nconfig_drive: {hostname: frontend}\n")
+    words = ["--spec", spec, "--config-drive", "--user-data", cli.root / "cloud.cfg"]
+    assert cli("instance", "spawn", host.name(), *words).status == 0
+    drive = (cli.instances / host.name() / "disk.config").read_bytes()
+    assert b'"hostname": "frontend"' in drive
+    assert b"# mine\n" in drive
+    cli("instance", "destroy", host.name())
 
 
 def test_libvirt_that_is_not_there_is_told(cli: Cli, host: Guests) -> None:

@@ -102,7 +102,19 @@ def test_unknown_file_system_is_refused(engine: Engine) -> None:
 
 def test_size_that_is_too_small_leaves_nothing(engine: Engine, instances: Path) -> None:
     template = generated.ephemeral(engine.host, 4096, 0, "ext4", os_type=None, commands={})
-    with pytest.raises(errors.CommandFailed):
+    with pytest.raises(errors.CommandFailed, match=r"mkfs\.ext4 .*4096 bytes may be too few"):
         engine.disk("web1", "disk.eph0").cache(template, template.filename, 4096)
     assert not engine.disk("web1", "disk.eph0").exists()
     assert [path for path in instances.rglob("*") if path.is_file() and "locks" not in path.parts] == []
+
+
+def test_tool_that_tells_how_it_is_used_is_quoted_without_that(engine: Engine, tmp_path: Path) -> None:
+    """As mkfs.xfs does where the size is too small: its reason would be cut off."""
+    tool = tmp_path / "mkfs.wordy"
+    tool.write_text("#!/bin/sh\necho 'it is too small' >&2\necho 'Usage: mkfs.wordy' >&2\nseq 1000 >&2\nexit 1\n")
+    tool.chmod(0o755)
+    commands = {"default": f"{tool} %(target)s"}
+    template = generated.ephemeral(engine.host, Mi, 0, None, os_type=None, commands=commands)
+    with pytest.raises(errors.CommandFailed, match="it is too small; ") as caught:
+        template(tmp_path / "target", lambda *_: None)
+    assert "Usage" not in str(caught.value)

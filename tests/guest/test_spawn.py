@@ -1,7 +1,11 @@
 """Instances on a real libvirtd: spawned by each driver, booted, used again, and taken away."""
 
 import contextlib
+import secrets
+import shutil
+import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -81,11 +85,49 @@ def test_failed_spawn_of_a_new_instance_leaves_nothing(guests: Guests) -> None:
     assert guests.left() == set()
 
 
-@pytest.mark.parametrize("nic", [Nic(kind="bridge", name="nosuchbr"), Nic(kind="network", name="nosuchnet")])
-def test_network_that_is_not_there_is_told_before_any_disk_is_made(guests: Guests, nic: Nic) -> None:
-    with pytest.raises(errors.ConfigError, match="nosuch"):
+@pytest.mark.parametrize(
+    ("nic", "message"),
+    [
+        (Nic(kind="bridge", name="nosuchbr"), "there is no bridge nosuchbr"),
+        (Nic(kind="bridge", name="lo"), "lo is no bridge"),
+        (Nic(kind="network", name="nosuchnet"), "nosuchnet"),
+    ],
+    ids=["bridge", "interface", "network"],
+)
+def test_network_that_is_not_there_is_told_before_any_disk_is_made(guests: Guests, nic: Nic, message: str) -> None:
+    with pytest.raises(errors.ConfigError, match=message):
         guests.instances().spawn(guests.spec(nics=(nic,)))
     assert not (guests.instances_path / "_base").exists()
+
+
+@pytest.fixture
+def bridge() -> Iterator[str]:
+    """A real one."""
+    name = f"imgb{secrets.token_hex(4)}"
+    ip = shutil.which("ip", path="/usr/sbin:/sbin:/usr/bin:/bin")
+    if ip is None or subprocess.run([ip, "link", "add", name, "type", "bridge"], timeout=60).returncode:
+        pytest.skip("no bridge can be made here")
+    yield name
+    subprocess.run([ip, "link", "delete", name], check=True, timeout=60)
+
+
+def test_instance_is_connected_to_its_bridge_and_its_network(guests: Guests, bridge: str, tmp_path: Path) -> None:
+    network = guests.name("net")
+    xml = tmp_path / "network.xml"
+    xml.write_text(f"<network><name>{network}</name><forward mode='bridge'/><bridge name='{bridge}'/></network>")
+    guests.lab.virsh("net-define", str(xml))
+    instances, spec = guests.instances(), guests.spec(nics=(Nic(kind="network", name=network),))
+    with pytest.raises(errors.ConfigError, match=f"virsh net-start {network}"):
+        instances.spawn(spec)
+    assert not (guests.instances_path / "_base").exists()
+    guests.lab.virsh("net-start", network)
+    instances.spawn(guests.spec(nics=(*spec.nics, Nic(kind="bridge", name=bridge), Nic(kind="user"))))
+    links = guests.lab.virsh("domiflist", guests.name())
+    assert [line.split()[2] for line in links.splitlines() if line.strip()] == [network, bridge, "-"]
+    assert len(list(Path(f"/sys/class/net/{bridge}/brif").iterdir())) == 2
+    instances.destroy(guests.name())
+    for words in (("net-destroy", network), ("net-undefine", network)):
+        guests.lab.virsh(*words)
 
 
 def test_domain_of_somebody_else_is_left_alone(guests: Guests) -> None:

@@ -85,6 +85,19 @@ def test_json_file_is_read_and_overridden(tmp_path: Path) -> None:
     )
 
 
+def test_part_that_is_overridden_keeps_the_rest_of_what_the_file_says(tmp_path: Path) -> None:
+    path = tmp_path / "web1.yaml"
+    path.write_text("id: web1\nimage: x\nconfig_drive: {hostname: web, label: cidata}\nlocal: {size: 1G}\n")
+    (tmp_path / "cloud.cfg").write_bytes(b"#cloud-config\n")
+    told = {"config_drive": {"user_data": {"file": "cloud.cfg"}}, "local": None}
+    assert spec_file.read(path, told) == InstanceSpec(
+        id="web1",
+        image="x",
+        config_drive=ConfigDrive(hostname="web", label="cidata", user_data=b"#cloud-config\n"),
+    )
+    assert spec_file.read(path, {"config_drive": {}}).hostname == "web"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
