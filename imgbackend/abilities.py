@@ -8,7 +8,7 @@ are the driver's and are called by the engine alone, with the lock held.
 import abc
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Final, final
 
@@ -200,6 +200,45 @@ class HoldsBases(abc.ABC):
         """
 
 
+class ChecksBases(HoldsBases):
+    """A backend that ``HoldsBases``, and gives back what it holds: verification compares it with what was imported.
+
+    A base that is bad is given a name that no image has.  So the next disk of its image has a fresh copy
+    imported, and the disks that hang on the bad one go on as before.
+    """
+
+    @abc.abstractmethod
+    def read_base(self, name: str) -> Generator[tuple[int, bytes | memoryview], None, None]:
+        """The bytes of a base, as disks of it read them: ``(offset, bytes)``, in the order of their offsets.
+
+        They come from the storage, not from what this host has kept of it; what is left out is zeroes.  No lock is
+        held but while the first is asked for.  Whoever asks is done with the bytes when he asks for the next, and
+        closes the iterator, which lets go of what was opened.  A base that is removed meanwhile may read as anything.
+
+        :raises BaseMissing: if there is no such base.
+        """
+
+    @abc.abstractmethod
+    def tag_base(self, name: str, tags: Mapping[str, str]) -> None:
+        """Let a base have these tags, instead of those of the same keys; the others stay, and so does its last use.
+
+        Keys are words, values lines of up to 300 characters.
+
+        :raises BaseMissing: if there is no such base.
+        """
+
+    @abc.abstractmethod
+    def rename_base(self, name: str, new: str, tags: Mapping[str, str]) -> None:
+        """Give a base the name ``new``, which none has, and tags as :meth:`tag_base` does.
+
+        On return ``find_base`` finds it by the new name alone, with its children, which are as they were; none that is
+        imported later under the old name has them.  Killed at any instant it has one of both names, and whatever is
+        half done does not stand in the way of an import.
+
+        :raises BaseMissing: if there is no such base.
+        """
+
+
 class SharedStore(abc.ABC):
     """A backend whose store is used by several hosts that share no ``instances_path``."""
 
@@ -242,5 +281,5 @@ class TellsLeftovers(abc.ABC):
 def abilities(kind: type) -> list[str]:
     """The names of what a class of disks or of backends is able to do."""
     of_disks = (Backed, Cloneable, Importable, Snapshottable, Flattenable)
-    of_backends = (HoldsBases, SharedStore, Checkable, TellsLeftovers)
+    of_backends = (HoldsBases, ChecksBases, SharedStore, Checkable, TellsLeftovers)
     return [ability.__name__ for ability in (*of_disks, *of_backends) if issubclass(kind, ability)]

@@ -56,7 +56,7 @@ class ContentDigester:
         """The bytes taken so far."""
         self._blocks, self._block = bytearray(), blake3()
 
-    def update(self, data: bytes) -> None:
+    def update(self, data: bytes | memoryview) -> None:
         """Take ``data`` after all that was taken."""
         view = memoryview(data)
         while view:
@@ -67,6 +67,15 @@ class ContentDigester:
             if self.size % BLOCK == 0:
                 self._blocks += self._block.digest()
                 self._block = blake3()
+
+    def skip(self, count: int) -> None:
+        """Take so many zeroes."""
+        first = min(-self.size % BLOCK, count)
+        self.update(_ZEROES[:first])
+        whole, rest = divmod(count - first, BLOCK)
+        self._blocks += _ZERO_DIGEST * whole
+        self.size += whole * BLOCK
+        self.update(_ZEROES[:rest])
 
     def finish(self) -> str:
         """The digest of all; nothing can be taken after it."""

@@ -301,7 +301,9 @@ class StoreBase:
     touched: float
     """Seconds since 1970: its last use."""
     tags: Mapping[str, str]
-    """What it was imported with: ``image_id``, ``digest``, ``format``."""
+    """What it was imported with: ``image_id``, ``digest``, ``format``; and what was noted of it since."""
+    identity: str = ""
+    """What another that is imported later under the same name does not have; empty: the store tells none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -11,6 +11,7 @@ from imgbackend import errors, files
 from imgbackend.types import ImageInfo, Progress, StoreBase
 from imgbackend_lvm.lvm2 import LogicalVolume, tag_of, tags_of, value_of
 from imgbackend_lvm.volumes import BACKEND, FROM, VolumeDisk, spent
+from imgbackend_lvm.writing import opened, pieces
 
 if TYPE_CHECKING:
     from imgbackend_lvm.driver import ThinBackend
@@ -20,7 +21,11 @@ BASE: Final = "imgbackend.base"
 _SIZE: Final = "imgbackend.size"
 _ALLOCATED: Final = "imgbackend.allocated"
 _TOLD: Final = ("image_id", "digest", "format")
-"""Tags that the engine gives."""
+"""Tags that the engine gives when it imports."""
+_NOTED: Final = ("verified", "bad", "was", "since")
+"""Tags that it may give later."""
+_ATTEMPTS: Final = 3
+"""Another process that reads a base may take its device away when it is done, just before we open it."""
 
 
 class PoolBases:
@@ -66,18 +71,22 @@ class PoolBases:
                 allocated=int(value_of(volume.lv_tags, _ALLOCATED) or 0),
                 children=self._children(volume, name, volumes),
                 touched=self._touched(name, volume),
-                tags={key: value_of(volume.lv_tags, f"imgbackend.{key}") or "" for key in _TOLD},
+                tags=_tags_told(volume),
+                identity=volume.lv_uuid,
             )
 
     def _is_mine(self, volume: LogicalVolume) -> bool:
         return value_of(volume.lv_tags, BACKEND) == self._backend.name
 
     def _children(self, base: LogicalVolume, name: str, volumes: list[LogicalVolume]) -> int:
-        """Snapshots of it, whoever made them; a disk that was rolled back has another origin, and its tag."""
-        return sum(
-            volume.origin == base.lv_name or (self._is_mine(volume) and value_of(volume.lv_tags, FROM) == name)
-            for volume in volumes
-        )
+        """Snapshots of it, whoever made them; a disk that was rolled back has another origin, and its tag.
+
+        That tag of a disk on a base that was put aside since names the one that has the name now.
+        """
+        others = {other.lv_name for other in volumes if value_of(other.lv_tags, BASE)} - {base.lv_name}
+        mine = (volume for volume in volumes if self._is_mine(volume) and value_of(volume.lv_tags, FROM) == name)
+        tagged = {volume.lv_uuid for volume in mine if volume.origin not in others}
+        return len(tagged | {volume.lv_uuid for volume in volumes if volume.origin == base.lv_name})
 
     def touch(self, name: str) -> None:
         """The clock of an empty file: a command of lvm2's costs a hundred times as much."""
@@ -100,7 +109,7 @@ class PoolBases:
 
     def remove(self, name: str) -> None:
         """See :meth:`imgbackend.abilities.HoldsBases.remove_base`."""
-        volumes = self._look()
+        volumes = self._settled()
         found = next((base for base in self._all(volumes) if base.name == name), None)
         if found is not None and found.children:
             raise errors.DiskBusy(f"{found.children} disks hang on the base {name}; remove them first")
@@ -117,7 +126,7 @@ class PoolBases:
     def take(self, name: str, path: Path, info: ImageInfo, tags: Mapping[str, str], progress: Progress) -> StoreBase:
         """See :meth:`imgbackend.abilities.HoldsBases.import_base`."""
         final, unfinished = self.volume_of(name), f".{self.volume_of(name)}"
-        self._clear(self._look(), unfinished)
+        self._clear(self._settled(), unfinished)
         known = [tag_of(BACKEND, self._backend.name), tag_of(BASE, name), tag_of(_SIZE, str(info.virtual_size))]
         for key in _TOLD:
             known += tags_of(f"imgbackend.{key}", tags.get(key, ""))
@@ -142,7 +151,77 @@ class PoolBases:
         lvm.lvchange(backend.group, unfinished, addtag=[allocated], permission="r", setactivationskip=True)
         lvm.lvchange(backend.group, unfinished, activate=False)
 
+    def read(self, name: str) -> Generator[tuple[int, bytes | memoryview], None, None]:
+        """See :meth:`imgbackend.abilities.ChecksBases.read_base`; past the page cache."""
+        volume = self._volume(name)
+        size = int(value_of(volume.lv_tags, _SIZE) or volume.lv_size)
+        with self._active(volume) as device:
+            yield from pieces(device, size)
+
+    @contextlib.contextmanager
+    def _active(self, volume: LogicalVolume) -> Iterator[int]:
+        """A base's device, open; it has none before and after, but while somebody else reads it."""
+        lvm, group, name = self._backend.lvm, self._backend.group, volume.lv_name
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._deactivate, name)
+            for left in reversed(range(_ATTEMPTS)):
+                lvm.lvchange(group, name, activate=True, ignoreactivationskip=True)
+                try:
+                    device = stack.enter_context(opened(self._backend.device(name), os.O_RDONLY | os.O_DIRECT))
+                    break
+                except FileNotFoundError:
+                    if not left:
+                        raise
+            yield device
+
+    def _deactivate(self, name: str) -> None:
+        """Whoever else reads it does so when he is done; a base that was removed or renamed has no device to take."""
+        with contextlib.suppress(errors.DiskBusy, errors.DiskNotFound):
+            self._backend.lvm.lvchange(self._backend.group, name, activate=False)
+
+    def _volume(self, name: str) -> LogicalVolume:
+        for volume in self._look():
+            if value_of(volume.lv_tags, BASE) == name and volume.lv_name[0] != "." and self._is_mine(volume):
+                return volume
+        raise errors.BaseMissing(f"there is no base {name} in {self._backend.group}/{self._backend.pool}")
+
+    def tag(self, name: str, tags: Mapping[str, str]) -> None:
+        """See :meth:`imgbackend.abilities.ChecksBases.tag_base`."""
+        self._retag(self._volume(name), {f"imgbackend.{key}": value for key, value in tags.items()})
+
+    def _retag(self, volume: LogicalVolume, told: Mapping[str, str]) -> None:
+        """Up to eight tags that go and come are one step."""
+        before = [tag for tag in volume.lv_tags if tag.partition("=")[0].partition("!")[0] in told]
+        after = [tag for key, value in told.items() for tag in tags_of(key, value)]
+        new, old = [tag for tag in after if tag not in before], [tag for tag in before if tag not in after]
+        if new or old:
+            self._backend.lvm.lvchange(self._backend.group, volume.lv_name, addtag=new, deltag=old)
+
+    def rename(self, name: str, new: str, tags: Mapping[str, str]) -> None:
+        """See :meth:`imgbackend.abilities.ChecksBases.rename_base`; its tags tell its name, and its volume follows."""
+        self._retag(self._volume(name), {BASE: new, **{f"imgbackend.{key}": value for key, value in tags.items()}})
+        self._settled()
+        self._used(name).unlink(missing_ok=True)
+
+    def _settled(self) -> list[LogicalVolume]:
+        """All volumes of the group, each base's under its own name: a rename may have ended after the tags."""
+        volumes = self._look()
+        for volume in volumes:
+            name = value_of(volume.lv_tags, BASE)
+            if name is None or volume.lv_name[0] == "." or not self._is_mine(volume):
+                continue
+            if volume.lv_name != self.volume_of(name):
+                self._backend.lvm.lvrename(self._backend.group, volume.lv_name, self.volume_of(name))
+                return self._settled()
+        return volumes
+
     def _undo(self, unfinished: str) -> None:
         """What fails here must not hide why the import failed; the next one clears it too."""
         with contextlib.suppress(errors.Error):
             self._clear(self._look(), unfinished)
+
+
+def _tags_told(volume: LogicalVolume) -> dict[str, str]:
+    """The engine's tags of a base."""
+    told = {key: value_of(volume.lv_tags, f"imgbackend.{key}") for key in (*_TOLD, *_NOTED)}
+    return {key: value or "" for key, value in told.items() if value is not None or key in _TOLD}

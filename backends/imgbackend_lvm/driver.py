@@ -2,14 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from oslo_config import cfg, types
 
 from imgbackend import errors
-from imgbackend.abilities import Checkable, HoldsBases, TellsLeftovers
+from imgbackend.abilities import Checkable, ChecksBases, TellsLeftovers
 from imgbackend.backend import Backend
 from imgbackend.types import Capacity, DiskId, Finding, ImageInfo, Progress, StoreBase, StoreLeftover
 from imgbackend_lvm import checks, remains
@@ -127,7 +127,7 @@ class LvmBackend(Backend, Checkable, TellsLeftovers):
         return remains.leftovers(self)
 
 
-class ThinBackend(LvmBackend, HoldsBases):
+class ThinBackend(LvmBackend, ChecksBases):
     """Disks are thin volumes, and the pool keeps their bases."""
 
     disk_type = ThinDisk
@@ -182,3 +182,15 @@ class ThinBackend(LvmBackend, HoldsBases):
     ) -> StoreBase:
         """Its data are written into a thin volume under another name."""
         return self.bases.take(name, path, info, tags, progress)
+
+    def read_base(self, name: str) -> Generator[tuple[int, bytes | memoryview], None, None]:
+        """From its device, which it has meanwhile."""
+        return self.bases.read(name)
+
+    def tag_base(self, name: str, tags: Mapping[str, str]) -> None:
+        """As tags of its volume."""
+        self.bases.tag(name, tags)
+
+    def rename_base(self, name: str, new: str, tags: Mapping[str, str]) -> None:
+        """By its tags, then its volume."""
+        self.bases.rename(name, new, tags)

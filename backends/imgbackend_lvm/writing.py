@@ -1,16 +1,17 @@
-"""A local file written into a block device: data past the page cache, holes skipped or zeroed.
+"""A local file written into a block device, and a device read: past the page cache, holes skipped or zeroed.
 
 The bytes are written by a thread, so that the caller is told of progress, and can cancel,
 also while the device takes none: a thin pool that is full holds writes back for a minute.
 """
 
 import contextlib
+import errno
 import fcntl
 import mmap
 import os
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,8 @@ from imgbackend.types import Ki, Mi, Progress
 BLOCK: Final = 4 * Ki
 """What O_DIRECT wants offsets and lengths to be multiples of, on any device."""
 _STEP: Final = Mi
+_PIECE: Final = 4 * Mi
+"""Bytes of one reading: a pool's chunks may be on several devices."""
 _ZEROES: Final = bytes(64 * Ki)
 _ZEROED: Final = 64 * Mi
 """Bytes that the kernel is asked to zero at once: nobody can cancel meanwhile."""
@@ -107,6 +110,24 @@ def _written(source: int, device: int, size: int, *, zero: bool) -> Iterator[int
             yield min(at, size)
     if zero:
         yield from _zeroed(device, at, size)
+
+
+def pieces(device: int, size: int) -> Generator[tuple[int, memoryview], None, None]:
+    """The first ``size`` bytes of a device that is open with O_DIRECT, as ``(offset, bytes)``.
+
+    The bytes are the caller's until the next are asked for.
+
+    :raises OSError: as reading does, and if the device ends before.
+    """
+    view = memoryview(mmap.mmap(-1, _PIECE))
+    for at in range(0, size, _PIECE):
+        wanted, done = min(_PIECE, size - at), 0
+        while done < wanted:
+            got = os.preadv(device, [view[done : -(-wanted // BLOCK) * BLOCK]], at + done)
+            if not got:
+                raise OSError(errno.EIO, "the device ends before the base does")
+            done += got
+        yield at, view[:wanted]
 
 
 def _read(source: int, view: memoryview, at: int, count: int) -> int:

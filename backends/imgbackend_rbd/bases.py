@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -148,6 +148,47 @@ class PoolBases:
             raise errors.StorageUnavailable(f"the base {name} went away while it was imported; try again")
         return found
 
+    def read(self, name: str) -> Generator[tuple[int, bytes | memoryview], None, None]:
+        """See :meth:`imgbackend.abilities.ChecksBases.read_base`; what disks are cloned from, not what is above it."""
+        with self._asked("reading", name):
+            if self._found(name) is None:
+                raise errors.BaseMissing(f"there is no base {name} in the pool {self._pool}")
+            image = image_of(name)
+            with self._cluster.image(self._pool, image, snapshot=SNAPSHOT, read_only=True) as found:
+                yield from images.pieces(found)
+
+    def tag(self, name: str, tags: Mapping[str, str]) -> None:
+        """See :meth:`imgbackend.abilities.ChecksBases.tag_base`; in the mark, and so in one request."""
+        with self._asked("tagging", name):
+            ioctx = self._cluster.pool(self._pool)
+            header = headers.read(ioctx, headers.identity(ioctx, image_of(name)), (_MARK,))
+            mark = headers.note(header, _MARK)
+            if mark.get("image") != header.id:
+                raise errors.BaseMissing(f"there is no base {name} in the pool {self._pool}")
+            mark["tags"] = {**mark["tags"], **tags}
+            headers.set_metadata(ioctx, header.id, _MARK, json.dumps(mark))
+
+    def rename(self, name: str, new: str, tags: Mapping[str, str]) -> None:
+        """See :meth:`imgbackend.abilities.ChecksBases.rename_base`; clones know their parent by its id.
+
+        Its name is changed first: whatever fails after that, no other disk is made of it.
+        """
+        self._noted.pop(name, None)
+        with self._asked("renaming", name):
+            if self._found(name) is None:
+                raise errors.BaseMissing(f"there is no base {name} in the pool {self._pool}")
+            self._cluster.rbd().rename(self._cluster.pool(self._pool), image_of(name), image_of(new))
+        self.tag(new, tags)
+
+    @contextlib.contextmanager
+    def _asked(self, what: str, name: str) -> Iterator[None]:
+        """As :meth:`Cluster.asked`, of a base that has to be there."""
+        with self._cluster.asked(f"{what} the base {name}", self._pool, but=self._cluster.absent):
+            try:
+                yield
+            except self._cluster.absent as exc:
+                raise errors.BaseMissing(f"the base {name} has just gone from the pool {self._pool}") from exc
+
     def _has_clones(self, image: str) -> bool:
         try:
             with self._cluster.image(self._pool, image, read_only=True) as found:
@@ -191,6 +232,7 @@ class PoolBases:
             children=None,
             touched=touched,
             tags=mark["tags"],
+            identity=header.id,
         )
 
     def _counted(self, name: str) -> StoreBase | None:

@@ -2,14 +2,14 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from oslo_config import cfg, types
 
 from imgbackend import errors
-from imgbackend.abilities import Checkable, HoldsBases, SharedStore, TellsLeftovers
+from imgbackend.abilities import Checkable, ChecksBases, SharedStore, TellsLeftovers
 from imgbackend.backend import Backend
 from imgbackend.host import Host
 from imgbackend.types import (
@@ -44,7 +44,7 @@ def _was(name: str) -> list[cfg.DeprecatedOpt]:
     return [cfg.DeprecatedOpt(name, group="libvirt")]
 
 
-class RbdBackend(Backend, HoldsBases, SharedStore, Checkable, TellsLeftovers):
+class RbdBackend(Backend, ChecksBases, SharedStore, Checkable, TellsLeftovers):
     """Disks are clones of a base that the pool keeps once, or of Glance's own image in the same cluster."""
 
     disk_type = RbdDisk
@@ -208,6 +208,18 @@ class RbdBackend(Backend, HoldsBases, SharedStore, Checkable, TellsLeftovers):
                 lock.check()
 
         return self._bases.put(name, path, info, tags, progress, check)
+
+    def read_base(self, name: str) -> Generator[tuple[int, bytes | memoryview], None, None]:
+        """From its snapshot."""
+        return self._bases.read(name)
+
+    def tag_base(self, name: str, tags: Mapping[str, str]) -> None:
+        """In its mark."""
+        self._bases.tag(name, tags)
+
+    def rename_base(self, name: str, new: str, tags: Mapping[str, str]) -> None:
+        """Its clones go on: they know it by its id."""
+        self._bases.rename(name, new, tags)
 
     @contextlib.contextmanager
     def store_lock(self, name: str, progress: Progress = ignore) -> Iterator[None]:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from datetime import UTC
 from typing import TYPE_CHECKING, Final
@@ -96,6 +96,27 @@ def drain(image: "Image", target: int, progress: Progress, phase: str) -> None:
                 _request(image, window, target, at, length)
                 progress(phase, at, size)
     progress(phase, size, size)
+
+
+def pieces(image: "Image") -> Generator[tuple[int, bytes], None, None]:
+    """All bytes of an image, as ``(offset, bytes)``; objects that are not there are left out.
+
+    :raises OSError: as the cluster answers.
+    """
+    ready = deque[tuple[int, bytes]]()
+    with _Window() as window:
+        for start, end in _extents(image, image.size(), include_parent=True):
+            for at, length in _steps(start, end):
+                _ask(image, window, at, length, ready)
+                while ready:
+                    yield ready.popleft()
+    yield from ready
+
+
+def _ask(image: "Image", window: _Window, at: int, length: int, ready: deque[tuple[int, bytes]]) -> None:
+    got: list[bytes] = []
+    completion = image.aio_read(at, length, lambda _completion, data: got.append(data or b""))
+    window.add(completion, lambda: ready.append((at, b"".join(got))))
 
 
 def _request(image: "Image", window: _Window, target: int, at: int, length: int) -> None:

@@ -92,15 +92,15 @@ class Cache:
         :raises ConfigError: if the base folder cannot be read.
         """
         with self._translated():
-            use = self._look()
-            stores = self._reach.stores(use.backends)
-            found, faults = inventory.everything(self._host, self._bases, stores.opened, use)
-            return Listing(
-                bases=self._asked(found) if ask_sources else found,
-                stores=sorted(stores.opened),
-                faults=[*use.unseen, *stores.faults, *faults],
-                foreign=use.foreign,
-            )
+            listing, _ = self._listed()
+            return replace(listing, bases=self._asked(listing.bases)) if ask_sources else listing
+
+    def _listed(self) -> tuple[Listing, Stores]:
+        use = self._look()
+        stores = self._reach.stores(use.backends)
+        found, faults = inventory.everything(self._host, self._bases, stores.opened, use)
+        faults = [*use.unseen, *stores.faults, *faults]
+        return Listing(bases=found, stores=sorted(stores.opened), faults=faults, foreign=use.foreign), stores
 
     def pins(self) -> frozenset[Pin]:
         """All pins, also of bases that are not there; each has a ``name`` and a ``store``."""
@@ -142,13 +142,15 @@ class Cache:
         ``names`` None: all of them; ``store``: only those of one place, by its name, ``local`` for the base folder.
         ``sample``: of these only so many, those whose last verification is longest ago first.
         They are read at ``rate`` bytes per second at most, when nobody else reads (ionice), and under no lock.
-        A bad one is put aside: the next disk of its image has it fetched again.  Bases of stores are told as skipped.
+        A bad one is put aside: the next disk of its image has it fetched again.  Those of a store whose driver does not
+        give their bytes back are told as skipped.
 
         :raises ConfigError: if there is no base of such a name.
         """
         with self._translated():
-            found = chosen(self.bases().bases, names, store, sample)
-            return Verification(self._host, rate, self._clock).verify_all(found, progress)
+            listing, stores = self._listed()
+            found = chosen(listing.bases, names, store, sample)
+            return Verification(self._host, stores.opened, rate, self._clock).verify_all(found, progress)
 
     def prune(self, *, dry_run: bool = False, ask_sources: bool = False, stop: Callable[[], bool] = go_on) -> Pass:
         """Remove the bases that nothing needs and that the policy lets go; note the use of the others.

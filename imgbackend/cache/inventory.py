@@ -52,7 +52,11 @@ def of_folder(entry: BaseEntry, use: Use, *, pinned: bool) -> CachedBase:
 
 
 def of_store(base: StoreBase, store: str, use: Use, *, pinned: bool) -> CachedBase:
-    """A base that the store of the backend ``store`` keeps."""
+    """A base that the store of the backend ``store`` keeps.
+
+    Records of disks on one that was put aside name what it was before; those of a later copy are younger.
+    """
+    was, since = base.tags.get("was") or base.name, _number(base.tags.get("since"))
     return CachedBase(
         store=store,
         name=base.name,
@@ -63,9 +67,11 @@ def of_store(base: StoreBase, store: str, use: Use, *, pinned: bool) -> CachedBa
         virtual_size=base.size,
         digest=base.tags.get("digest") or None,
         size=base.size,
-        disks=use.disks(base.name, store),
+        disks=use.disks(was, store, before=since),
         children=base.children,
         pinned=pinned,
+        verified=_number(base.tags.get("verified")),
+        bad=base.tags.get("bad") or None,
     )
 
 
@@ -74,3 +80,11 @@ def all_of(name: str, store: HoldsBases, use: Use, pins: Set[Pin]) -> Iterator[C
     for base in sorted(store.list_bases(), key=lambda base: base.name):
         if is_base_name(base.name):
             yield of_store(base, name, use, pinned=Pin(name=base.name, store=name) in pins)
+
+
+def _number(told: str | None) -> float | None:
+    """A tag that is a time; None where it is not set, or somebody else set it."""
+    try:
+        return float(told) if told else None
+    except ValueError:
+        return None

@@ -44,6 +44,8 @@ class CachedBase:
     """What its source says of the image; None: it was not asked, or could not tell."""
     verified: float | None = None
     """When its bytes were last found to have the digest, in seconds since 1970; None: never."""
+    bad: str | None = None
+    """Of a store's that was put aside under another name: what is wrong with it; None: nothing, as far as is known."""
 
     @property
     def users(self) -> int:
@@ -144,6 +146,7 @@ def judge(base: CachedBase, policy: Policy, now: float, other: OtherHost | None 
     least = policy.age_of(base)
     gone = base.upstream == "gone"
     told = f"unused for {span(unused)}" + (", and its image is gone from the source" if gone else "")
+    told += ", and put aside as bad" if base.bad else ""
     if unused < least:
         return stays(base, f"{told}, and kept for {span(least)}", spare=True)
     early = gone and unused < replace(policy, gone_age=None).age_of(base)

@@ -59,9 +59,12 @@ class Use:
         """The disks that hang on each base of the base folder."""
         return {base: list(disks) for base, disks in self._local.items()}
 
-    def disks(self, base: str, store: str | None = None) -> tuple[str, ...]:
-        """The disks that hang on a base; on a store's, those whose records name it."""
-        return tuple(self._local.get(base, ()) if store is None else self._look.named.get((store, base), ()))
+    def disks(self, base: str, store: str | None = None, *, before: float | None = None) -> tuple[str, ...]:
+        """The disks that hang on a base; on a store's, those whose records name it, and are older than ``before``."""
+        if store is None:
+            return tuple(self._local.get(base, ()))
+        named = self._look.named.get((store, base), {})
+        return tuple(disk for disk, made in named.items() if before is None or made < before)
 
     def again(self) -> None:
         """Look once more where something changed since."""

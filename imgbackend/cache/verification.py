@@ -11,23 +11,23 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from imgbackend import errors, fetching, files, manifests, qemu_img
+from imgbackend.abilities import HoldsBases
 from imgbackend.cache.idle import Throttle, idle
 from imgbackend.cache.policy import CachedBase
+from imgbackend.cache.reading import REPLACED, Found, Judged, SkippedError, cannot_move, differs, give_up, wavers
+from imgbackend.cache.stored import Stored
 from imgbackend.host import Host
 from imgbackend.manifests import Manifest
 from imgbackend.types import Progress
 
 LOG = logging.getLogger(__name__)
 
-Found = Literal["sound", "noted", "bad", "unreadable", "skipped"]
-"""noted: it had no digest, and has one now; skipped: there was nothing to compare, or it was in use."""
-_STORES: Final = "its store keeps it, and tells no bytes of a base; the storage itself watches over them"
 _NOVAS: Final = "it has no manifest: it is Nova's own, and no disk was made of it here yet"
 
 
@@ -41,8 +41,8 @@ class Verified:
     read: int
     """Bytes that were read."""
     seconds: float
-    aside: Path | None = None
-    """Where a bad one is now."""
+    aside: Path | str | None = None
+    """Where a bad one is now; of a store's, the name that it has now."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,16 +55,20 @@ class _Reading:
     read: int = 0
 
 
-class _SkippedError(Exception):
-    """There is nothing to compare."""
-
-
 class Verification:
     """Verifies one base after the other."""
 
-    def __init__(self, host: Host, rate: int | None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        host: Host,
+        stores: Mapping[str, HoldsBases],
+        rate: int | None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         """``rate`` is bytes per second, for all of them together; None: as fast as it goes."""
         self._host, self._throttle, self._clock = host, Throttle(rate), clock
+        self._stored = Stored(host, stores, self._throttle, clock)
+        self._read = 0
 
     def verify_all(self, bases: Sequence[CachedBase], progress: Progress) -> list[Verified]:
         """Verify bases one after the other, when nobody else reads; progress is over all of them."""
@@ -85,64 +89,65 @@ class Verification:
 
     def verify(self, base: CachedBase, progress: Progress) -> Verified:
         """Read a base, compare, and put it aside where it is bad."""
-        started, read = time.monotonic(), 0
-        aside: Path | None = None
-        found: Found
+        started, before = time.monotonic(), self._read + self._stored.read
         try:
-            with self._opened(base) as reading:
-                try:
-                    found, reason, aside = self._judged(reading, progress)
-                finally:
-                    read = reading.read
-        except _SkippedError as exc:
-            found, reason = "skipped", str(exc)
+            judged = self._of_folder(base, base.path, progress) if base.path else self._stored.judged(base, progress)
+        except SkippedError as exc:
+            judged = Judged("skipped", str(exc))
         except (OSError, errors.Error) as exc:
-            found, reason = "unreadable", self._told(exc)
-        seconds = time.monotonic() - started
-        return Verified(base=base, found=found, reason=reason, read=read, seconds=seconds, aside=aside)
+            judged = Judged("unreadable", str(self._told(exc)))
+        seconds, read = time.monotonic() - started, self._read + self._stored.read - before
+        return Verified(
+            base=base, found=judged.found, reason=judged.reason, read=read, seconds=seconds, aside=judged.aside
+        )
+
+    def _of_folder(self, base: CachedBase, path: Path, progress: Progress) -> Judged:
+        with self._opened(base, path) as reading:
+            try:
+                return self._judged(reading, progress)
+            finally:
+                self._read += reading.read
 
     @contextlib.contextmanager
-    def _opened(self, base: CachedBase) -> Iterator[_Reading]:
+    def _opened(self, base: CachedBase, path: Path) -> Iterator[_Reading]:
         """The base as it is now; its lock is held only while it is opened."""
-        if base.path is None:
-            raise _SkippedError(_STORES)
-        with self._host.locks.base(base.name, _give_up):
+        with self._host.locks.base(base.name, give_up):
             try:
-                fd = os.open(base.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             except FileNotFoundError as exc:
-                raise _SkippedError("somebody else removed it") from exc
-            manifest = manifests.read(base.path)
+                raise SkippedError("somebody else removed it") from exc
+            manifest = manifests.read(path)
         try:
             if manifest is None:
-                raise _SkippedError(_NOVAS)
-            yield _Reading(path=base.path, fd=fd, manifest=manifest)
+                raise SkippedError(_NOVAS)
+            yield _Reading(path=path, fd=fd, manifest=manifest)
         finally:
             os.close(fd)
 
-    def _judged(self, reading: _Reading, progress: Progress) -> tuple[Found, str, Path | None]:
+    def _judged(self, reading: _Reading, progress: Progress) -> Judged:
         wrong, digest = self._compared(reading, progress)
         if wrong is not None:
             os.posix_fadvise(reading.fd, 0, 0, os.POSIX_FADV_DONTNEED)
             again, _ = self._compared(reading, progress)
             if again is None:
-                return "unreadable", f"{wrong}, but not so when it was read again: look after this host's memory", None
+                return wavers(wrong)
         with self._host.locks.base(reading.path.name, progress):
             now = self._now(reading)
             if wrong is not None:
                 return self._put_aside(reading.path, wrong)
             manifests.amend(reading.path, replace(now, digest=digest, verified_at=self._clock()))
         if reading.manifest.digest is None:
-            return "noted", "it had no digest yet", None
-        return "sound", "", None
+            return Judged("noted", "it had no digest yet")
+        return Judged("sound")
 
-    def _put_aside(self, path: Path, wrong: str) -> tuple[Found, str, Path | None]:
+    def _put_aside(self, path: Path, wrong: str) -> Judged:
         try:
             aside = fetching.put_aside(path)
             files.flush_folder(aside.parent)
         except OSError as exc:
-            return "bad", f"{wrong}; it is still there, for it cannot be renamed: {self._told(exc)}", None
+            return cannot_move(wrong, self._told(exc))
         LOG.error("The base %s is bad (%s), and is put aside as %s", path, wrong, aside.name)
-        return "bad", wrong, aside
+        return Judged("bad", wrong, aside)
 
     def _compared(self, reading: _Reading, progress: Progress) -> tuple[str | None, str | None]:
         """What is wrong, if anything is; and the digest of the content."""
@@ -154,7 +159,7 @@ class Verification:
         except errors.TemplateCorrupt as exc:
             return str(exc), None
         if manifest.digest not in (None, digest):
-            return f"its content has the digest {digest[:16]}..., and had {str(manifest.digest)[:16]}...", None
+            return differs(digest, str(manifest.digest)), None
         return None, digest
 
     def _is_as_delivered(self, reading: _Reading, progress: Progress) -> bool:
@@ -203,11 +208,11 @@ class Verification:
             same = False
         now = manifests.read(reading.path) if same else None
         if now is None or now.digest not in (None, reading.manifest.digest):
-            raise _SkippedError("it was replaced or removed while it was read")
+            raise SkippedError(REPLACED)
         return now
 
-    def _told(self, exc: OSError | errors.Error) -> str:
-        return str(files.translated(exc, self._host.bases) if isinstance(exc, OSError) else exc)
+    def _told(self, exc: OSError | errors.Error) -> errors.Error:
+        return files.translated(exc, self._host.bases) if isinstance(exc, OSError) else exc
 
 
 def chosen(
@@ -224,7 +229,7 @@ def chosen(
     found = [base for base in found if names is None or base.name in names]
     if sample is None:
         return found
-    known = [base for base in found if base.path is not None and base.format is not None]
+    known = [base for base in found if base.format is not None and base.bad is None]
     return sorted(known, key=lambda base: base.verified or 0.0)[:sample]
 
 
@@ -235,7 +240,3 @@ def _within(progress: Progress, before: int, size: int, total: int) -> Progress:
         progress(phase, before + (min(done * size // of, size) if of else 0), total)
 
     return told
-
-
-def _give_up(_phase: str, _done: int, _total: int | None) -> None:
-    raise _SkippedError("its lock is held: it is being used")

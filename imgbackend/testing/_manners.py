@@ -23,6 +23,7 @@ _ABILITIES = (
     abilities.Snapshottable,
     abilities.Flattenable,
     abilities.HoldsBases,
+    abilities.ChecksBases,
     abilities.SharedStore,
     abilities.Checkable,
     abilities.TellsLeftovers,
@@ -54,8 +55,8 @@ class MannerTests(Topic):
             assert told == [], f"{', '.join(told)} without {ability.__name__}: mix it in, or rename them"
 
     def test_abilities_are_on_the_right_class(self, trial: Trial) -> None:
-        """``HoldsBases``, ``SharedStore``, ``Checkable``, ``TellsLeftovers`` are a backend's, the others a disk's."""
-        of_backends = (abilities.HoldsBases, abilities.SharedStore, abilities.Checkable, abilities.TellsLeftovers)
+        """Those of bases and stores are a backend's, the others a disk's."""
+        of_backends = _ABILITIES[_ABILITIES.index(abilities.HoldsBases) :]
         for ability in _ABILITIES:
             wrong: type = trial.backend.disk_type if ability in of_backends else type(trial.backend)
             assert not issubclass(wrong, ability)

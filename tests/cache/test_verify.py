@@ -176,13 +176,6 @@ def test_qcow2_base_is_compared_with_what_was_delivered_before_it_has_a_digest(
     assert "delivered" in found.reason
 
 
-def test_base_of_a_store_is_skipped_and_told_why(able_engine: Engine, raw_image: Template) -> None:
-    able_engine.disk("web1").cache(raw_image, raw_image.name)
-    found = only(able_engine.cache.verify())
-    assert found.found == "skipped"
-    assert "store" in found.reason
-
-
 def test_base_without_a_manifest_is_skipped_and_told_why(engine: Engine, base: Path) -> None:
     manifests.path_of(base).unlink()
     found = only(engine.cache.verify())

@@ -5,11 +5,20 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 
 from imgbackend import errors, files
-from imgbackend.abilities import Checkable, Cloneable, HoldsBases, Importable, SharedStore, TellsLeftovers
+from imgbackend.abilities import (
+    Checkable,
+    ChecksBases,
+    Cloneable,
+    HoldsBases,
+    Importable,
+    SharedStore,
+    TellsLeftovers,
+)
 from imgbackend.templates import Base, PrepareTemplate
 from imgbackend.testing.memory import MemoryBackend, MemoryDisk
 from imgbackend.types import (
@@ -17,6 +26,7 @@ from imgbackend.types import (
     DiskId,
     Finding,
     ImageInfo,
+    Mi,
     Plan,
     Progress,
     StoreBase,
@@ -32,7 +42,7 @@ SCHEME = "able://"
 class AbleDisk(MemoryDisk, Cloneable, Importable):
     """A copy of a base of the store, or of what a source keeps in it."""
 
-    backend: "AbleBackend"
+    backend: "HoldingBackend"
 
     def plan(self, template: Declared, base: ImageInfo | None, size: int | None) -> Plan:
         """A clone, as far as it goes without snapshots."""
@@ -92,7 +102,7 @@ def disk_named(name: str) -> DiskId | None:
         return None
 
 
-class AbleBackend(MemoryBackend, HoldsBases, SharedStore, Checkable, TellsLeftovers):
+class HoldingBackend(MemoryBackend, HoldsBases, SharedStore, Checkable, TellsLeftovers):
     """Bases are files of the store, with their tags beside them."""
 
     disk_type = AbleDisk
@@ -123,6 +133,7 @@ class AbleBackend(MemoryBackend, HoldsBases, SharedStore, Checkable, TellsLeftov
         except FileNotFoundError:
             return None
         tags = json.loads(path.with_suffix(".tags").read_text())
+        identity = tags.pop("identity", "")
         return StoreBase(
             name=name,
             size=status.st_size,
@@ -130,6 +141,7 @@ class AbleBackend(MemoryBackend, HoldsBases, SharedStore, Checkable, TellsLeftov
             children=None,
             touched=status.st_mtime,
             tags=tags,
+            identity=identity,
         )
 
     def list_bases(self) -> Iterator[StoreBase]:
@@ -182,7 +194,7 @@ class AbleBackend(MemoryBackend, HoldsBases, SharedStore, Checkable, TellsLeftov
         self, name: str, path: Path, info: ImageInfo, tags: Mapping[str, str], progress: Progress
     ) -> StoreBase:
         """Copied under another name, its tags before it."""
-        files.write_whole(self.bases / f"{name}.tags", json.dumps(dict(tags)).encode())
+        self._write_tags(name, {**tags, "identity": uuid.uuid4().hex})
         part = self.bases / f".{name}.part"
         with files.open_fd(path, os.O_RDONLY) as read, files.new_file(part) as target:
             files.copy(read, target, progress, phase="import")
@@ -190,6 +202,43 @@ class AbleBackend(MemoryBackend, HoldsBases, SharedStore, Checkable, TellsLeftov
         files.publish(part, self.bases / name)
         found = self.find_base(name)
         assert found is not None
+        return found
+
+    def _write_tags(self, name: str, tags: Mapping[str, str]) -> None:
+        files.write_whole(self.bases / f"{name}.tags", json.dumps(dict(tags)).encode())
+
+
+class AbleBackend(HoldingBackend, ChecksBases):
+    """Its bases can be compared with what was imported, too."""
+
+    def read_base(self, name: str) -> Generator[tuple[int, bytes | memoryview], None, None]:
+        """Without holes."""
+        try:
+            fd = os.open(self.bases / name, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as exc:
+            raise errors.BaseMissing(f"there is no base {name}") from exc
+        try:
+            for start, end in files.data_ranges(fd, os.fstat(fd).st_size):
+                for at in range(start, end, Mi):
+                    yield at, os.pread(fd, min(Mi, end - at), at)
+        finally:
+            os.close(fd)
+
+    def tag_base(self, name: str, tags: Mapping[str, str]) -> None:
+        """In the file beside it."""
+        self._write_tags(name, self._tags(name) | dict(tags))
+
+    def rename_base(self, name: str, new: str, tags: Mapping[str, str]) -> None:
+        """Tags first, as when it is imported."""
+        self._write_tags(new, self._tags(name) | dict(tags))
+        files.publish(self.bases / name, self.bases / new)
+        (self.bases / f"{name}.tags").unlink()
+
+    def _tags(self, name: str) -> dict[str, str]:
+        try:
+            found: dict[str, str] = json.loads((self.bases / f"{name}.tags").read_text())
+        except FileNotFoundError as exc:
+            raise errors.BaseMissing(f"there is no base {name}") from exc
         return found
 
 

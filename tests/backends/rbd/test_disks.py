@@ -41,6 +41,7 @@ def test_driver_has_all_abilities_but_backed() -> None:
         "Snapshottable",
         "Flattenable",
         "HoldsBases",
+        "ChecksBases",
         "SharedStore",
         "Checkable",
         "TellsLeftovers",
