@@ -4,8 +4,9 @@ import fcntl
 import os
 import struct
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -16,6 +17,9 @@ from labs.images import scattered, sparse_raw
 from labs.lvm import Group, MakeGroup, lvm
 from labs.templates import Template
 from labs.volumes import emptied, options
+
+_HELD_BACK: Final = Path("/sys/module/dm_thin_pool/parameters/no_space_timeout")
+"""How many seconds the kernel keeps a write to a pool without room waiting."""
 
 
 def _engine(make_engine: MakeEngine, group: Group, **own: Any) -> Engine:
@@ -42,10 +46,20 @@ def test_image_that_does_not_fit_the_pool_is_refused_before_it_is_written(
     emptied(engine)
 
 
+@pytest.fixture
+def impatient_kernel() -> Iterator[None]:
+    """Writes to a pool without room are held back for seconds; as a kernel starts, it is a minute."""
+    before = _HELD_BACK.read_text()
+    _HELD_BACK.write_text("8")
+    yield
+    _HELD_BACK.write_text(before)
+
+
+@pytest.mark.usefixtures("impatient_kernel")
 def test_pool_that_fills_up_ends_the_import_and_is_told(
     lvm_make_group: MakeGroup, make_engine: MakeEngine, tmp_path: Path
 ) -> None:
-    """Another guest takes the room meanwhile; the kernel holds writes back for a minute, and progress is told on."""
+    """Another guest takes the room meanwhile; the kernel holds writes back for a while, and progress is told on."""
     group = lvm_make_group(64 * Mi, pool_size=16 * Mi)
     engine, image = _engine(make_engine, group), _image(tmp_path, 12 * Mi)
     lvm("lvcreate", "-q", "-y", "--type", "thin", "-V", "16m", "--thinpool", "pool", "-n", "guest", group.name)
