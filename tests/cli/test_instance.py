@@ -123,7 +123,7 @@ def test_option_for_the_config_drive_leaves_what_the_file_says_of_it(cli: Cli, h
     (cli.root / "cloud.cfg").write_text("#cloud-config\n# mine\n")
     spec = cli.root / "web.yaml"
     spec.write_text("image: tiny.qcow2\nmemory: 64M\nconfig_drive: {hostname: frontend}\n")
-    words = ["--spec", spec, "--config-drive", "--user-data", cli.root / "cloud.cfg"]
+    words: list[str | Path] = ["--spec", spec, "--config-drive", "--user-data", cli.root / "cloud.cfg"]
     assert cli("instance", "spawn", host.name(), *words).status == 0
     drive = (cli.instances / host.name() / "disk.config").read_bytes()
     assert b'"hostname": "frontend"' in drive

@@ -31,20 +31,10 @@ modules='virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_p
 say() { printf 'tinylinux: %s\n' "$*" >&2; }
 die() { say "$@"; exit 1; }
 
-# The package lists are the machine's; where it has none, or they are too old, our own.
-download() { # FOLDER
-    (
-        cd "$1"
-        fetch && return
-        mkdir -p lists/partial cache/archives/partial
-        set -- -o "Dir::State::lists=$1/lists" -o "Dir::Cache=$1/cache"
-        apt-get -q "$@" update && fetch "$@"
-    )
-}
+. "$here/packages.sh"
 
-fetch() { # APT-OPTION...
-    name=$(apt-cache "$@" depends "$package" | sed -n 's/^ *Depends: \(linux-image-[^ ]*\)$/\1/p' | head -n 1)
-    [ -n "$name" ] && apt-get -q -o APT::Sandbox::User=root "$@" download "$name"
+kernel() { # APT-OPTION...: the package with the kernel itself
+    apt-cache "$@" depends "$package" | sed -n 's/^ *Depends: \(linux-image-[^ ]*\)$/\1/p' | head -n 1
 }
 
 unpack() { # FOLDER: vmlinuz and the modules, of the package in it
@@ -133,11 +123,11 @@ install() {
     mkdir -p "$labs"
     home=$(cd -- "$labs" && pwd -P)/tinylinux
     if command -v flock >/dev/null; then exec 8>"$labs/tinylinux.lock"; flock 8; fi
-    wanted=$(cksum <"$0")    # changes when this file does
+    wanted=$(cat "$0" "$here/packages.sh" | cksum)    # changes when these files do
     if [ "$(cat "$home/complete" 2>/dev/null)" != "$wanted" ]; then
         rm -rf "$home"
         mkdir "$home"
-        download "$home" >"$labs/tinylinux.log" 2>&1 ||
+        download "$home" kernel >"$labs/tinylinux.log" 2>&1 ||
             { tail -n 5 "$labs/tinylinux.log" >&2; die "no kernel can be downloaded; see $labs/tinylinux.log"; }
         unpack "$home"
         make_ramdisk "$home"

@@ -13,9 +13,10 @@ from imgbackend.sources.folder import FolderSource
 from imgbackend.sources.glance import GlanceSource
 from imgbackend.sources.http import HttpSource
 from labs.glance import glance, glance_of_my_own, glance_with_tokens
+from labs.ssh import ssh_host
 from labs.webserver import Certificates, Site, certificates, site
 
-__all__ = ["glance", "glance_of_my_own", "glance_with_tokens"]
+__all__ = ["glance", "glance_of_my_own", "glance_with_tokens", "ssh_host"]
 
 MakeConf = Callable[..., cfg.ConfigOpts]
 

@@ -3,9 +3,7 @@
 import hashlib
 import json
 import os
-import pwd
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,7 @@ from imgbackend.manifests import content_digest
 from imgbackend.sources.peer import HOST
 from imgbackend.types import Mi, base_name
 from labs import images as making
-from labs.require import require
+from labs import ssh as ssh_lab
 from labs.webserver import Certificates, File, Site
 
 pytestmark = pytest.mark.slow
@@ -400,37 +398,11 @@ def test_url_that_is_none_is_refused(hosts: Hosts, url: str) -> None:
         hosts.made(hosts.engine(sources__fallback_url=url))
 
 
-def _sshd(tmp_path: Path) -> Path:
-    """A configuration of ssh whose connections are to an sshd of its own, which needs no port."""
-    server = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
-    if server is None:
-        require("ssh", "sshd is not installed (openssh-server)")
-    if os.geteuid() == 0 and not (Path("/run/sshd").is_dir() and "sshd" in {user.pw_name for user in pwd.getpwall()}):
-        require("ssh", "sshd of root needs the user sshd and /run/sshd")
-    for name in ("host", "user"):
-        words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)]
-        subprocess.run(words, check=True, timeout=60, stdin=subprocess.DEVNULL)
-    (tmp_path / "known").write_text(f"there {(tmp_path / 'host.pub').read_text()}")
-    told = tmp_path / "sshd_config"
-    told.write_text(
-        f"HostKey {tmp_path}/host\nAuthorizedKeysFile {tmp_path}/user.pub\nStrictModes no\nUsePAM no\n"
-        "PasswordAuthentication no\nPermitRootLogin prohibit-password\nLogLevel ERROR\n"
-    )
-    config = tmp_path / "ssh_config"
-    config.write_text(
-        f"Host there\nHostName 127.0.0.1\nHostKeyAlias there\nIdentityFile {tmp_path}/user\nIdentitiesOnly yes\n"
-        f"User {pwd.getpwuid(os.geteuid()).pw_name}\nUserKnownHostsFile {tmp_path}/known\n"
-        f"GlobalKnownHostsFile /dev/null\nProxyCommand {server} -i -f {told}\n"
-    )
-    return config
-
-
-def test_base_is_had_from_a_real_sshd(hosts: Hosts, tmp_path: Path) -> None:
-    config = _sshd(tmp_path)
+def test_base_is_had_from_a_real_sshd(hosts: Hosts, ssh_host: ssh_lab.Ssh, tmp_path: Path) -> None:
     folder = tmp_path / 'it\'s $(touch no) a "folder"; & *'
     shutil.copytree(hosts.bases, folder)
     hosts.lose()
-    options = {"sources__fallback_url": f"ssh://{{host}}{folder}", "sources__fallback_ssh_config": str(config)}
+    options = {"sources__fallback_url": f"ssh://{{host}}{folder}", "sources__fallback_ssh_config": str(ssh_host.config)}
     engine = hosts.engine(**options)
     image = engine.image(hosts.ref, fallback_from_host="there")
     engine.disk("vm1", images_type="raw").cache(image, image.filename)
@@ -439,6 +411,6 @@ def test_base_is_had_from_a_real_sshd(hosts: Hosts, tmp_path: Path) -> None:
     (folder / f"{hosts.base}.json").unlink()
     with pytest.raises(errors.ImageNotFound, match="is not there"):
         _ = hosts.engine("again", **options).image(hosts.ref, fallback_from_host="there").declared
-    (tmp_path / "known").write_text("")
+    ssh_host.known_hosts.write_text("")
     with pytest.raises(errors.SourceDenied, match="known_hosts"):
         _ = hosts.engine("stranger", **options).image(hosts.ref, fallback_from_host="there").declared
