@@ -11,7 +11,7 @@ is looked for again, so that a disk that only moved is not missed.
 import json
 import os
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,6 +27,10 @@ _DEEPEST: Final = 16
 """Files that are followed from a disk to its base."""
 _SAME_TICK: Final = 2_000_000_000
 """Nanoseconds: a folder that changed so shortly before it was listed may have changed after it with the same time."""
+
+
+def nothing() -> None:
+    """For whom nobody waits for a sign of life."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +49,9 @@ class Overlay:
 class Look:
     """One look at the folders of all instances, and what it could not see."""
 
-    def __init__(self, host: Host) -> None:
-        """Keep the host; nothing is looked at."""
-        self._host = host
+    def __init__(self, host: Host, alive: Callable[[], object] = nothing) -> None:
+        """Keep the host; nothing is looked at.  At the first look ``alive`` is called before each folder; it may raise."""
+        self._host, self._alive = host, alive
         self._bases = os.path.realpath(host.bases)
         self._root = os.path.realpath(host.instances)
         self._real: dict[str, str] = {}
@@ -72,6 +76,7 @@ class Look:
             if not names:
                 return
             for name in names:
+                self._alive()
                 if (yield from self._instance(name)):
                     done.add(name)
         self.unseen[_line(f"{self._root}: folders come and go too fast to be looked at; try again")] = None

@@ -28,6 +28,7 @@ from imgbackend.cache.sweep import Pass, Sweep, go_on
 from imgbackend.cache.use import Domains, Use, no_domains
 from imgbackend.cache.verification import Verification, Verified, chosen
 from imgbackend.host import Host
+from imgbackend.overlays import nothing
 from imgbackend.pins import Pin
 from imgbackend.types import Progress, ignore, is_base_name
 
@@ -152,23 +153,31 @@ class Cache:
             found = chosen(listing.bases, names, store, sample)
             return Verification(self._host, stores.opened, rate, self._clock).verify_all(found, progress)
 
-    def prune(self, *, dry_run: bool = False, ask_sources: bool = False, stop: Callable[[], bool] = go_on) -> Pass:
+    def prune(
+        self,
+        *,
+        dry_run: bool = False,
+        ask_sources: bool = False,
+        stop: Callable[[], bool] = go_on,
+        alive: Callable[[], object] = nothing,
+    ) -> Pass:
         """Remove the bases that nothing needs and that the policy lets go; note the use of the others.
 
         No base is removed on which a disk hangs, which is pinned, or which was used within
         ``lease_seconds``; none at all where some disk could not be looked at.  Each goes under its lock,
         after another look at its last use, its pin, and the folders that changed since.  ``dry_run`` changes nothing.
         ``ask_sources``: whose image is gone from its source may go earlier; see :meth:`bases`.
-        ``stop`` is asked before each base; where it says yes, what is left is left to the next pass.
+        ``stop`` is asked before each base; where it says yes, what is left is left to the next pass.  ``alive`` is
+        called before each folder and each leftover that is looked at; what it raises ends the pass.
         The metrics are written, where there is a file for them.
         What killed calls left behind goes too, as :meth:`leftovers` tells.
 
         :raises ConfigError: if the base folder cannot be read.
         """
         with self._translated():
-            done = self._sweep.run(dry_run=dry_run, stop=stop, asked=self._asked if ask_sources else None)
+            done = self._sweep.run(dry_run=dry_run, stop=stop, alive=alive, asked=self._asked if ask_sources else None)
             if not done.stopped:
-                done = self._cleared(done, dry_run=dry_run)
+                done = self._cleared(done, dry_run=dry_run, alive=alive)
             if self.policy.metrics_file is not None and not dry_run:
                 self._tell(done, self.policy.metrics_file)
             return done
@@ -240,28 +249,29 @@ class Cache:
         use = self._look()
         return bool(use.disks(name)) or bool(use.unseen)
 
-    def leftovers(self, *, remove: bool = False) -> LeftBehind:
+    def leftovers(self, *, remove: bool = False, alive: Callable[[], object] = nothing) -> LeftBehind:
         """What killed calls left behind, in folders and in stores, with what is being made just now.
 
         ``remove``: what is surely dead goes.  Its lock is free, and whoever made it was noted and is gone, or it is
         unchanged for ``lease_seconds``.  No whole disk goes, and nothing that has no name of ours.
+        ``alive`` is called before each folder and each leftover that is looked at, and may raise.
         """
         with self._translated():
-            strewn = Strewn(self._host, self._bases, self.policy, self._look, self._clock)
-            orphans = Orphans(self._host, self._reach, self.policy, self._clock)
+            strewn = Strewn(self._host, self._bases, self.policy, lambda: self._look(alive), self._clock, alive)
+            orphans = Orphans(self._host, self._reach, self.policy, self._clock, alive)
             faults: list[str] = []
             candidates = itertools.chain(orphans.candidates(), strewn.candidates())
             found = list(settled(candidates, self._host, faults, remove=remove))
             return LeftBehind(leftovers=found, faults=faults, unknown=[*strewn.faults, *orphans.faults])
 
-    def _cleared(self, done: Pass, *, dry_run: bool) -> Pass:
+    def _cleared(self, done: Pass, *, dry_run: bool, alive: Callable[[], object]) -> Pass:
         """A pass, with the leftovers that are dead."""
-        left = self.leftovers(remove=not dry_run)
+        left = self.leftovers(remove=not dry_run, alive=alive)
         dead = [each for each in left.leftovers if each.dead]
         return replace(done, leftovers=dead, faults=[*done.faults, *left.faults])
 
-    def _look(self) -> Use:
-        return Use(self._host, self._domains)
+    def _look(self, alive: Callable[[], object] = nothing) -> Use:
+        return Use(self._host, self._domains, alive)
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:

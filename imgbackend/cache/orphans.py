@@ -27,8 +27,16 @@ _GOING: Final = "_del"
 class Orphans:
     """Looks for them, on one host."""
 
-    def __init__(self, host: Host, reach: Reach, policy: Policy, clock: Callable[[], float]) -> None:
-        """Keep them; nothing is looked at."""
+    def __init__(
+        self,
+        host: Host,
+        reach: Reach,
+        policy: Policy,
+        clock: Callable[[], float],
+        alive: Callable[[], object] = overlays.nothing,
+    ) -> None:
+        """Keep them; nothing is looked at.  ``alive`` is called before each folder, and may raise."""
+        self._alive = alive
         self._host, self._reach, self._policy, self._clock = host, reach, policy, clock
         self.faults: list[str] = []
         """What could not be looked at, a line each."""
@@ -102,11 +110,14 @@ class Orphans:
             self._fault(f"what is left in {backend.name} cannot be told", exc)
             return []
 
-    def _instances(self) -> list[str]:
+    def _instances(self) -> Iterator[str]:
         try:
-            return overlays.instances(self._host)
+            found = overlays.instances(self._host)
         except OSError:
-            return []  # told by who looks for files there
+            return  # told by who looks for files there
+        for instance in found:
+            self._alive()
+            yield instance
 
     def _fault(self, what: str, exc: OSError | errors.Error) -> None:
         told = files.translated(exc, self._host.instances) if isinstance(exc, OSError) else exc

@@ -38,9 +38,19 @@ class Strewn:
     """Looks for them below one ``instances_path``."""
 
     def __init__(
-        self, host: Host, bases: Bases, policy: Policy, use: Callable[[], Use], clock: Callable[[], float]
+        self,
+        host: Host,
+        bases: Bases,
+        policy: Policy,
+        use: Callable[[], Use],
+        clock: Callable[[], float],
+        alive: Callable[[], object] = overlays.nothing,
     ) -> None:
-        """``use`` looks which bases disks hang on; it is asked where that matters, once."""
+        """``use`` looks which bases disks hang on; it is asked where that matters, once.
+
+        ``alive`` is called before each folder, and each file that may be a leftover; it may raise.
+        """
+        self._alive = alive
         self._host, self._bases, self._policy, self._clock = host, bases, policy, clock
         self._use = functools.cache(use)
         self._recorded = functools.lru_cache(maxsize=8)(host.records.all)
@@ -60,6 +70,7 @@ class Strewn:
     def _of_bases(self) -> Iterator[Candidate]:
         names = self._names(self._host.bases)
         for name in names:
+            self._alive()
             path = self._host.bases / name
             if match := _MAKING.match(name):
                 yield from self._of_base(match[1], "fetch", path, self._is_abandoned(path))
@@ -85,6 +96,7 @@ class Strewn:
                     "file", path, self._guard(locks.SPACE, self._host.locks.space), self._is_abandoned(path)
                 )
         for instance in self._instances():
+            self._alive()
             for name in self._names(f"{self._host.instances}/{instance}"):
                 if name[0] == ".":
                     yield from self._of_instance(instance, name)
@@ -108,6 +120,7 @@ class Strewn:
 
     def _of_locks(self) -> Iterator[Candidate]:
         for name in self._names(self._locks):
+            self._alive()
             path = self._locks / name
             temporary = _TEMPORARY.match(name)
             whole = temporary[1] if temporary else name

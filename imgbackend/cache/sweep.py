@@ -13,6 +13,7 @@ from imgbackend.cache.reach import Stores
 from imgbackend.cache.removal import Outcome, Removal
 from imgbackend.cache.use import Use
 from imgbackend.host import Host
+from imgbackend.overlays import nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +54,12 @@ class Sweep:
         stores: Callable[[Collection[str]], Stores],
         policy: Policy,
         clock: Callable[[], float],
-        look: Callable[[], Use],
+        look: Callable[[Callable[[], object]], Use],
     ) -> None:
-        """As of :class:`imgbackend.cache.Cache`, whose passes these are; ``look`` finds what is in use now."""
+        """As of :class:`imgbackend.cache.Cache`, whose passes these are.
+
+        ``look`` finds what is in use now, and calls what it is given before each folder.
+        """
         self._host, self._bases, self._stores = host, bases, stores
         self._policy, self._clock, self._look = policy, clock, look
         self._hosts = Hosts(host, clock)
@@ -65,12 +69,13 @@ class Sweep:
         *,
         dry_run: bool,
         stop: Callable[[], bool] = go_on,
+        alive: Callable[[], object] = nothing,
         asked: Callable[[list[CachedBase]], list[CachedBase]] | None = None,
     ) -> Pass:
         """See :meth:`imgbackend.cache.Cache.prune`; ``asked`` adds what the sources say."""
         began = self._clock()
         with self._host.metrics.timed("scan"):
-            use = self._look()
+            use = self._look(alive)
             unseen = list(use.unseen)
             stores = self._stores(use.backends)
             found, faults = inventory.everything(self._host, self._bases, stores.opened, use)
@@ -94,7 +99,7 @@ class Sweep:
 
         May be called while a base's lock is held.
         """
-        use = self._look()
+        use = self._look(nothing)
         other, _ = self._others([])
         found, _ = inventory.everything(self._host, self._bases, {}, use)
         verdicts = [judge(_measured(base), self._policy, self._clock(), other) for base in found]

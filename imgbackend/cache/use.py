@@ -7,7 +7,7 @@ from pathlib import Path
 
 from imgbackend import errors, manifests, qcow2
 from imgbackend.host import Host
-from imgbackend.overlays import Look, Overlay
+from imgbackend.overlays import Look, Overlay, nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,9 +32,12 @@ def no_domains() -> Iterable[DomainFile]:
 class Use:
     """What one look at all disks found."""
 
-    def __init__(self, host: Host, domains: Domains = no_domains) -> None:
-        """Look at every disk, and at what domains open; what cannot be read is told in :attr:`unseen`."""
-        self._host, self._look, self._domains = host, Look(host), domains
+    def __init__(self, host: Host, domains: Domains = no_domains, alive: Callable[[], object] = nothing) -> None:
+        """Look at every disk, and at what domains open; what cannot be read is told in :attr:`unseen`.
+
+        ``alive`` is called before each folder of an instance, and may raise.
+        """
+        self._host, self._look, self._domains = host, Look(host, alive), domains
         self._local: dict[str, dict[str, None]] = {}
         for overlay in self._look.overlays():
             self._note(overlay)

@@ -145,7 +145,10 @@ class _Service:
         self._notifier.status("making a pass")
         try:
             ask = self._engine.conf.image_cache.remove_gone_minimum_age_seconds is not None
-            done = self._engine.cache.prune(ask_sources=ask, stop=self._asked_to_stop)
+            done = self._engine.cache.prune(ask_sources=ask, stop=self._asked_to_stop, alive=self._go_on)
+        except _StoppedError:
+            LOG.info("pass was broken off")
+            return
         except Error as exc:
             LOG.error("pass failed: %s", exc)  # noqa: TRY400 - one line; a trace tells nothing more
             self._notifier.status(f"the last pass failed: {exc}")
@@ -167,8 +170,7 @@ class _Service:
             return
 
         def go_on(_phase: str, _done: int, _total: int | None) -> None:
-            if self._asked_to_stop():
-                raise _StoppedError
+            self._go_on()
 
         try:
             for done in self._engine.cache.verify(sample=told.verify_per_pass, rate=told.verify_rate, progress=go_on):
@@ -182,6 +184,10 @@ class _Service:
             LOG.info("verification was broken off")
         except Error as exc:
             LOG.error("verification failed: %s", exc)  # noqa: TRY400 - one line; a trace tells nothing more
+
+    def _go_on(self) -> None:
+        if self._asked_to_stop():
+            raise _StoppedError
 
     def _asked_to_stop(self) -> bool:
         self._sign()

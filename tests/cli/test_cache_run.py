@@ -134,6 +134,50 @@ def test_end_in_the_middle_of_a_pass_comes_between_two_bases(cli: Cli, raw_image
     assert cli("cache", "prune", "-f", "json").status == 0
 
 
+_LOOKING = """
+import os, sys, time
+from imgbackend.cli import main
+from imgbackend.overlays import Look
+
+real = Look._instance
+
+def slow(self, instance):
+    time.sleep(0.1)
+    return real(self, instance)
+
+Look._instance = slow
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@contextlib.contextmanager
+def looking(cli: Cli) -> "Iterator[subprocess.Popen[str]]":
+    """The service, which takes ten minutes for its look at the folders of all instances."""
+    for number in range(6000):
+        (cli.instances / f"vm{number}").mkdir(parents=True)
+    argv = [sys.executable, "-c", _LOOKING, "--set", "image_cache.manager_interval=1", "cache", "run"]
+    with subprocess.Popen(
+        argv, env=cli.environment(), cwd=cli.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def test_watchdog_gets_signs_of_life_while_all_disks_are_looked_at(cli: Cli, systemd: Systemd) -> None:
+    cli.env["WATCHDOG_USEC"] = "400000"
+    with looking(cli) as process:
+        systemd.until("STATUS=making a pass")
+        for _ in range(5):
+            systemd.until("WATCHDOG=1")
+        assert process.poll() is None
+        err = ended(process, signal.SIGTERM)
+    assert "pass was broken off" in err
+    assert "stopped" in err
+
+
 def test_service_verifies_bases_in_turn_and_puts_bad_ones_aside(cli: Cli, raw_image: Path, systemd: Systemd) -> None:
     base = cli.instances / "_base" / cli("cache", "prefetch", raw_image, "-f", "json").json()[0]["base"]
     with base.open("r+b") as file:
