@@ -40,6 +40,7 @@ def _facts(base: "CachedBase") -> dict[str, Any]:
         "disks": Listed(list(base.disks)),
         "pinned": base.pinned,
         "verified": None if base.verified is None else Time(base.verified),
+        "bad": base.bad,
         "path": None if base.path is None else str(base.path),
         "upstream": base.upstream,
     }
@@ -68,7 +69,7 @@ class List(Lister):
 
     columns = (
         *("store", "name", "image_id", "source", "format", "virtual_size", "size", "allocated", "last_used"),
-        *("users", "pinned", "verified"),
+        *("users", "pinned", "verified", "bad"),
     )
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -108,7 +109,7 @@ class Show(ShowOne):
 
     columns = (
         *("store", "name", "image_id", "source", "format", "virtual_size", "cluster_size", "digest"),
-        *("size", "allocated", "last_used", "children", "disks", "pinned", "verified", "path"),
+        *("size", "allocated", "last_used", "children", "disks", "pinned", "verified", "bad", "path"),
     )
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
