@@ -50,7 +50,7 @@ class Look:
     """One look at the folders of all instances, and what it could not see."""
 
     def __init__(self, host: Host, alive: Callable[[], object] = nothing) -> None:
-        """Keep the host; nothing is looked at.  At the first look ``alive`` is called before each folder; it may raise."""
+        """Keep the host; nothing is looked at.  A first look calls ``alive`` before each folder; it may raise."""
         self._host, self._alive = host, alive
         self._bases = os.path.realpath(host.bases)
         self._root = os.path.realpath(host.instances)
