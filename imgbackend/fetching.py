@@ -129,10 +129,10 @@ class Fetching:
         begun = self._part.stat().st_size if self._part.exists() else 0
         with (
             self._host.metrics.timed("fetch"),
-            self._room(self._part, size),
+            self._room_for(size) as progress,
             inspection.loaded_meanwhile(),
         ):
-            told = self._order.fetch(self._part, self._progress)
+            told = self._order.fetch(self._part, progress)
         declared = declared_of(self._order.fetch)  # had from elsewhere, it is what is said of it there
         size = None if declared is None else declared.size
         length = self._own_file()
@@ -144,30 +144,52 @@ class Fetching:
         return delivered
 
     @contextlib.contextmanager
+    def _room_for(self, size: int | None) -> Iterator[Progress]:
+        """The progress to fetch with: of a size that nobody knows the room is promised while the bytes come."""
+        if size is not None:
+            with self._room(self._part, size):
+                yield self._progress
+            return
+        with self._host.space.growing(self._part, self._quota(self._part)) as grow:
+
+            def progress(phase: str, done: int, total: int | None, /) -> None:
+                self._having(grow)
+                self._progress(phase, done, total)
+
+            yield progress
+            self._having(grow)
+
+    @contextlib.contextmanager
     def _room(self, target: Path, need: int | None, *, instead_of: Path | None = None) -> Iterator[None]:
-        """Have ``need`` bytes promised, within what the operator allows; other bases may have to go for them."""
-        settings = self._host.settings
-        quota = Quota(
-            folder=target.parent,
-            max_size=settings.max_bases,
-            min_free=settings.min_free,
-            without=frozenset() if instead_of is None else frozenset({instead_of.name}),
-        )
+        """Have ``need`` bytes promised, within what the operator allows."""
+        quota = self._quota(target, instead_of)
         with contextlib.ExitStack() as promised:
-            try:
-                promised.enter_context(self._host.space.reserved(target, need, quota))
-            except errors.StorageFull as exc:
-                if self._make_room is None or not exc.short or not self._make_room(exc.short):
-                    raise
-                self._wait_for_room(promised, target, need, quota)
+            self._having(lambda: promised.enter_context(self._host.space.reserved(target, need, quota)))
             yield
 
-    def _wait_for_room(self, promised: contextlib.ExitStack, target: Path, need: int | None, quota: Quota) -> None:
+    def _quota(self, target: Path, instead_of: Path | None = None) -> Quota:
+        return Quota(
+            folder=target.parent,
+            max_size=self._host.settings.max_bases,
+            min_free=self._host.settings.min_free,
+            without=frozenset() if instead_of is None else frozenset({instead_of.name}),
+        )
+
+    def _having(self, promise: Callable[[], object]) -> None:
+        """Have room promised; other bases may have to go for it."""
+        try:
+            promise()
+        except errors.StorageFull as exc:
+            if self._make_room is None or not exc.short or not self._make_room(exc.short):
+                raise
+            self._wait_for_room(promise)
+
+    def _wait_for_room(self, promise: Callable[[], object]) -> None:
         """Have it promised; XFS frees what was unlinked some time after it said that it did."""
         end = time.monotonic() + _FREED
         while True:
             try:
-                promised.enter_context(self._host.space.reserved(target, need, quota))
+                promise()
             except errors.StorageFull:
                 if time.monotonic() > end:
                     raise

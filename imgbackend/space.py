@@ -9,15 +9,19 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from imgbackend import errors, files
 from imgbackend.locks import Locks
 from imgbackend.owners import Owner
 
-_SUFFIX = ".reserved"
+_SUFFIX: Final = ".reserved"
+_EIGHTH: Final = 3
+_AHEAD: Final = 1 << 20
+"""Bytes that are promised ahead at least, where nobody knows how many there will be."""
 
 
 def note_of(folder: Path, target: Path) -> Path:
@@ -63,6 +67,43 @@ class Space:
             yield
             return
         note = note_of(self._folder, target)
+        self._promise(note, target, need, quota)
+        with _blamed(target, need):
+            try:
+                yield
+            finally:
+                note.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def growing(self, target: Path, quota: Quota | None = None) -> Iterator[Callable[[], None]]:
+        """The same for a file of which nobody knows how large it will be.
+
+        What is yielded is to be called again and again while it is filled: it promises what there is and an eighth
+        more, or as much more as there is room for.
+
+        :raises StorageFull: if there is more already than there may be.
+        """
+        note, promised = note_of(self._folder, target), 0
+
+        def grow() -> None:
+            nonlocal promised
+            written = _written(target)
+            if written < promised or not written:
+                return
+            ahead = max(written >> _EIGHTH, _AHEAD)
+            try:
+                promised = self._promise(note, target, written + ahead, quota)
+            except errors.StorageFull:
+                self._promise(note, target, written, quota)
+
+        with _blamed(target, None):
+            try:
+                yield grow
+            finally:
+                note.unlink(missing_ok=True)
+
+    def _promise(self, note: Path, target: Path, need: int, quota: Quota | None) -> int:
+        """Write it down, if there is room for it."""
         told = {"file": str(target), "bytes": need, **Owner.me(self._host).note()}
         with self._locks.space():
             missing = need - _written(target)
@@ -70,18 +111,7 @@ class Space:
             if missing > have:
                 raise errors.StorageFull(where, missing, max(have, 0), short=missing - have)
             files.write_whole(note, json.dumps(told).encode(), mode=0o600, durable=False)
-        try:
-            yield
-        except OSError as exc:
-            if exc.errno in files.FULL:
-                raise errors.StorageFull(str(target.parent), need, files.free_bytes(target.parent)) from exc
-            raise
-        except errors.StorageFull as exc:
-            if exc.need is not None:
-                raise
-            raise errors.StorageFull(str(target.parent), need, files.free_bytes(target.parent)) from exc
-        finally:
-            note.unlink(missing_ok=True)
+        return need
 
     def _left(self, own: Path, folder: Path, quota: Quota | None) -> tuple[str, int]:
         """What limits a file in ``folder``, and how many bytes that leaves, which may be less than none."""
@@ -115,6 +145,21 @@ class Space:
                 yield target, max(size - _written(target), 0)
             else:
                 note.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _blamed(target: Path, need: int | None) -> Iterator[None]:
+    """An end of the room is told with what was needed, and what there is."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno in files.FULL:
+            raise errors.StorageFull(str(target.parent), need, files.free_bytes(target.parent)) from exc
+        raise
+    except errors.StorageFull as exc:
+        if exc.need is not None:
+            raise
+        raise errors.StorageFull(str(target.parent), need, files.free_bytes(target.parent)) from exc
 
 
 def _written(path: Path) -> int:

@@ -10,7 +10,7 @@ import pytest
 
 from cache.conftest import DAY, HOUR, age, names
 from imgbackend import Engine, errors, extents, files
-from imgbackend.types import Ki, Mi
+from imgbackend.types import Ki, Mi, Progress
 from labs.contents import bytes_of
 from labs.engines import MakeEngine
 from labs.images import qemu_img, sparse_raw
@@ -120,6 +120,69 @@ def test_container_is_counted_by_what_it_unpacks_to_without_itself(make_engine: 
     with pytest.raises(errors.StorageFull, match="max_size"):
         engine.disk("web2").cache(small, small.name)
     assert names(engine) == {wanted.name}
+
+
+def in_pieces(wanted: Template) -> Template:
+    """The same image, as it comes from a source that does not say how large it is, a megabyte at a time."""
+
+    def arrive(target: Path, progress: Progress) -> None:
+        data = wanted.content.read_bytes()
+        with target.open("wb") as file:
+            for at in range(0, len(data), Mi):
+                file.write(data[at : at + Mi])
+                file.flush()
+                progress("fetch", file.tell(), None)
+
+    return wanted.but(size=None, before=arrive)
+
+
+def test_image_of_unknown_size_makes_room_while_it_comes(make_engine: MakeEngine, tmp_path: Path) -> None:
+    engine = engine_with(make_engine, max_size=6 * Mi + SLACK)
+    one, two, three = image(tmp_path, "one1"), image(tmp_path, "two2"), image(tmp_path, "tri3", 4 * Mi)
+    cached(engine, one, 5 * HOUR)
+    cached(engine, two, 2 * HOUR)
+    engine.disk("web1").cache(in_pieces(three), three.name)
+    assert names(engine) == {two.name, three.name}
+    assert bytes_of(engine.disk("web1")) == three.content.read_bytes()
+
+
+def test_image_of_unknown_size_is_refused_as_soon_as_it_exceeds_what_is_allowed(
+    make_engine: MakeEngine, tmp_path: Path
+) -> None:
+    """And not when all of it is here; what was fetched so far goes."""
+    engine = engine_with(make_engine, max_size=3 * Mi)
+    wanted, came = image(tmp_path, "one1", 32 * Mi), list[int]()
+    pieces = in_pieces(wanted)
+
+    def progress(phase: str, done: int, _total: int | None) -> None:
+        if phase == "fetch":
+            came.append(done)
+
+    with pytest.raises(errors.StorageFull, match="max_size"):
+        engine.disk("web1").cache(pieces, wanted.name, progress=progress)
+    assert max(came) <= 3 * Mi
+    assert list(engine.host.bases.iterdir()) == []
+    assert not list((engine.host.instances / "locks").glob("*.reserved"))
+
+
+@pytest.mark.parametrize("length", [Mi // 2, 3 * Mi])
+def test_image_of_unknown_size_that_just_fits_is_taken(make_engine: MakeEngine, tmp_path: Path, length: int) -> None:
+    engine = engine_with(make_engine, max_size=length + SLACK)
+    wanted = image(tmp_path, "one1", length)
+    engine.disk("web1").cache(in_pieces(wanted), wanted.name)
+    assert names(engine) == {wanted.name}
+
+
+def test_fetches_of_unknown_size_side_by_side_do_not_count_on_the_same_room(
+    make_engine: MakeEngine, tmp_path: Path
+) -> None:
+    engine = engine_with(make_engine, max_size=6 * Mi)
+    images = [in_pieces(image(tmp_path, name, 4 * Mi)) for name in ("one1", "two2")]
+    found = in_threads(2, lambda number: engine.disk(f"web{number}").cache(images[number], images[number].name).size)
+    refused = [each for each in found if isinstance(each, errors.StorageFull)]
+    assert refused
+    assert all(each == 4 * Mi or isinstance(each, errors.StorageFull) for each in found)
+    assert extents.together(engine.host.bases.glob("[0-9a-f]*[0-9a-f]")) <= 6 * Mi
 
 
 def test_fetches_side_by_side_do_not_count_on_the_same_room(make_engine: MakeEngine, tmp_path: Path) -> None:

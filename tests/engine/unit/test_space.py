@@ -164,3 +164,51 @@ def test_min_free_is_left_to_others(space: Space, small_tmpfs: MakeTmpfs) -> Non
         pytest.fail("it was promised")
     with space.reserved(place / "a", 2 * Mi, Quota(folder=place, min_free=2 * Mi)):
         pass
+
+
+def noted(folder: Path) -> int:
+    """Bytes that are promised."""
+    [note] = folder.glob("*.reserved")
+    return int(json.loads(note.read_text())["bytes"])
+
+
+def test_promise_for_what_nobody_knows_the_size_of_grows_with_it(
+    space: Space, folder: Path, small_tmpfs: MakeTmpfs
+) -> None:
+    place = small_tmpfs(64 * Mi)
+    with space.growing(place / "a") as grow:
+        grow()
+        assert list(folder.glob("*.reserved")) == []
+        with (place / "a").open("wb") as file:
+            for megabytes in range(1, 33):
+                file.write(bytes(Mi))
+                file.flush()
+                grow()
+                assert megabytes * Mi <= noted(folder) <= max(megabytes * Mi * 9 // 8, (megabytes + 1) * Mi)
+        with pytest.raises(errors.StorageFull), space.reserved(place / "b", 32 * Mi):
+            pytest.fail("what is promised to the other was promised again")
+    assert list(folder.glob("*.reserved")) == []
+
+
+def test_promise_that_grows_takes_all_the_room_there_is_and_no_more(space: Space, small_tmpfs: MakeTmpfs) -> None:
+    place = small_tmpfs(8 * Mi)
+    with space.growing(place / "a", Quota(folder=place, min_free=4 * Mi)) as grow:
+        (place / "a").write_bytes(bytes(4 * Mi - 4096))
+        grow()
+        (place / "a").write_bytes(bytes(4 * Mi + 8192))
+        with pytest.raises(errors.StorageFull, match="min_free") as caught:
+            grow()
+        assert caught.value.short == 8192
+        (place / "ballast").write_bytes(bytes(Mi))
+        (place / "a").write_bytes(bytes(Mi))
+        grow()
+
+
+def test_promise_that_grows_reaches_no_bytes_that_others_were_promised(space: Space, small_tmpfs: MakeTmpfs) -> None:
+    place = small_tmpfs(8 * Mi)
+    with space.reserved(place / "other", 6 * Mi), space.growing(place / "a") as grow:
+        (place / "a").write_bytes(bytes(Mi))
+        grow()
+        (place / "a").write_bytes(bytes(2 * Mi + 4096))
+        with pytest.raises(errors.StorageFull):
+            grow()
