@@ -202,12 +202,16 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         def asked(ref: str) -> Image:
             return self.source(references.source_of(ref, self.conf.sources.default)).find(ref)
 
+        def beside(ref: str, image_id: str) -> Image:
+            return self.image(references.beside(ref, image_id, self.conf.sources.default)).as_boot_file()
+
         return Reach(
             stores=self._stores,
             backend=self.backend,
             configured=self.configured,
             finish=lambda name: self.instances.finish(name),
             image=self.image,
+            beside=beside,
             asked=asked,
         )
 

@@ -39,6 +39,11 @@ def source_of(ref: str, default: str) -> str:
     return default
 
 
+def beside(ref: str, image_id: str, default: str) -> str:
+    """A reference to another image in the source of ``ref``: the kernel of an image, its ramdisk."""
+    return f"{source_of(ref, default)}:{image_id}"
+
+
 class CachedImage(Image):
     """An image whose source is down, known by the manifest of its base."""
 

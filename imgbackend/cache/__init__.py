@@ -213,13 +213,15 @@ class Cache:
         ``refs`` are as for ``engine.image``.  The bases are made where the disks of the backend
         ``images_type`` (None: the configured one) would have them made, with the same locks: a disk that wants
         one of them meanwhile waits, and fetches nothing.  A base counts as used now, whether or not it was there.
+        The kernel and the ramdisk that an image names come with it, into the base folder.
         ``at_once`` and ``jitter`` (seconds) None: as configured.  ``progress`` makes the progress of an
         image; what one of these raises ends them all.  What fails is told in the result, and is no error.
 
         :raises ConfigError: if there is no such backend.
         :raises StorageUnavailable: if its storage does not answer.
         """
-        return Prefetching(self._host, self._bases, self._reach.backend(images_type), self._reach.image).all(
+        reach = self._reach
+        return Prefetching(self._host, self._bases, reach.backend(images_type), reach.image, reach.beside).all(
             refs,
             at_once=at_once or self.policy.at_once,
             jitter=self.policy.jitter if jitter is None else jitter,

@@ -11,7 +11,7 @@ from imgbackend import errors, fetching, parents
 from imgbackend.abilities import Cloneable, HoldsBases
 from imgbackend.backend import Backend
 from imgbackend.bases import Bases
-from imgbackend.cache.reach import Wanted
+from imgbackend.cache.reach import Bootable, Wanted
 from imgbackend.creation import Watched, translated
 from imgbackend.host import Host
 from imgbackend.manifests import Manifest
@@ -38,6 +38,8 @@ class Prefetched:
     """The name that its base has, or would have."""
     store: str | None = None
     """The backend whose store keeps the base; None: it is in the base folder."""
+    boot_files: tuple[str, ...] = ()
+    """The bases of the kernel and the ramdisk that it names, in the base folder; all of them are there."""
     seconds: float = 0.0
 
 
@@ -49,9 +51,16 @@ def silent(_ref: str) -> Progress:
 class Prefetching:
     """Fetches for the disks of one backend."""
 
-    def __init__(self, host: Host, bases: Bases, backend: Backend, find: Callable[[str], Wanted]) -> None:
-        """``find`` is the engine's way from a reference to an image."""
-        self._host, self._bases, self._backend, self._find = host, bases, backend, find
+    def __init__(
+        self,
+        host: Host,
+        bases: Bases,
+        backend: Backend,
+        find: Callable[[str], Bootable],
+        beside: Callable[[str, str], Wanted],
+    ) -> None:
+        """``find`` is the engine's way from a reference to an image, ``beside`` to a boot file in the same source."""
+        self._host, self._bases, self._backend, self._find, self._beside = host, bases, backend, find, beside
 
     def all(
         self, refs: Iterable[str], *, at_once: int, jitter: float, progress: Callable[[str], Progress]
@@ -80,7 +89,7 @@ class Prefetching:
                 _wait(random.uniform(0.0, jitter), watched)  # noqa: S311 - no secret: it only spreads the load
                 image = self._find(ref)
                 done = replace(done, image_id=image.id, base=image.filename)
-                done = self._had(image, done, watched)
+                done = self._booted(image, self._had(image, done, watched), watched)
         except errors.Error as exc:
             done = replace(done, status="failed", reason=str(exc))
         return replace(done, seconds=time.monotonic() - began)
@@ -89,23 +98,37 @@ class Prefetching:
         where = self._cloned_from(image)
         if where is not None:
             return replace(done, status="not needed", store=None, reason=f"disks are clones of {where}")
-        backend = self._backend
-        preparer = Preparer(
-            self._host,
-            self._bases,
-            backend if isinstance(backend, HoldsBases) else None,
-            image,
-            image.filename,
-            None,
-            progress,
-            _no_disk,
-        )
+        store = self._backend if isinstance(self._backend, HoldsBases) else None
+        preparer = self._prepared(image, store, progress)
+        fresh = preparer.fetched if store is None else preparer.manifest is not None
+        return replace(done, status="cached" if fresh else "existing")
+
+    def _booted(self, image: Bootable, done: Prefetched, progress: Progress) -> Prefetched:
+        """With the kernel and the ramdisk; they are files, whatever the disks are."""
+        try:
+            named = [each for each in (image.kernel_id, image.ramdisk_id) if each is not None]
+        except errors.SourceUnavailable as exc:
+            return replace(done, reason="; ".join(filter(None, [done.reason, f"it may name a kernel: {exc}"])))
+        files = list[str]()
+        for image_id in named:
+            try:
+                file = self._beside(done.ref, image_id)
+                if self._prepared(file, None, progress).fetched and done.status == "existing":
+                    done = replace(done, status="cached")
+            except errors.Error as exc:
+                reason = f"the image is there, and what it boots with is not: {image_id}: {exc}"
+                return replace(done, status="failed", reason=reason, boot_files=tuple(files))
+            files.append(file.filename)
+        return replace(done, boot_files=tuple(files))
+
+    def _prepared(self, image: Wanted, store: HoldsBases | None, progress: Progress) -> Preparer:
+        """What fetches an image as a disk would have it fetched, when it is done."""
+        preparer = Preparer(self._host, self._bases, store, image, image.filename, None, progress, _no_disk)
         try:
             preparer(preparer.base)
         finally:
             preparer.close()
-        fresh = preparer.fetched if done.store is None else preparer.manifest is not None
-        return replace(done, status="cached" if fresh else "existing")
+        return preparer
 
     def _cloned_from(self, image: Wanted) -> str | None:
         """Where the source keeps the image so that the backend clones it; None: it needs a base."""

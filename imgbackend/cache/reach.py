@@ -20,6 +20,15 @@ class Wanted(Protocol):
     def __call__(self, target: Path, progress: Progress, /) -> Delivered | None: ...
 
 
+class Bootable(Wanted, Protocol):
+    """An image that may name what it boots with."""
+
+    @property
+    def kernel_id(self) -> str | None: ...
+    @property
+    def ramdisk_id(self) -> str | None: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stores:
     """The backends whose stores keep bases."""
@@ -42,7 +51,9 @@ class Reach:
     """The names of the backends that somebody wants."""
     finish: Callable[[str], None]
     """Goes on with the destruction of an instance that was broken off; the caller holds the instance's lock."""
-    image: Callable[[str], Wanted]
+    image: Callable[[str], Bootable]
     """An image by a reference, as for a disk: where its source is down, its base will do."""
+    beside: Callable[[str, str], Wanted]
+    """Another image in the source of the one that a reference names, by its id, as a kernel or a ramdisk."""
     asked: Callable[[str], Wanted]
     """The same, of a source that has to answer."""

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from imgbackend.cli.base import Lister, UsageError, row
+from imgbackend.cli.figures import Listed
 from imgbackend.errors import ConfigError
 from imgbackend.types import Progress
 
@@ -15,7 +16,7 @@ from imgbackend.types import Progress
 class Prefetch(Lister):
     """Fetch images into the cache before a disk wants them."""
 
-    columns = ("ref", "status", "base", "store", "image_id", "reason", "seconds")
+    columns = ("ref", "status", "base", "store", "image_id", "boot_files", "reason", "seconds")
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """The arguments."""
@@ -51,7 +52,15 @@ class Prefetch(Lister):
             )
         self.status = int(any(each.status == "failed" for each in done))
         return self.columns, [
-            row(self.columns, asdict(each) | {"store": each.store or "local", "seconds": round(each.seconds, 3)})
+            row(
+                self.columns,
+                asdict(each)
+                | {
+                    "store": each.store or "local",
+                    "boot_files": Listed(list(each.boot_files)),
+                    "seconds": round(each.seconds, 3),
+                },
+            )
             for each in done
         ]
 

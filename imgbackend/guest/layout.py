@@ -105,7 +105,7 @@ class _Disks:
     def _beside(self, image_id: str | None) -> str | None:
         if image_id is None or self._spec.image is None:
             return None
-        return f"{references.source_of(self._spec.image, self._engine.conf.sources.default)}:{image_id}"
+        return references.beside(self._spec.image, image_id, self._engine.conf.sources.default)
 
     def of(self, device: Device, image: Image | None) -> Making:
         """A disk that is attached."""

@@ -12,8 +12,9 @@ import pytest
 from imgbackend import Engine, loader, manifests
 from labs.able import AbleBackend
 from labs.engines import MakeEngine, make_engine, qcow2_content, qcow2_image, raw_content, raw_image
+from labs.glance import glance
 
-__all__ = ["make_engine", "qcow2_content", "qcow2_image", "raw_content", "raw_image"]
+__all__ = ["glance", "make_engine", "qcow2_content", "qcow2_image", "raw_content", "raw_image"]
 
 HOUR = 3600
 DAY = 24 * HOUR

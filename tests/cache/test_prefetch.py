@@ -5,17 +5,20 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cache.conftest import DAY, age, names
 from imgbackend import Engine, errors
 from imgbackend.cache import Prefetched
-from imgbackend.types import Mi
+from imgbackend.types import Mi, base_name
 from labs.contents import bytes_of, entries
 from labs.engines import MakeEngine
+from labs.glance import Glance
 from labs.templates import in_threads
 
 pytestmark = pytest.mark.slow
@@ -180,3 +183,56 @@ def test_jitter_is_waited_for_and_can_be_cancelled(engine: Engine, tmp_path: Pat
 
     with pytest.raises(Enough):
         engine.cache.prefetch([str(image(tmp_path))], jitter=1e9, progress=progress)
+
+
+def booting(glance: Glance, kernel: str | None = None, **more: str) -> tuple[str, list[str]]:
+    """An image in Glance that names a kernel and a ramdisk; and their ids."""
+    ids = [
+        kernel or glance.add("kernel", b"a kernel" * 99, disk_format="aki", container_format="aki"),
+        glance.add("ramdisk", b"a ramdisk" * 99, disk_format="ari", container_format="ari"),
+    ]
+    facts: dict[str, Any] = {"kernel_id": ids[0], "ramdisk_id": ids[1], **more}
+    return f"glance:{glance.add('root', os.urandom(Mi), disk_format='raw', **facts)}", ids
+
+
+def told(glance: Glance) -> dict[str, str]:
+    return {"glance.auth_type": "none", "glance.endpoint_override": glance.url, "glance.num_retries": "0"}
+
+
+def test_kernel_and_ramdisk_come_with_their_image(make_engine: MakeEngine, glance: Glance) -> None:
+    """As for a spawn: byte for byte, in the base folder."""
+    engine = make_engine({"images_type": "qcow2", **told(glance)})
+    ref, ids = booting(glance)
+    [done] = engine.cache.prefetch([ref])
+    assert (done.status, done.reason) == ("cached", "")
+    assert done.boot_files == tuple(base_name(each) for each in ids)
+    assert (engine.host.bases / done.boot_files[0]).read_bytes() == b"a kernel" * 99
+    for image_id, name in zip(ids, ("kernel", "ramdisk"), strict=True):
+        wanted = engine.image(f"glance:{image_id}").as_boot_file()
+        made = engine.disk("web1", name, "raw").cache(wanted, wanted.filename)
+        assert not made.fetched, "a spawn fetches it again"
+    [again] = engine.cache.prefetch([ref])
+    assert (again.status, again.boot_files) == ("existing", done.boot_files)
+    (engine.host.bases / done.boot_files[1]).unlink()
+    assert statuses(engine.cache.prefetch([ref])) == ["cached"]
+    assert set(done.boot_files) < names(engine)
+
+
+def test_kernel_that_is_gone_fails_its_image_and_says_so(make_engine: MakeEngine, glance: Glance) -> None:
+    engine = make_engine({"images_type": "qcow2", **told(glance)})
+    gone = str(uuid.uuid4())
+    ref, _ = booting(glance, gone)
+    [done] = engine.cache.prefetch([ref])
+    assert (done.status, done.boot_files) == ("failed", ())
+    assert gone in done.reason
+    assert "\n" not in done.reason
+    assert done.base in names(engine), "the image itself was there"
+
+
+def test_kernel_is_a_file_also_where_a_store_keeps_the_base(make_able: Callable[..., Engine], glance: Glance) -> None:
+    engine = make_able(told(glance))
+    ref, _ = booting(glance)
+    [done] = engine.cache.prefetch([ref])
+    assert (done.status, done.store) == ("cached", "able")
+    assert names(engine, "able") == {done.base}
+    assert names(engine) == set(done.boot_files)
