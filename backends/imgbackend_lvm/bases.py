@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from imgbackend import errors, files
-from imgbackend.types import ImageInfo, Progress, StoreBase
+from imgbackend.types import ImageInfo, Progress, StoreBase, StoreLeftover, is_base_name
 from imgbackend_lvm.lvm2 import LogicalVolume, tag_of, tags_of, value_of
 from imgbackend_lvm.volumes import BACKEND, FROM, VolumeDisk, spent
 from imgbackend_lvm.writing import opened, pieces
@@ -20,6 +20,8 @@ BASE: Final = "imgbackend.base"
 """The tag of a base: its name."""
 _SIZE: Final = "imgbackend.size"
 _ALLOCATED: Final = "imgbackend.allocated"
+_USED: Final = ".used"
+"""The folder, beside the local bases, of the files whose clocks tell of the last uses."""
 _TOLD: Final = ("image_id", "digest", "format")
 """Tags that the engine gives when it imports."""
 _NOTED: Final = ("verified", "bad", "was", "since")
@@ -105,7 +107,17 @@ class PoolBases:
 
     def _used(self, name: str) -> Path:
         own = hashlib.sha1(self._backend.name.encode(), usedforsecurity=False).hexdigest()
-        return self._backend.host.bases / ".used" / f"{own[:8]}-{name}"
+        return self._backend.host.bases / _USED / f"{own[:8]}-{name}"
+
+    def outlived(self, volumes: list[LogicalVolume]) -> Iterator[StoreLeftover]:
+        """Files that tell of the last use of bases that are gone: somebody removed those by other means."""
+        known, mine = {volume.lv_name for volume in volumes}, self._used("").name
+        for path in sorted(self._used("").parent.glob(f"{mine}*")):
+            name = path.name.removeprefix(mine)
+            if is_base_name(name) and self.volume_of(name) not in known:
+                with contextlib.suppress(FileNotFoundError):
+                    used = path.stat().st_mtime
+                    yield StoreLeftover(name=str(path), disk=None, base=name, allocated=0, time=used)
 
     def remove(self, name: str) -> None:
         """See :meth:`imgbackend.abilities.HoldsBases.remove_base`."""

@@ -124,7 +124,7 @@ class LvmBackend(Backend, Checkable, TellsLeftovers):
 
     def leftovers(self) -> Iterator[StoreLeftover]:
         """By their tags."""
-        return remains.leftovers(self)
+        return remains.leftovers(self, self.lvm.lvs(self.group))
 
 
 class ThinBackend(LvmBackend, ChecksBases):
@@ -160,6 +160,12 @@ class ThinBackend(LvmBackend, ChecksBases):
     def capacity(self) -> Capacity:
         """Of the pool."""
         return self.thin.capacity()
+
+    def leftovers(self) -> Iterator[StoreLeftover]:
+        """By their tags; and what tells when bases were used that are gone."""
+        volumes = self.lvm.lvs(self.group)
+        yield from remains.leftovers(self, volumes)
+        yield from self.bases.outlived(volumes)
 
     def find_base(self, name: str) -> StoreBase | None:
         """By its tag."""

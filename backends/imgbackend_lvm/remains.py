@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from imgbackend.types import DiskId, StoreLeftover
-from imgbackend_lvm.lvm2 import value_of
+from imgbackend_lvm.lvm2 import LogicalVolume, value_of
 from imgbackend_lvm.volumes import BACKEND, DISK, spent, volume_name
 
 if TYPE_CHECKING:
@@ -13,9 +13,8 @@ if TYPE_CHECKING:
 _BASE: Final = "imgbackend.base"
 
 
-def leftovers(backend: "LvmBackend") -> Iterator[StoreLeftover]:
+def leftovers(backend: "LvmBackend", volumes: list[LogicalVolume]) -> Iterator[StoreLeftover]:
     """Volumes whose names begin with a dot, and snapshots of disks that are gone."""
-    volumes = backend.lvm.lvs(backend.group)
     names = {volume.lv_name for volume in volumes}
     for volume in volumes:
         if value_of(volume.lv_tags, BACKEND) != backend.name:

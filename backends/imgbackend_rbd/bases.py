@@ -72,12 +72,8 @@ class PoolBases:
                 if image == name or not is_base_name(name) or self._found(name) is not None:
                     continue
                 with contextlib.suppress(*self._cluster.absent):
-                    image_id = headers.identity(ioctx, image)
                     made = headers.made(ioctx, image)
-                    taken = 0
-                    with contextlib.suppress(*self._cluster.absent):
-                        header = headers.read(ioctx, image_id)
-                        taken = headers.allocated(ioctx, header) if header.mapped else 0
+                    taken = headers.taken(ioctx, image, self._cluster.absent)
                     yield StoreLeftover(name=f"{self._pool}/{image}", disk=None, base=name, allocated=taken, time=made)
 
     def touch(self, name: str) -> None:

@@ -174,8 +174,10 @@ class RbdBackend(Backend, ChecksBases, SharedStore, Checkable, TellsLeftovers):
         for image, entry in listed.items():
             disk = locations.disk_of(image)
             if disk is not None:
+                with self.cluster.asked(f"looking at {image}", self.pool):
+                    taken = headers.taken(self.ioctx, image, self.cluster.absent)
                 yield StoreLeftover(
-                    name=f"{self.pool}/{image} ({entry.host})", disk=disk, base=None, allocated=0, time=entry.time
+                    name=f"{self.pool}/{image} ({entry.host})", disk=disk, base=None, allocated=taken, time=entry.time
                 )
         yield from self._bases.unmarked()
 

@@ -134,6 +134,15 @@ def allocated(ioctx: "Ioctx", header: Header) -> int:
     return min(sum(used.translate(_USED)) << header.order, header.size)
 
 
+def taken(ioctx: "Ioctx", image: str, absent: tuple[type[Exception], ...]) -> int:
+    """Bytes of its own that an image has which may be half made, or half removed; 0 where that cannot be told."""
+    try:
+        header = read(ioctx, identity(ioctx, image))
+        return allocated(ioctx, header) if header.mapped else 0
+    except absent:
+        return 0
+
+
 def note(header: Header, key: str) -> dict[str, Any]:
     """What a program noted under a key, as a JSON object; empty where it is not set, or is none."""
     try:

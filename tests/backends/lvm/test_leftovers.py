@@ -53,6 +53,31 @@ def test_volumes_of_killed_calls_go_and_those_of_others_stay(
     lvm("lvremove", "-y", f"{lvm_group.name}/.theirs")
 
 
+def test_file_that_tells_when_a_base_was_used_goes_with_a_pass_once_that_is_gone(
+    thin: Engine, lvm_group: Group, raw_image: Template
+) -> None:
+    """An operator removed the volume by hand."""
+    disk, other = thin.disk("web1"), raw_image.but(image_id="other")
+    disk.cache(raw_image, raw_image.name)
+    thin.disk("web2").cache(other, other.name)
+    disk.remove()
+    folder = thin.host.bases / ".used"
+    [lost] = folder.glob(f"*-{raw_image.name}")
+    assert stored(thin) == []
+    [base] = [name for name in lvm_group.volumes() if raw_image.name in name]
+    lvm("lvremove", "-f", "-y", f"{lvm_group.name}/{base}")
+    (folder / f"00000000-{raw_image.name}").touch()
+    (folder / f"{lost.name.partition('-')[0]}-notes").touch()
+    [left] = stored(thin, remove=True)
+    assert (left.kind, left.name, left.dead) == ("base", str(lost), False)
+    thin.cache.policy = replace(thin.cache.policy, lease=0)
+    [left] = stored(thin, remove=True)
+    assert left.removed
+    assert {path.name.partition("-")[2] for path in folder.iterdir()} == {other.name, raw_image.name, "notes"}
+    assert not lost.exists()
+    assert thin.disk("web2").exists()
+
+
 def test_whole_volume_that_no_record_tells_of_is_listed_and_stays(thin: Engine, raw_image: Template) -> None:
     """It may hold a guest's data, whoever lost its record."""
     disk = thin.disk("web1")

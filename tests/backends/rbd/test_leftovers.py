@@ -11,6 +11,7 @@ from backends.rbd.test_bases import _expire
 from imgbackend import Engine
 from imgbackend.cache import Leftover
 from imgbackend.testing.children import Child
+from imgbackend.types import Mi
 from imgbackend_rbd.bases import image_of
 from imgbackend_rbd.disk import RbdDisk
 from labs.ceph import Cluster
@@ -50,14 +51,15 @@ def at_once(engine: Engine) -> None:
 def test_broken_import_goes_with_the_next_pass_of_any_host_once_its_lock_has_expired(
     hosts: Hosts, killed: Callable[..., None], raw_image: Template
 ) -> None:
-    def importing(phase: str, done: int, _total: int | None) -> None:
-        if phase == "import" and done:
+    def importing(phase: str, done: int, total: int | None) -> None:
+        if phase == "import" and done == total:
             die()
 
     killed(lambda engine: engine.disk("web1").cache(raw_image, raw_image.name, progress=importing))
     engine = hosts("one")
     [left] = stored(engine, remove=True)
     assert (left.kind, left.store, left.dead) == ("base", "rbd", False)
+    assert left.size > 0
     assert image_of(raw_image.name) in left.name
     at_once(engine)
     [left] = stored(engine, remove=True)
@@ -93,6 +95,26 @@ def test_unfinished_disk_of_another_host_stays_for_an_hour_and_is_cleared_by_its
     assert read(disk_of(engine, "kept"), tmp_path) == raw_image.content.read_bytes()
     engine.disk("kept").remove()
     backend_of(engine).remove_base(raw_image.name)
+
+
+def test_unfinished_disk_is_told_with_what_it_takes(
+    hosts: Hosts, killed: Callable[..., None], raw_image: Template
+) -> None:
+    """A config drive that was being written: no clone, whose bytes are its base's."""
+    secret = raw_image.but(role="private")
+
+    def importing(phase: str, done: int, total: int | None) -> None:
+        if phase == "import" and done == total:
+            die()
+
+    killed(lambda engine: engine.disk("web1", "disk.config").cache(secret, "", 16 * Mi, progress=importing))
+    other = hosts("two")
+    [left] = stored(other)
+    assert (left.kind, left.dead) == ("disk", False)
+    assert Mi <= left.size <= 16 * Mi
+    at_once(other)
+    other.cache.leftovers(remove=True)
+    assert stored(other) == []
 
 
 def test_whole_images_of_others_in_the_pool_are_no_leftovers(hosts: Hosts, raw_image: Template) -> None:
