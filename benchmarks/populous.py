@@ -16,12 +16,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.measuring import Processes, cpu_seconds
-from benchmarks.workshop import folder_at
+from benchmarks.measuring import Processes, Series, Taken, cpu_seconds, take_turns
+from benchmarks.results import Case, at_most
+from benchmarks.workshop import Workshop, folder_at
 from imgbackend import Engine, manifests
 from imgbackend.manifests import Identity, Manifest
 from imgbackend.types import Mi, Record, base_name
@@ -128,6 +130,51 @@ def measured(instances: Path, *, dry_run: bool) -> dict[str, Any]:
     done = subprocess.run(line, check=True, capture_output=True, text=True, timeout=600)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
+
+
+def of_sizes(shop: Workshop, counts: Sequence[int], bases: int) -> Case:
+    """Passes over hosts of several sizes, smallest first; the second of three is what is wanted."""
+    series, peaks = list[Series](), list[float]()
+    for count in counts:
+        with folder_at(shop.folder / "populous") as folder:
+            populate(folder / "instances", count, bases)
+            told = [measured(folder / "instances", dry_run=True) for _ in range(shop.size.few)]
+            if not peaks:
+                peer = _asked_by_qemu_img(folder / "instances" / "instance-000000" / DISKS[0], shop.size.few)
+        taken = [Taken(seconds=each["seconds"], cpu=each["cpu_seconds"], processes=each["processes"]) for each in told]
+        series.append(Series(f"a pass over {count} instances of {len(DISKS)} disks, {bases} bases", taken))
+        peaks.append(max(each["peak_mib"] for each in told))
+    middle, last = len(counts) // 2, len(counts) - 1
+    grown = counts[last] / counts[middle]
+    return Case(
+        title="a pass over the cache of a host with many instances",
+        series=[*series, peer],
+        targets=[
+            at_most(f"{counts[middle]} instances: at most 3 s", series[middle].median, 3, "s"),
+            at_most(f"{counts[middle]} instances: at most 150 MiB", peaks[middle], 150, "MiB"),
+            at_most(
+                f"{grown:.0f} times as many instances take at most {1.25 * grown:.3g} times as long",
+                series[last].median / series[middle].median,
+                1.25 * grown,
+                "x",
+            ),
+            at_most("no process is started", max(each.processes or 0 for each in series), 0),
+        ],
+        notes=[
+            f"The most memory that the process had, of {' and '.join(map(str, counts))} instances: "
+            f"{', '.join(f'{peak:.0f}' for peak in peaks)} MiB. "
+            f"Nova asks qemu-img once for each instance: {peer.median * counts[middle]:.0f} s for {counts[middle]}."
+        ],
+    )
+
+
+def _asked_by_qemu_img(disk: Path, repeats: int) -> Series:
+    def ask() -> Taken:
+        started = time.perf_counter()
+        subprocess.run(["qemu-img", "info", "-U", "--output=json", disk], check=True, capture_output=True, timeout=60)
+        return Taken(seconds=time.perf_counter() - started, processes=1)
+
+    return take_turns([("qemu-img info of one disk", ask)], repeats)[0]
 
 
 def main(words: list[str]) -> int:

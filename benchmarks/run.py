@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-from benchmarks import command, crowds, disks, downloads, machine, pools, report, spawn, volumes
+from benchmarks import command, crowds, disks, downloads, machine, pools, populous, report, spawn, verify, volumes
 from benchmarks.measuring import Processes
 from benchmarks.peer import Peer, prepared, running
 from benchmarks.results import Case, Skipped
@@ -28,11 +28,12 @@ from labs import mounts
 _ROOT: Final = Path(__file__).parents[1]
 CASES: Final = (
     *("qcow2", "raw", "xfs", "btrfs", "first", "glance", "threads", "processes", "command", "spawn", "boot"),
-    *("lvm", "lvm-thick", "rbd", "rbd-clone"),
+    *("lvm", "lvm-thick", "rbd", "rbd-clone", "cache-pass", "cache-verify"),
 )
 _SAME: Final = ("processor", "memory")
 """Figures of a machine that differs in one of these are not kept beside others."""
 _SIZES: Final = [256 * Mi, 1 * Gi, 4 * Gi]
+_HOSTS: Final = [1000, 10_000, 100_000]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -117,6 +118,8 @@ def _measured(name: str, shop: Workshop, peer: Peer | None, *, quick: bool) -> C
         "lvm-thick": lambda: volumes.further(shop, peer, _SIZES if not quick else [64 * Mi], thin=False),
         "rbd": lambda: pools.further(shop, peer, _SIZES if not quick else [64 * Mi]),
         "rbd-clone": lambda: pools.clones(shop, peer),
+        "cache-pass": lambda: populous.of_sizes(shop, _HOSTS if not quick else [5, 10, 20], 1000 if not quick else 10),
+        "cache-verify": lambda: verify.against_sha256sum(shop, 512 * Mi if not quick else 8 * Mi),
     }
     try:
         return measures[name]()

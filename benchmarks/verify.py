@@ -8,15 +8,17 @@ Each base is data from end to end; ``--holes`` leaves three quarters out.  The f
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from benchmarks.workshop import folder_at
+from benchmarks.measuring import Series, Taken, ratio, take_turns
+from benchmarks.results import Case, Target, at_least
+from benchmarks.workshop import Workshop, folder_at
 from imgbackend import Engine, manifests
 from imgbackend.manifests import Identity, Manifest
 from imgbackend.sizes import parse_size
@@ -53,33 +55,55 @@ def _base(path: Path, size: int, *, holes: bool) -> Path:
     return path
 
 
-def measured(instances: Path, paths: list[Path], rounds: int) -> dict[str, Any]:
-    """Seconds of each, and the median of the ratios within a round; each begins every other round."""
-    ours, theirs = list[float](), list[float]()
+def turns(instances: Path, paths: list[Path], rounds: int) -> list[Series]:
+    """Of ours and of ``sha256sum``, which begin every other round; what is not timed fills the page cache."""
+
+    def sha256sum() -> Taken:
+        started = time.perf_counter()
+        subprocess.run(["sha256sum", *paths], check=True, stdout=subprocess.DEVNULL, timeout=600)
+        return Taken(seconds=time.perf_counter() - started)
+
     with Engine.from_config([], {"instances_path": str(instances)}) as engine:
 
-        def verify() -> None:
+        def verify() -> Taken:
             started = time.perf_counter()
             assert all(each.found == "sound" for each in engine.cache.verify())
-            ours.append(time.perf_counter() - started)
+            return Taken(seconds=time.perf_counter() - started)
 
-        def sha256sum() -> None:
-            started = time.perf_counter()
-            subprocess.run(["sha256sum", *paths], check=True, stdout=subprocess.DEVNULL, timeout=600)
-            theirs.append(time.perf_counter() - started)
+        return take_turns([("imgbackend cache verify", verify), ("sha256sum", sha256sum)], rounds)
 
-        for number in range(rounds + 1):
-            for turn in (verify, sha256sum) if number % 2 else (sha256sum, verify):
-                turn()
-    pairs = list(zip(ours, theirs, strict=True))[1:]  # the first is for the page cache
+
+def measured(instances: Path, paths: list[Path], rounds: int) -> dict[str, Any]:
+    """Seconds of each, and the median of the ratios within a round."""
+    ours, theirs = turns(instances, paths, rounds)
     size = sum(path.stat().st_size for path in paths)
     return {
         "bytes": size,
-        "verify_seconds": median(one for one, _ in pairs),
-        "sha256sum_seconds": median(other for _, other in pairs),
-        "times_as_fast": median(other / one for one, other in pairs),
-        "verify_mib_per_second": size / Mi / median(one for one, _ in pairs),
+        "verify_seconds": ours.median,
+        "sha256sum_seconds": theirs.median,
+        "times_as_fast": ratio(theirs, ours),
+        "verify_mib_per_second": size / Mi / ours.median,
     }
+
+
+def against_sha256sum(shop: Workshop, size: int, count: int = 3) -> Case:
+    """Bases of data from end to end, and bases of which three quarters are holes."""
+    series, targets = list[Series](), list[Target]()
+    for holes in (False, True):
+        what = "a quarter data, the rest holes" if holes else "data from end to end"
+        instances = shop.folder / f"verified-{int(holes)}"
+        paths = populate(instances / "_base", count, size, holes=holes)
+        ours, theirs = turns(instances, paths, shop.size.few)
+        wanted = f"at least as fast as sha256sum: {what}"
+        targets.append(at_least(wanted, ratio(theirs, ours), 1, "x"))
+        series += [Series(f"{each.label}, {what}", each.taken) for each in (ours, theirs)]
+        shutil.rmtree(instances)
+    return Case(
+        title=f"verification of {count} bases of {size // Mi} MiB",
+        series=series,
+        targets=targets,
+        notes=[f"Both read from the page cache; {count * size / Mi / series[0].median:.0f} MiB of data a second."],
+    )
 
 
 def main(words: list[str]) -> int:

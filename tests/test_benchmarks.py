@@ -62,3 +62,16 @@ def test_pass_over_a_made_up_host_starts_no_process_and_finds_what_is_idle(tmp_p
     assert [each["dry_run"] for each in told] == [True, True, True, False]
     assert {(each["bases"], each["going"], each["processes"]) for each in told} == {(10, 1, 0)}
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_passes_and_verifications_are_cases_of_the_benchmarks(tmp_path: Path) -> None:
+    words = ("--quick", "--cases", "cache-pass", "cache-verify", "--folder", tmp_path / "at", "--output", tmp_path)
+    run("run", *words)
+    passes, verifications = json.loads((tmp_path / "results.json").read_text())["cases"]
+    assert [series["processes"] for series in passes["series"]] == [0, 0, 0, 1]
+    assert [target["wanted"].split(": ")[0] for target in passes["targets"]][:2] == ["10 instances"] * 2
+    assert [series["label"].split(",")[0] for series in verifications["series"]] == [
+        *("imgbackend cache verify", "sha256sum", "imgbackend cache verify", "sha256sum")
+    ]
+    assert list((tmp_path / "at").iterdir()) == []
