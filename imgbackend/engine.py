@@ -22,6 +22,7 @@ from imgbackend.types import DiskId, Gi
 
 if TYPE_CHECKING:
     from imgbackend.cache import Cache, Reach, Stores
+    from imgbackend.cache.reach import Workroom
     from imgbackend.cache.use import DomainFile
     from imgbackend.guest.instances import Instances
 
@@ -213,7 +214,13 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
             image=self.image,
             beside=beside,
             asked=asked,
+            workrooms=self._workrooms,
         )
+
+    def _workrooms(self) -> "Iterable[Workroom]":
+        from imgbackend.guest import snapshots
+
+        return snapshots.rooms(snapshots.folder_of(self.host, self.conf.libvirt.snapshots_directory))
 
     def _stores(self, recorded: Collection[str]) -> "Stores":
         """The backends that hold bases, opened: the configured ones, and those that records of disks name."""

@@ -27,6 +27,7 @@ from imgbackend.cache.strewn import Strewn
 from imgbackend.cache.sweep import Pass, Sweep, go_on
 from imgbackend.cache.use import Domains, Use, no_domains
 from imgbackend.cache.verification import Verification, Verified, chosen
+from imgbackend.cache.workrooms import Workrooms
 from imgbackend.host import Host
 from imgbackend.overlays import nothing
 from imgbackend.pins import Pin
@@ -262,9 +263,11 @@ class Cache:
             strewn = Strewn(self._host, self._bases, self.policy, lambda: self._look(alive), self._clock, alive)
             orphans = Orphans(self._host, self._reach, self.policy, self._clock, alive)
             faults: list[str] = []
-            candidates = itertools.chain(orphans.candidates(), strewn.candidates())
+            rooms = Workrooms(self._host, self._reach, self.policy, self._clock)
+            candidates = itertools.chain(orphans.candidates(), strewn.candidates(), rooms.candidates())
             found = list(settled(candidates, self._host, faults, remove=remove))
-            return LeftBehind(leftovers=found, faults=faults, unknown=[*strewn.faults, *orphans.faults])
+            unknown = [*strewn.faults, *orphans.faults, *rooms.faults]
+            return LeftBehind(leftovers=found, faults=faults, unknown=unknown)
 
     def _cleared(self, done: Pass, *, dry_run: bool, alive: Callable[[], object]) -> Pass:
         """A pass, with the leftovers that are dead."""

@@ -20,10 +20,13 @@ from imgbackend.types import Progress
 
 LOG = logging.getLogger(__name__)
 
-Kind = Literal["fetch", "base", "bad base", "manifest", "disk", "record", "instance", "failure", "room", "lock", "file"]
+Kind = Literal[
+    "fetch", "base", "bad base", "manifest", "disk", "record", "instance", "snapshot", "failure", "room", "lock", "file"
+]
 """fetch: a download or conversion; base, disk: something unfinished of one; bad base: put aside when it was found
-broken; manifest, record: of what is not there; instance: the folder of one that was being destroyed; failure: one that
-waiters shared; room: a promise of space; lock: of what is gone; file: a temporary one."""
+broken; manifest, record: of what is not there; instance: the folder of one that was being destroyed; snapshot:
+the folder in which one was made into a file; failure: one that waiters shared; room: a promise of space; lock: of
+what is gone; file: a temporary one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

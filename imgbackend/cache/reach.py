@@ -1,12 +1,14 @@
 """What the cache reaches through its engine: backends and images, opened and found when they are wanted."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from imgbackend.abilities import HoldsBases
 from imgbackend.backend import Backend
+from imgbackend.locks import Held
 from imgbackend.types import Delivered, Progress
 
 
@@ -27,6 +29,19 @@ class Bootable(Wanted, Protocol):
     def kernel_id(self) -> str | None: ...
     @property
     def ramdisk_id(self) -> str | None: ...
+
+
+class Workroom(Protocol):
+    """A folder in which a snapshot is worked on, or was."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def host(self) -> str:
+        """Where it was made."""
+
+    def held(self, progress: Progress, /) -> AbstractContextManager[Held]:
+        """The lock that its maker has while it is at work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,3 +72,5 @@ class Reach:
     """Another image in the source of the one that a reference names, by its id, as a kernel or a ramdisk."""
     asked: Callable[[str], Wanted]
     """The same, of a source that has to answer."""
+    workrooms: Callable[[], Iterable[Workroom]]
+    """The folders in which snapshots are worked on, of all hosts."""

@@ -219,7 +219,7 @@ class Instances:
         """
         _checked(name)
         with self._held(name), translated(self._engine.host):
-            snapshots.sweep(self._snapshots)
+            snapshots.sweep(self._snapshots, self._engine.host.settings.hostname)
             ending.destroy(self._engine, self._hypervisor, name)
 
     @contextlib.contextmanager
@@ -245,7 +245,7 @@ class Instances:
             raise errors.InstanceError(f"the instance {name} runs; stop it first")
         with contextlib.ExitStack() as stack:
             with translated(self._engine.host):
-                room = stack.enter_context(snapshots.room(self._snapshots, name))
+                room = stack.enter_context(snapshots.room(self._snapshots, name, self._engine.host.settings.hostname))
             target, made = room / f"{disk}.{format}", self._engine.disk(name, disk)
             made.info()  # one that is not there is not to be locked
             made.extract(target, format, compress=compress, progress=progress)

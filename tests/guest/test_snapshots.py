@@ -44,7 +44,7 @@ def test_snapshot_of_an_instance_is_whole_and_goes_at_the_end(guests: Guests) ->
 
 
 def _work(folder: Path) -> None:
-    with snapshots.room(folder, "web1") as path:
+    with snapshots.room(folder, "web1", "here") as path:
         (path / "disk.raw").write_bytes(b"half")
         (path / "disk.raw").rename(path / "whole.raw")
 
@@ -57,7 +57,7 @@ def test_what_a_killed_process_left_goes_with_the_next_snapshot(tmp_path: Path) 
     assert count == 6
     for point in range(count):
         assert children.run(work, point).killed
-        with snapshots.room(folder, "web2") as path:
+        with snapshots.room(folder, "web2", "here") as path:
             assert list(folder.iterdir()) == [path], f"killed before step {point}"
         assert list(folder.iterdir()) == []
 
@@ -68,16 +68,34 @@ def test_work_of_others_is_left_alone(tmp_path: Path) -> None:
     (novas / "delta").touch()
     target = tmp_path / "elsewhere"
     target.mkdir()
-    (tmp_path / "imgbackend-link").symlink_to(target)
-    with snapshots.room(tmp_path, "web1") as one:
+    link = f"imgbackend-web1@here@{'0' * 16}"
+    (tmp_path / link).symlink_to(target)
+    with snapshots.room(tmp_path, "web1", "here") as one:
         (one / "disk").touch()
-        with snapshots.room(tmp_path, "web1") as other:
+        with snapshots.room(tmp_path, "web1", "here") as other:
             assert other != one
-        child = children.Child(functools.partial(snapshots.sweep, tmp_path), watched=False)
+        child = children.Child(functools.partial(snapshots.sweep, tmp_path, "here"), watched=False)
         assert child.outcome().error is None
         assert (one / "disk").exists()
-    assert sorted(os.listdir(tmp_path)) == ["elsewhere", "imgbackend-link", "tmpx1y2"]
+    assert sorted(os.listdir(tmp_path)) == ["elsewhere", link, "tmpx1y2"]
     assert (novas / "delta").exists()
+
+
+def test_work_of_another_host_is_left_alone_though_its_lock_does_not_reach_here(tmp_path: Path) -> None:
+    """NFS locks no folders: each host sees its own locks only."""
+    theirs = tmp_path / f"imgbackend-web1@there@{'0' * 16}"
+    theirs.mkdir()
+    with snapshots.room(tmp_path, "web1", "here") as path:
+        assert path.name.startswith("imgbackend-web1@here@")
+        assert {each.host for each in snapshots.rooms(tmp_path)} == {"here", "there"}
+    snapshots.sweep(tmp_path, "here")
+    assert list(tmp_path.iterdir()) == [theirs]
+
+
+@pytest.mark.parametrize("host", ["node-1.example.org", "a@b", "a/b", "é"])
+def test_host_of_any_name_knows_its_own(tmp_path: Path, host: str) -> None:
+    with snapshots.room(tmp_path, "web-1.2", host):
+        assert [each.host for each in snapshots.rooms(tmp_path)] == [host]
 
 
 @pytest.mark.parametrize("folder", ["$instances_path", "$instances_path/web1", "$instances_path/_base"])
