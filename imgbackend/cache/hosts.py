@@ -1,8 +1,8 @@
 """The hosts that share an ``instances_path``, and when each of them was last heard of.
 
 It is the file ``compute_nodes`` that a Nova keeps there, in Nova's form: a JSON object of host names and seconds since
-1970, read and written under Nova's lock, so that the one sees the other.  Ours is replaced whole, where
-Nova writes in place.  A host that was not heard of for a day is no user any more, as for Nova.
+1970, read and written under Nova's lock, so that the one sees the other.  Ours is whole at every moment, where
+Nova's may be cut off.  A host that was not heard of for a day is no user any more, as for Nova.
 """
 
 import json
@@ -111,7 +111,10 @@ class Hosts:
         return {name: float(seen) for name, seen in found.items() if isinstance(seen, int | float)}
 
     def _write(self, data: bytes) -> None:
-        """Replace the file, and leave it to whom it belongs: a Nova has to be able to write there."""
+        """Replace the file, and leave it to whom it belongs: a Nova has to be able to write there.
+
+        Another user's is written in place, by one call.
+        """
         try:
             before = os.stat(self._file)
         except FileNotFoundError:
@@ -120,8 +123,8 @@ class Hosts:
         ours = os.geteuid()
         if before is not None and ours not in (0, before.st_uid):
             with files.open_fd(self._file, os.O_WRONLY) as fd:
-                os.ftruncate(fd, 0)
-                os.pwrite(fd, data, 0)
+                os.pwrite(fd, data.ljust(before.st_size), 0)  # never shorter: killed before the end, it is whole JSON
+                os.ftruncate(fd, len(data))
             return
         files.write_whole(self._file, data, mode=stat.S_IMODE(before.st_mode) if before else 0o644)
         if ours == 0 and owner.st_uid != 0:

@@ -1,5 +1,6 @@
 """Hosts that share one ``instances_path``: who is known, what a pass of one may remove, and one that dies in a pass."""
 
+import functools
 import json
 import os
 import random
@@ -16,6 +17,7 @@ import pytest
 
 from cache.conftest import DAY, HOUR, actions, age, names
 from imgbackend import Engine
+from imgbackend.testing import children
 from imgbackend.types import Mi
 from labs.contents import bytes_of
 from labs.engines import MakeEngine
@@ -109,6 +111,38 @@ def test_record_stays_the_owner_s(make_host: MakeHost, instances: Path) -> None:
         os.chmod(instances / "compute_nodes", mode)
         actions(engine)
         assert (instances / "compute_nodes").stat().st_mode & 0o777 == mode
+
+
+def _register_and_die(engine: Engine) -> None:
+    engine.cache._hosts.register(time.time())
+
+
+@pytest.mark.parametrize("owner", ["ours", "another's"])
+def test_registration_that_is_killed_at_any_step_leaves_every_host_on_record(
+    make_host: MakeHost, monkeypatch: pytest.MonkeyPatch, owner: str
+) -> None:
+    """Another user's file is written in place, for it has to stay that user's."""
+    engine, before = make_host("a"), {"b" * 40: 1e9, "c": 2e9}
+    path = engine.host.instances / "compute_nodes"
+    if owner == "another's":
+        monkeypatch.setattr(os, "geteuid", lambda: 4242)
+    work = functools.partial(_register_and_die, engine)
+
+    def put_back() -> None:
+        path.write_text(json.dumps(before))
+
+    work()  # makes the folder of the locks
+    count = len(children.seen(work))
+    assert count > 2
+    for point in range(count):
+        put_back()
+        assert children.run(work, point).killed
+        assert told(engine).items() >= before.items(), point
+    put_back()
+    inode = path.stat().st_ino
+    work()
+    assert set(told(engine)) == {*before, "a"}
+    assert (path.stat().st_ino == inode) == (owner == "another's")
 
 
 @pytest.mark.parametrize(
