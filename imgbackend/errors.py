@@ -34,6 +34,10 @@ callback raises, and what a caller's own fetch function raises (but for an
 from collections.abc import Sequence
 from typing import Final
 
+_LAST_LINES: Final = 3
+_LONGEST_LINE: Final = 160
+"""Of what a guest said: characters, of each of its last lines."""
+
 THE_DISK: Final = "the disk"
 """The limit of a :class:`TemplateTooLarge` where another size of disk would do."""
 
@@ -148,8 +152,10 @@ class InstanceFailed(InstanceError):
     """The instance was started, and ended, or did not come to run in time."""
 
     def __init__(self, message: str, console: str = "") -> None:
-        """``console`` is the end of what the guest said; it is no part of the message."""
-        super().__init__(message)
+        """``console`` is the end of what the guest said; its last lines are told, but for what terminals obey."""
+        lines = ["".join(char if char.isprintable() else "?" for char in line.strip()) for line in console.splitlines()]
+        said = " / ".join(line[-_LONGEST_LINE:] for line in [line for line in lines if line][-_LAST_LINES:])
+        super().__init__(f"{message}; it said last: {said}" if said else message)
         self.console = console
 
 

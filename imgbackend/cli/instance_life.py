@@ -31,9 +31,11 @@ class Start(_OfOne):
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
         """Start it."""
+        name = parsed_args.instance
         with self.instances() as (_, instances):
-            instances.start(parsed_args.instance)
-            return pick(self.columns, self._facts(instances, parsed_args.instance))
+            with self.cancellable(lambda: _state(instances, name)), self.progress() as progress:
+                instances.start(name, progress=progress)
+            return pick(self.columns, self._facts(instances, name))
 
 
 class Stop(_OfOne):
@@ -69,9 +71,11 @@ class Reboot(_OfOne):
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
         """Reboot it."""
+        name = parsed_args.instance
         with self.instances() as (_, instances):
-            instances.reboot(parsed_args.instance, hard=parsed_args.hard)
-            return pick(self.columns, self._facts(instances, parsed_args.instance))
+            with self.cancellable(lambda: _state(instances, name)), self.progress() as progress:
+                instances.reboot(name, hard=parsed_args.hard, progress=progress)
+            return pick(self.columns, self._facts(instances, name))
 
 
 class Destroy(_OfOne):
@@ -83,8 +87,8 @@ class Destroy(_OfOne):
         """Destroy it."""
         name = parsed_args.instance
         with self.instances() as (_, instances):
-            with self.cancellable(lambda: _state(instances, name), interruptible=False):
-                instances.destroy(name)
+            with self.cancellable(lambda: _state(instances, name), interruptible=False), self.progress() as progress:
+                instances.destroy(name, progress=progress)
             return pick(self.columns, {"instance": name, "destroyed": True})
 
 

@@ -15,7 +15,7 @@ from imgbackend.guest.domain import Alter, to_xml
 from imgbackend.guest.hypervisor import Hypervisor, State
 from imgbackend.guest.layout import Layout, layout_of
 from imgbackend.guest.settings import settings_of
-from imgbackend.guest.spawning import ProgressOf, Spawned, Spawning, domain_of, silent, translated, xml_path
+from imgbackend.guest.spawning import STARTING, ProgressOf, Spawned, Spawning, domain_of, silent, translated, xml_path
 from imgbackend.guest.spec import InstanceSpec
 from imgbackend.types import DiskId, Plan, Progress, ignore
 
@@ -84,7 +84,7 @@ class Instances:
         :raises HypervisorError: if libvirt refuses, or does not answer.
         """
         self._hypervisor.check()
-        with self._held(spec.id):
+        with self._held(spec.id, progress(STARTING)):
             with translated(self._engine.host):
                 ending.finish(self._engine, self._hypervisor, spec.id)
             layout = self.layout(spec)
@@ -164,23 +164,27 @@ class Instances:
         self._mine(name)
         return self._hypervisor.xml(name)
 
-    def start(self, name: str) -> None:
+    # Each of these waits while another call works on the instance; raising from ``progress`` ends the wait.
+
+    def start(self, name: str, *, progress: Progress = ignore) -> None:
         """Start an instance that is off; one that runs is no error.
 
         Where libvirt has forgotten it, it is told again, from ``libvirt.xml``.
 
+        :raises InstanceNotFound: if there is none.
         :raises InstanceFailed: if it does not come to run.
         """
-        with self._held(name):
+        self.show(name)  # what there is not cannot be locked
+        with self._held(name, progress):
             if self.show(name).uuid is None:
                 self._hypervisor.define(self._kept_xml(name))
             if self._hypervisor.state(name) in (State.OFF, State.CRASHED):
                 with translated(self._engine.host):
                     console.begin(console.path_of(self._engine.host, name))
             self._hypervisor.start(name)
-            self._until(name, (State.RUNNING,), self._settings.start_seconds)
+            self._until(name, (State.RUNNING,), self._settings.start_seconds, progress)
 
-    def stop(self, name: str, *, seconds: float | None = None, progress: Progress | None = None) -> bool:
+    def stop(self, name: str, *, seconds: float | None = None, progress: Progress = ignore) -> bool:
         """Have the guest shut itself down, and end it where it does not; one that is off is no error.
 
         ``seconds`` None: ``[libvirt] wait_soft_reboot_seconds``; 0: end it at once.
@@ -188,7 +192,7 @@ class Instances:
         """
         self._mine(name)
         wait = self._settings.stop_seconds if seconds is None else seconds
-        with self._held(name):
+        with self._held(name, progress):
             end, asked = time.monotonic() + wait, 0.0
             while self._hypervisor.state(name) not in (None, State.OFF, State.CRASHED):
                 if time.monotonic() >= end:
@@ -197,28 +201,29 @@ class Instances:
                 if time.monotonic() - asked > 10:  # a guest that boots does not hear it yet
                     self._hypervisor.shut_down(name)
                     asked = time.monotonic()
-                if progress is not None:
-                    progress("wait", 0, None)
+                progress("wait", 0, None)
                 time.sleep(_POLL)
         return False
 
-    def reboot(self, name: str, *, hard: bool = False) -> None:
+    def reboot(self, name: str, *, hard: bool = False, progress: Progress = ignore) -> None:
         """Boot again: the guest is asked, or, where ``hard``, is not.
 
         :raises InstanceError: if it does not run.
         """
         self._mine(name)
-        with self._held(name):
+        with self._held(name, progress):
             (self._hypervisor.reset if hard else self._hypervisor.reboot)(name)
 
-    def destroy(self, name: str) -> None:
+    def destroy(self, name: str, *, progress: Progress = ignore) -> None:
         """Take an instance away: domain, disks and folder; what was gone before is no error.
+
+        Once it has begun it asks ``progress`` no more.
 
         :raises InstanceNotFound: if nothing of it is there.
         :raises InstanceError: if what has its name is not imgbackend's.
         """
         _checked(name)
-        with self._held(name), translated(self._engine.host):
+        with self._held(name, progress), translated(self._engine.host):
             snapshots.sweep(self._snapshots, self._engine.host.settings.hostname)
             ending.destroy(self._engine, self._hypervisor, name)
 
@@ -269,9 +274,9 @@ class Instances:
         return console.follow(path, lambda: not follow or self._hypervisor.state(name) in off)
 
     @contextlib.contextmanager
-    def _held(self, name: str) -> Iterator[None]:
+    def _held(self, name: str, progress: Progress) -> Iterator[None]:
         """The instance's lock, whose file goes when there is no such instance."""
-        with self._engine.host.locks.instance(name) as lock:
+        with self._engine.host.locks.instance(name, progress) as lock:
             try:
                 yield
             finally:
@@ -289,12 +294,13 @@ class Instances:
         if self.show(name).uuid is None:
             raise errors.InstanceNotFound(f"libvirt does not know the instance {name}; start it, or destroy it")
 
-    def _until(self, name: str, states: tuple[State, ...], seconds: float) -> None:
+    def _until(self, name: str, states: tuple[State, ...], seconds: float, progress: Progress) -> None:
         end = time.monotonic() + seconds
         while (state := self._hypervisor.state(name)) not in states:
             if state in (None, State.OFF, State.CRASHED) or time.monotonic() > end:
                 said = console.tail(console.path_of(self._engine.host, name))
                 raise errors.InstanceFailed(f"the instance {name} did not come to run ({state or 'gone'})", said)
+            progress("wait", 0, None)
             time.sleep(_POLL)
 
     @contextlib.contextmanager

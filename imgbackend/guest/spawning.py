@@ -30,8 +30,9 @@ _OFF: Final = (None, State.OFF, State.CRASHED)
 _XML_MODE: Final = 0o640
 
 ProgressOf = Callable[[str], Progress]
-"""The progress of a disk, by its name, and of the domain's start, by ``start``."""
-_STARTING: Final = "start"
+"""The progress of a disk, by its name; and by :data:`STARTING`."""
+STARTING: Final = "start"
+"""Of the domain's start, and of the wait for another call that works on the instance."""
 
 
 def silent(_name: str) -> Progress:
@@ -82,7 +83,7 @@ class Spawning:
             disks = self._disks(progress_of)
             self._define(alter, state)
             self._hypervisor.start(spec.id)
-            self._wait(progress_of(_STARTING))
+            self._wait(progress_of(STARTING))
             self._undo.pop_all()
         LOG.info("Instance %s spawned successfully", spec.id)
         return Spawned(id=spec.id, uuid=spec.uuid, disks=disks, existed=False, seconds=time.monotonic() - started)

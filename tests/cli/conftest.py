@@ -9,6 +9,9 @@ import pytest
 from cli.harness import Cli, qemu_img
 from cli.slow_server import SlowServer
 from imgbackend.types import Mi
+from labs.tinylinux import tiny_linux
+
+__all__ = ["tiny_linux"]
 
 
 @pytest.fixture(scope="session")

@@ -2,15 +2,19 @@
 
 import hashlib
 import json
+import select
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
 
 from cli.harness import Cli, assert_one_line
 from imgbackend import Engine
+from labs import bootsector, tinylinux
 from labs.libvirt import Guests, Libvirt, MakeGuests
+from labs.tinylinux import TinyLinux
 from labs.webserver import File, Site, site
 
 
@@ -62,6 +66,74 @@ def test_life_of_an_instance(cli: Cli, host: Guests) -> None:
     assert host.left() == set()
 
 
+def test_kernel_and_ramdisk_are_booted_and_kept_byte_for_byte(cli: Cli, host: Guests, tiny_linux: TinyLinux) -> None:
+    """By the raw driver, whatever images_type is; under the digest of their ids; named with the suffix."""
+    spec = cli.root / "web.yaml"
+    spec.write_text(f"image: tiny.qcow2\nmemory: 128M\nsuffix: .rescue\ncmdline: {tinylinux.CMDLINE}\n")
+    words: list[str | Path] = ["--spec", spec, "--kernel", tiny_linux.kernel, "--ramdisk", tiny_linux.ramdisk]
+    made = cli("instance", "spawn", host.name(), *words, "--images-type", "qcow2", "-f", "json").json()
+    assert [disk["name"] for disk in made["disks"]] == ["kernel.rescue", "ramdisk.rescue", "disk.rescue"]
+    assert tinylinux.told(host.until(tinylinux.DONE)).cmdline == tinylinux.CMDLINE
+    shown = cli("instance", "show", host.name(), "-f", "json").json()["disks"]
+    assert {disk["name"]: disk["images_type"] for disk in shown}["kernel.rescue"] == "raw"
+    for disk, file in zip(made["disks"], (tiny_linux.kernel, tiny_linux.ramdisk), strict=False):
+        assert (cli.instances / host.name() / disk["name"]).read_bytes() == file.read_bytes()
+        manifest = json.loads((cli.instances / "_base" / f"{disk['base']}.json").read_text())
+        assert hashlib.sha1(manifest["image_id"].encode(), usedforsecurity=False).hexdigest() == disk["base"]
+        assert (cli.instances / "_base" / disk["base"]).read_bytes() == file.read_bytes()
+    assert cli("instance", "destroy", host.name()).status == 0
+
+
+def test_all_disks_of_an_instance_are_made(cli: Cli, host: Guests) -> None:
+    spec = cli.root / "web.json"
+    spec.write_text(json.dumps({"image": "tiny.qcow2", "memory": "64M", "local": {"size": "16M"}}))
+    words: list[str | Path] = ["--spec", spec, "--ephemeral", "16M", "--ephemeral", "24M:ext2", "--swap", "16M"]
+    assert cli("instance", "spawn", host.name(), *words).status == 0
+    shown = cli("instance", "show", host.name(), "-f", "json").json()["disks"]
+    assert {disk["name"]: disk["size"] >> 20 for disk in shown} == {
+        "disk": 16,
+        "disk.local": 16,
+        "disk.eph0": 16,
+        "disk.eph1": 24,
+        "disk.swap": 16,
+    }
+    cli("instance", "destroy", host.name())
+
+
+def test_progress_is_told_of_each_disk(cli: Cli, host: Guests) -> None:
+    """Of what takes a while: here a server that keeps the command waiting until it is told of nothing else."""
+
+    def wait(_file: File) -> None:
+        time.sleep(0.5)
+
+    with site() as web:
+        web.files["/tiny.qcow2"] = File((cli.images / "tiny.qcow2").read_bytes(), on_get=wait)
+        done = cli("instance", "spawn", host.name(), "--image", web.url("/tiny.qcow2"), "--memory", "64M")
+    assert done.status == 0
+    assert any(line.startswith("disk fetch: ") for line in done.err.splitlines()), done.err
+    cli("instance", "destroy", host.name())
+
+
+@pytest.mark.parametrize("verb", ["show", "start", "stop", "reboot", "console", "destroy"])
+def test_instance_that_is_not_there_is_one_line(cli: Cli, host: Guests, verb: str) -> None:
+    assert_one_line(cli("instance", verb, host.name()), 1, f"there is no instance {host.name()}")
+    assert_one_line(cli("instance", verb, "a/../b"), 1, "not a name for an instance")
+    assert host.left() == set()
+
+
+def test_console_is_followed_until_the_guest_is_off(cli: Cli, host: Guests) -> None:
+    bootsector.write_disk(cli.images / "ends.qcow2", 16 << 20, format="qcow2", marker="LAST WORDS", end="button")
+    assert cli("instance", "spawn", host.name(), "--image", "ends.qcow2", "--memory", "64M").status == 0
+    following = cli.start("instance", "console", host.name(), "--follow")
+    host.until("LAST WORDS disk sectors=0x00008000")
+    assert following.poll() is None, following.communicate()
+    assert cli("instance", "stop", host.name(), "-f", "json").json()["forced"] is False
+    out, err = following.communicate(timeout=60)
+    assert (following.returncode, err) == (0, "")
+    assert out.count("LAST WORDS") == 1
+    cli("instance", "destroy", host.name())
+
+
 def test_image_that_is_gone_is_had_from_another_host(cli: Cli, host: Guests, tmp_path: Path) -> None:
     content = (cli.images / "tiny.qcow2").read_bytes()
     with site() as web:
@@ -102,7 +174,11 @@ def test_spec_of_a_file_is_spawned_and_overridden(cli: Cli, host: Guests) -> Non
         (["--image", "tiny.qcow2", "--nic", "bridge:nosuchbr"], 1, "there is no bridge nosuchbr"),
         (["--image", "tiny.qcow2", "--file", "/etc/motd"], 2, "is not DEST=SRC"),
         (["--image", "tiny.qcow2", "--file", "/etc/motd=/etc/hostname"], 1, "only a config drive"),
-        (["--image", "tiny.qcow2", "--root-size", "1M"], 1, "the image needs a disk of"),
+        (
+            ["--image", "tiny.qcow2", "--root-size", "1M"],
+            1,
+            "the image needs a disk of 16777216 bytes, and the disk allows 1048576 bytes",
+        ),
         (["--image", "nosuchimage"], 1, "nosuchimage"),
         ([], 1, "give one, or a volume to boot from"),
         (["--image", "tiny.qcow2", "--memory", "512"], 1, "memory: 512 bytes are too few"),
@@ -176,3 +252,19 @@ def test_ctrl_c_in_a_spawn_leaves_nothing(cli: Cli, host: Guests, tmp_path: Path
     assert host.domains() == set()
     assert not (cli.instances / host.name()).exists()
     assert json.loads(cli("disk", "list", "-f", "json").out) == []
+
+
+@pytest.mark.parametrize("verb", ["spawn", "start", "stop", "reboot", "destroy"])
+def test_ctrl_c_ends_the_wait_for_another_command(cli: Cli, host: Guests, verb: str) -> None:
+    """Which may fetch for hours; here the test itself is that one."""
+    words = ["--image", "tiny.qcow2", "--memory", "64M"]
+    assert cli("instance", "spawn", host.name(), *words).status == 0
+    with host.engine().host.locks.instance(host.name()):
+        waiting = cli.start("instance", verb, host.name(), *(words if verb == "spawn" else []))
+        assert waiting.stderr is not None
+        assert select.select([waiting.stderr], [], [], 60)[0], "it tells that it waits"
+        assert waiting.stderr.readline().endswith("wait\n")
+        waiting.send_signal(signal.SIGINT)
+        _, err = waiting.communicate(timeout=60)
+    assert (waiting.returncode, err) == (130, f"imgbackend: cancelled; the instance {host.name()} is running\n")
+    assert cli("instance", "destroy", host.name()).status == 0

@@ -195,6 +195,18 @@ def test_stop_ends_a_guest_that_does_not_listen_and_start_boots_it_again(guests:
     instances.destroy(guests.name())
 
 
+def test_stop_and_reboot_ask_the_guest_which_obeys(guests: Guests) -> None:
+    bootsector.write_disk(guests.image, 16 * Mi, format="qcow2", end="button")
+    instances = guests.instances()
+    instances.spawn(guests.spec())
+    guests.until("sectors=0x00008000")
+    instances.reboot(guests.name())
+    guests.until("sectors=0x00008000\n\nBOOT OK disk sectors=0x00008000")
+    assert instances.stop(guests.name()) is False, "it was not ended"
+    assert instances.show(guests.name()).state is State.OFF
+    instances.destroy(guests.name())
+
+
 def test_start_tells_libvirt_again_what_it_forgot(guests: Guests) -> None:
     instances = guests.instances()
     instances.spawn(guests.spec())
@@ -242,6 +254,7 @@ def test_guest_that_ends_before_it_is_seen_to_run_is_told_with_its_last_words(gu
         with pytest.raises(errors.InstanceFailed, match="ended before it ran") as caught:
             instances.spawn(guests.spec())
     assert "GOODBYE" in caught.value.console
+    assert "it said last: GOODBYE" in str(caught.value)
     assert guests.domains() == set()
     assert guests.left() == set()
 

@@ -4,7 +4,7 @@ A PC's BIOS loads it to 0x7C00 and jumps there.  It sets COM1 to 115200 8N1, ask
 BIOS for the size of the drive it came from (INT 13h, AH=48h), writes
 ``<marker> disk sectors=0x<eight hex digits>`` and then halts, or powers the machine
 off through the PM1a control port, which SeaBIOS puts at 0x604 on both ``pc`` and
-``q35``.  No operating system, assembler or download is involved.
+``q35``: at once, or when its power button is pressed.  No operating system, assembler or download is involved.
 
 Encodings: Intel's manual, volume 2, 16-bit operands; INT 13h extensions: the BIOS
 Enhanced Disk Drive specification; the 16550's registers: its data sheet.
@@ -22,7 +22,7 @@ from typing import Literal, TypeAlias
 
 SECTOR = 512
 
-End: TypeAlias = Literal["idle", "poweroff"]
+End: TypeAlias = Literal["idle", "poweroff", "button"]
 
 _ORIGIN = 0x7C00
 _CODE_SPACE = 440  # where the disk signature and the partition table begin
@@ -78,7 +78,9 @@ def boot_sector(marker: str = "BOOT OK", end: End = "idle") -> bytes:
     code = _Code()
     _start(code)
     _tell_size(code)
-    if end == "poweroff":
+    if end == "button":
+        _await_button(code)
+    if end != "idle":
         _power_off(code)
     code.label("halt")
     code.put("F4")  # hlt
@@ -127,6 +129,17 @@ def _tell_size(code: _Code) -> None:
     code.label("done")
     code.address("BE", "newline")
     code.call("print")
+
+
+def _await_button(code: _Code) -> None:
+    """ACPI's fixed power button: bit 8 of the PM1a enable and status registers."""
+    code.put("BA0206 B80001 EF")  # out 602h, 100h
+    code.label("pressed")
+    code.put("BA0006 ED F6C401")  # in ax, 600h; test ah, 1
+    code.near("75", "off")
+    code.put("F4")  # hlt: until the timer ticks
+    code.near("EB", "pressed")
+    code.label("off")
 
 
 def _power_off(code: _Code) -> None:
@@ -205,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=1 << 20, help="bytes")
     parser.add_argument("--disk-format", default="raw")
     parser.add_argument("--marker", default="BOOT OK")
-    parser.add_argument("--end", choices=("idle", "poweroff"), default="idle")
+    parser.add_argument("--end", choices=("idle", "poweroff", "button"), default="idle")
     options = parser.parse_args(argv)
     write_disk(options.path, options.size, format=options.disk_format, marker=options.marker, end=options.end)
 
