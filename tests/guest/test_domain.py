@@ -54,6 +54,8 @@ CASES: dict[str, Domain] = {
         modes=DiskModes(discard="unmap"),
         io_limits=IoLimits(total_iops_sec=500, read_bytes_sec=Mi, write_bytes_sec=Mi),
     ),
+    "qcow2-sata": domain(machine=Machine(type="q35"), properties={"hw_disk_bus": "sata"}, swap=Gi),
+    "raw-usb": domain({"disk": file_source("disk", "raw")}, hardware=Hardware(disk_bus="usb"), swap=Gi),
     "lvm-writeback": domain({"disk": LVM}, modes=DiskModes(cache={"block": "writeback"})),
     "rbd-virtio": domain({"disk": RBD}),
     "everything-q35": domain(
@@ -104,6 +106,22 @@ def test_alter_has_the_last_word() -> None:
         ET.SubElement(root, "title").text = "altered"
 
     assert "<title>altered</title>" in to_xml(domain(), alter)
+
+
+def test_models_are_the_specs_else_the_images() -> None:
+    told = {"hw_scsi_model": "lsilogic", "hw_vif_model": "e1000", "hw_firmware_type": "uefi", "hw_disk_bus": "scsi"}
+
+    def models(hardware: Hardware, *nics: Nic) -> tuple[list[str | None], str | None]:
+        found = ET.fromstring(to_xml(domain(properties=told, hardware=hardware, nics=nics)))  # noqa: S314 - our own text
+        named = [*found.findall("devices/controller"), *found.findall("devices/interface/model")]
+        return [each.get("model") or each.get("type") for each in named], found.find("os").get("firmware")  # type: ignore[union-attr]  # it has one
+
+    assert models(Hardware(), Nic(kind="user")) == (["lsilogic", "e1000"], "efi")
+    own = Hardware(scsi_model="virtio-scsi", vif_model="rtl8139", firmware="bios")
+    assert models(own, Nic(kind="user"), Nic(kind="user", model="virtio")) == (
+        ["virtio-scsi", "rtl8139", "virtio"],
+        None,
+    )
 
 
 def test_odd_paths_are_told_as_they_are() -> None:

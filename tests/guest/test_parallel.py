@@ -2,6 +2,8 @@
 
 import contextlib
 import itertools
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -54,6 +56,25 @@ def test_spawn_and_destroy_of_one_instance_take_turns(guests: Guests) -> None:
     assert (guests.domains(), guests.left()) == (set(), set())
 
 
+def test_disks_of_one_instance_are_made_side_by_side(guests: Guests) -> None:
+    """Each waits in its making until the others are at it too."""
+    disks = {"disk", "disk.swap", "disk.eph0"}
+    meeting, came = threading.Barrier(len(disks)), set[str]()
+
+    def progress_of(name: str) -> Progress:
+        def progress(_phase: str, _done: int, _total: int | None) -> None:
+            if name in disks - came:
+                came.add(name)
+                meeting.wait(60)
+
+        return progress
+
+    instances = guests.instances()
+    instances.spawn(guests.spec(swap=16 * Mi, ephemerals=(Ephemeral(size=16 * Mi),)), progress=progress_of)
+    assert came == disks
+    instances.destroy(guests.name())
+
+
 def test_no_more_disks_at_once_than_the_option_says(make_guests: MakeGuests, libvirt_daemon: Libvirt) -> None:
     guests = make_guests(libvirt_daemon, overrides={"max_concurrent_disk_ops": 1})
     instances, seen = guests.instances(), list[str]()
@@ -77,8 +98,10 @@ class Broken(Exception):
 
 def test_first_failure_ends_the_others_and_is_what_is_raised() -> None:
     def work(progress: Progress) -> None:
-        while True:
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
             progress("copy", 0, None)
+            time.sleep(0.001)
 
     def fail(_progress: Progress) -> None:
         raise Broken

@@ -1,4 +1,4 @@
-"""File systems of their own for tests: XFS and btrfs in files, and small tmpfs.
+"""File systems of their own for tests: XFS and btrfs in files, small tmpfs, and ramfs.
 
 They are mounted in a mount namespace of this process alone, and the loop devices are
 set to let go with the last mount: however the process ends, the kernel takes away the
@@ -71,6 +71,17 @@ def tmpfs(folder: Path, size: int) -> Iterator[Path]:
     """
     own_namespace()
     with _mounted(folder, "-t", "tmpfs", "-o", f"size={size},mode=0755", "tmpfs") as place:
+        yield place
+
+
+@contextlib.contextmanager
+def ramfs(folder: Path) -> Iterator[Path]:
+    """A file system in memory that knows no O_DIRECT.
+
+    :raises MountError: if the process may not.
+    """
+    own_namespace()
+    with _mounted(folder, "-t", "ramfs", "-o", "mode=0755", "ramfs") as place:
         yield place
 
 
