@@ -44,6 +44,7 @@ def content_digest(fd: int, progress: Progress = ignore) -> str:
             at += BLOCK
             progress("digest", min(at, size), size)
     whole.update(_ZERO_DIGEST * (-(-size // BLOCK) - at // BLOCK))
+    progress("digest", size, size)
     return whole.hexdigest()
 
 

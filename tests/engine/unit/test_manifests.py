@@ -56,7 +56,7 @@ def test_digest_is_the_definition_however_the_bytes_are_laid_out(
 
 
 def test_digest_does_not_read_holes(tmp_path: Path) -> None:
-    """64 TiB of nothing but a few bytes take no time."""
+    """4 TiB of nothing but a few bytes take no time."""
     path = tmp_path / "huge"
     with path.open("wb") as file:
         file.truncate(1 << 42)
@@ -65,7 +65,7 @@ def test_digest_does_not_read_holes(tmp_path: Path) -> None:
     told: list[int] = []
     with files.open_fd(path, os.O_RDONLY) as fd:
         manifests.content_digest(fd, lambda _phase, done, _total: told.append(done))
-    assert len(told) == 1
+    assert told == [(1 << 41) + _BLOCK, 1 << 42], "one block, and the end"
 
 
 @pytest.mark.parametrize("size", [0, 1, _BLOCK - 1, _BLOCK, _BLOCK + 1])
