@@ -162,8 +162,8 @@ def test_base_goes_when_every_live_host_made_a_pass_since_its_lease_ended(
 
 
 def test_room_is_not_made_of_what_a_late_host_may_use(make_host: MakeHost, raw_image: Template) -> None:
+    unused(make_host("a"), raw_image, 5 * HOUR)
     engine = make_host("a", max_size=0)
-    unused(engine, raw_image, 5 * HOUR)
     seen(engine, b=6 * HOUR)
     assert [each.action for each in engine.cache.prune().outcomes] == ["kept"]
     seen(engine, b=HOUR)

@@ -204,13 +204,12 @@ def test_fault_d_lock_file_stays_whether_or_not_the_base_does(engine: Engine, ra
 def test_fault_j_least_recently_used_go_where_the_cache_is_too_large(
     make_engine: MakeEngine, raw_image: Template
 ) -> None:
-    engine = make_engine({"images_type": "qcow2", "image_cache.max_size": 5 * Mi})
-    made = {}
+    engine, made = make_engine({"images_type": "qcow2"}), {}
     for hours in (2, 5, 3):
         image = raw_image.but(image_id=f"used {hours} h ago")
         made[hours] = base_of(engine, image)
         age(made[hours], hours * HOUR)
-    done = engine.cache.prune()
+    done = make_engine({"images_type": "qcow2", "image_cache.max_size": 5 * Mi}).cache.prune()
     assert done.faults == []
     assert {hours for hours, path in made.items() if path.exists()} == {2, 3}
     assert [each.reason for each in done.outcomes if each.action == "removed"] == [
@@ -221,9 +220,8 @@ def test_fault_j_least_recently_used_go_where_the_cache_is_too_large(
 def test_cache_that_cannot_be_made_small_enough_is_told_with_what_is_missing(
     make_engine: MakeEngine, raw_image: Template
 ) -> None:
-    engine = make_engine({"images_type": "qcow2", "image_cache.max_size": Mi, "image_cache.min_free": 1 << 60})
-    base_of(engine, raw_image)
-    done = engine.cache.prune()
+    base_of(make_engine({"images_type": "qcow2"}), raw_image)
+    done = make_engine({"image_cache.max_size": Mi, "image_cache.min_free": 1 << 60}).cache.prune()
     assert [each.action for each in done.outcomes] == ["kept"]
     over, short = done.faults
     assert "bytes more than max_size" in over
@@ -232,8 +230,8 @@ def test_cache_that_cannot_be_made_small_enough_is_told_with_what_is_missing(
 
 def test_nothing_goes_within_its_lease_whatever_else_is_allowed(make_engine: MakeEngine, raw_image: Template) -> None:
     told = {"remove_unused_original_minimum_age_seconds": 0, "max_size": 0, "min_free": 1 << 60}
-    engine = make_engine({"images_type": "qcow2", **{f"image_cache.{key}": value for key, value in told.items()}})
-    path = base_of(engine, raw_image)
+    path = base_of(make_engine({"images_type": "qcow2"}), raw_image)
+    engine = make_engine({f"image_cache.{key}": value for key, value in told.items()})
     age(path, 59 * 60)
     assert [each.action for each in engine.cache.prune().outcomes] == ["kept"]
     age(path, 61 * 60)
