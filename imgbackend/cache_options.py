@@ -105,7 +105,7 @@ IMAGE_CACHE_OPTS: Sequence[cfg.Opt] = (
     ),
     cfg.Opt(
         "precache_jitter",
-        type=types.Float(min=0),
+        type=types.Float(min=0, max=86400),
         default=0.0,
         help="Seconds that cache prefetch waits at most, at random, before each image, so that many hosts that are "
         "told to fetch it do not ask its source at the same moment.",

@@ -5,12 +5,15 @@ import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 from imgbackend.cli.base import Lister, UsageError, row
 from imgbackend.cli.figures import Listed
 from imgbackend.errors import ConfigError
 from imgbackend.types import Progress
+
+_LONGEST: Final = 86400
+"""Seconds; the option precache_jitter takes no more either."""
 
 
 class Prefetch(Lister):
@@ -28,7 +31,7 @@ class Prefetch(Lister):
         add("--images-type", metavar="NAME", help="for disks of this backend (default: the option images_type)")
         add("--at-once", type=_positive, metavar="N",
             help="so many images side by side (default: the option precache_concurrency)")  # fmt: skip
-        add("--jitter", type=float, metavar="SECONDS",
+        add("--jitter", type=_seconds, metavar="SECONDS",
             help="wait up to so long before each, so that many hosts do not ask at once (default: the option "
             "precache_jitter)")  # fmt: skip
         return parser
@@ -86,6 +89,16 @@ def _listed(name: str) -> Iterator[str]:
     except (OSError, UnicodeDecodeError) as exc:
         told = exc.strerror if isinstance(exc, OSError) else "it is no text"
         raise ConfigError(f"cannot read the references in {name}: {told}") from exc
+
+
+def _seconds(text: str) -> float:
+    try:
+        told = float(text)
+    except ValueError:
+        told = -1.0
+    if not 0 <= told <= _LONGEST:  # nan neither
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0 to {_LONGEST}")
+    return told
 
 
 def _positive(text: str) -> int:

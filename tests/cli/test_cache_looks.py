@@ -52,6 +52,9 @@ def test_prefetch_of_nothing_and_of_a_list_that_is_not_there_is_refused(cli: Cli
     (cli.root / "binary").write_bytes(b"\xff\xfe\n")
     assert_one_line(cli("cache", "prefetch", "--from", cli.root / "binary"), 1, "no text")
     assert cli("cache", "prefetch", "x", "--at-once", "0").status == 2
+    for seconds in ("-1", "nan", "inf", "soon", "86401"):
+        refused = cli("cache", "prefetch", "x", f"--jitter={seconds}")
+        assert (refused.status, f"'{seconds}' is no number of seconds" in refused.err) == (2, True), refused
 
 
 def test_tree_shows_instances_below_the_base_that_they_hang_on(cli: Cli, raw_image: Path, qcow2_image: Path) -> None:
