@@ -20,9 +20,11 @@ from cache.conftest import DAY, HOUR, age
 from cache.test_prune import holding
 from imgbackend import Engine, fetching, manifests, space
 from imgbackend.cache import Leftover
+from imgbackend.cache.orphans import Orphans
 from imgbackend.failures import SECONDS
 from imgbackend.owners import Owner
-from imgbackend.types import DiskId, Mi, Record, base_name
+from imgbackend.types import DiskId, Mi, Progress, Record, base_name, ignore
+from labs.able import AbleBackend
 from labs.contents import bytes_of, partial
 from labs.engines import MakeEngine
 from labs.templates import Template
@@ -450,6 +452,48 @@ def test_unfinished_base_of_a_store_stays_while_another_host_has_the_store_s_loc
         [left] = looked(able, remove=True).values()
     assert not left.removed
     assert base.exists()
+
+
+def test_base_of_a_store_that_another_host_published_meanwhile_stays(
+    able: Engine, raw_image: Template, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at what is unfinished and the store's lock."""
+    able.disk("web1").cache(raw_image, raw_image.name)
+    whole, away = stored(able, f"bases/{raw_image.name}"), stored(able, "away")
+    whole.rename(away)
+    put(whole.with_suffix(".tags"), content=whole.with_suffix(".tags").read_bytes())
+    real = AbleBackend.store_lock
+
+    @contextlib.contextmanager
+    def publishing(backend: AbleBackend, name: str, progress: Progress = ignore) -> Iterator[None]:
+        with real(backend, name, progress):
+            away.rename(whole)
+            yield
+
+    monkeypatch.setattr(AbleBackend, "store_lock", publishing)
+    able.cache.leftovers(remove=True)
+    assert whole.exists()
+    assert whole.with_suffix(".tags").exists()
+
+
+def test_record_of_a_disk_that_is_published_meanwhile_stays(
+    engine: Engine, raw_image: Template, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between a first look and the disk's lock."""
+    engine.disk("web1").cache(raw_image, raw_image.name)
+    record(engine, "web1", "disk", _OLD)
+    path, away = engine.host.instances / "web1" / "disk", engine.host.instances / "away"
+    path.rename(away)
+    real = Orphans._of_record
+
+    def publishing(orphans: Orphans, disk: Any) -> Any:
+        away.rename(path)
+        return real(orphans, disk)
+
+    monkeypatch.setattr(Orphans, "_of_record", publishing)
+    assert looked(engine, remove=True) == {}
+    assert set(engine.host.records.all("web1")) == {"disk"}
+    assert engine.disk("web1").exists()
 
 
 def test_whole_disk_that_no_record_tells_of_is_listed_and_never_removed(able: Engine, raw_image: Template) -> None:
