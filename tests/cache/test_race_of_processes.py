@@ -1,11 +1,14 @@
 """Passes of two processes, one of which is killed now and then, race creations in others; no lease holds."""
 
+import itertools
 import random
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cache.conftest import DAY, age
 from imgbackend import Engine
 from imgbackend.types import Mi
 from labs.able_site import able_site
@@ -16,6 +19,7 @@ from labs.templates import Template
 pytestmark = pytest.mark.slow
 
 _IMAGES, _CREATORS, _ROUNDS, _KILLS = 12, 3, 60, 3
+_PASSES = 40
 
 
 @pytest.fixture
@@ -70,3 +74,37 @@ def _each_is_whole(told: dict[str, Any], kept: dict[str, str], images: list[Temp
         assert [each.action for each in engine.cache.prune().outcomes if each.action == "kept"] == []
         assert engine.cache.bases().bases == []
         assert list(engine.disks()) == []
+
+
+def test_base_stays_while_the_folders_of_its_disks_change_their_names_all_the_time(
+    engine: Engine, images: list[Template], instances: Path
+) -> None:
+    """As Nova renames them for a resize and back; and files in them, as whoever publishes them does."""
+    image = images[0]
+    for number in range(4):
+        engine.disk(f"web{number}").cache(image, image.name)
+    base, ends = engine.host.bases / image.name, threading.Event()
+
+    def change() -> None:
+        for number in itertools.cycle(range(4)):
+            if ends.is_set():
+                return
+            folder, away = instances / f"web{number}", instances / f"web{number}_resize"
+            folder.rename(away)
+            (away / "disk").rename(away / ".disk.part")
+            (away / ".disk.part").rename(away / "disk")
+            away.rename(folder)
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    try:
+        for _ in range(_PASSES):
+            age(base, 9 * DAY)
+            done = engine.cache.prune()
+            assert [each.action for each in done.outcomes] == ["kept"], done
+            assert all("too fast" in fault for fault in done.faults), done.faults
+    finally:
+        ends.set()
+        changing.join(60)
+    assert engine.disk("web0").cache(image, image.name).way == "exists"
+    assert base.exists()
