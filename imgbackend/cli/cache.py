@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgbackend.cli.base import Lister, ShowOne, UsageError, pick, row
 from imgbackend.cli.figures import Listed, Size, Time, human_size, size_or_none
-from imgbackend.errors import ConfigError
+from imgbackend.errors import ConfigError, Error
 
 if TYPE_CHECKING:
     from imgbackend.cache import CachedBase, Leftover, Listing, Outcome
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 _SHORTEST = 6
-_LOCAL = "local"
+LOCAL = "local"
+"""What the base folder is called where stores are named."""
 _TOLD = 20
 """Lines on stderr of what could not be looked at; one cause has often thousands of them."""
 
@@ -116,7 +117,9 @@ class Show(ShowOne):
         """The arguments."""
         parser = super().get_parser(prog_name)
         parser.add_argument(
-            "base", metavar="NAME", help=f"its name, its first {_SHORTEST} digits or more, or the image's id"
+            "base",
+            metavar="NAME",
+            help=f"its name, its first {_SHORTEST} digits or more, the image's id, or where it is from, as glance:NAME",
         )
         add_store(parser)
         return parser
@@ -125,7 +128,7 @@ class Show(ShowOne):
         """Show it."""
         word, store = parsed_args.base, parsed_args.store
         with self.engine() as engine:
-            found = list(named(listing_of(engine).bases, word, store))
+            found = meant(engine, listing_of(engine).bases, word, store)
             if not found:
                 raise ConfigError(
                     f"there is no base {word}{f' in {store}' if store else ''}; "
@@ -139,7 +142,7 @@ class Show(ShowOne):
 
 def add_store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--store", metavar="NAME", help=f"only the one that this backend's store keeps; {_LOCAL}: the base folder"
+        "--store", metavar="NAME", help=f"only the one that this backend's store keeps; {LOCAL}: the base folder"
     )
 
 
@@ -155,6 +158,18 @@ def named(bases: Iterable["CachedBase"], word: str, store: str | None) -> "Itera
     yield from found
 
 
+def meant(engine: "Engine", bases: Sequence["CachedBase"], word: str, store: str | None) -> list["CachedBase"]:
+    """The bases that a word names, a reference to an image too, where it says by itself of which source."""
+    found = list(named(bases, word, store))
+    if found or not (":" in word or "/" in word):
+        return found
+    try:
+        name = engine.image(word).filename
+    except Error as exc:
+        raise ConfigError(f"there is no base {word}, and as an image: {exc}") from exc
+    return [base for base in bases if base.name == name and store in (None, base.where)]
+
+
 class Usage(Lister):
     """Show how much room the base images take, in the base folder and in each store."""
 
@@ -168,7 +183,7 @@ class Usage(Lister):
         with self.engine() as engine:
             listing = listing_of(engine)
             return self.columns, [
-                row(self.columns, self._added_up(engine, store, listing)) for store in (_LOCAL, *listing.stores)
+                row(self.columns, self._added_up(engine, store, listing)) for store in (LOCAL, *listing.stores)
             ]
 
     @staticmethod
@@ -180,12 +195,12 @@ class Usage(Lister):
         bases = [base for base in listing.bases if base.where == store]
         unused = [base for base in bases if not base.users]
         folder = engine.host.bases
-        capacity = room(folder) if store == _LOCAL else engine.backend(store).capacity()
+        capacity = room(folder) if store == LOCAL else engine.backend(store).capacity()
         allocated = sum(base.allocated for base in bases)
-        taken = together(base.path for base in bases if base.path is not None) if store == _LOCAL else allocated
+        taken = together(base.path for base in bases if base.path is not None) if store == LOCAL else allocated
         return {
             "store": store,
-            "folder": str(folder) if store == _LOCAL else None,
+            "folder": str(folder) if store == LOCAL else None,
             "bases": len(bases),
             "in_use": len(bases) - len(unused),
             "unused": len(unused),
@@ -193,7 +208,7 @@ class Usage(Lister):
             "size": Size(sum(base.size for base in bases)),
             "allocated": Size(allocated),
             "taken": Size(taken),
-            "reserve": Size(-(-taken // Gi) * Gi) if store == _LOCAL else None,
+            "reserve": Size(-(-taken // Gi) * Gi) if store == LOCAL else None,
             "allocated_unused": Size(sum(base.allocated for base in unused)),
             "total": Size(capacity.total),
             "free": Size(capacity.free),
@@ -220,13 +235,13 @@ class _Pinning(Lister):
     def _meant(self, engine: "Engine", word: str, store: str | None) -> "list[tuple[str, str, CachedBase | None]]":
         """``(name, where, base)`` of what is meant; base None: it is not cached there."""
         listing = listing_of(engine)
-        known = {_LOCAL, *listing.stores, *(pin.store or _LOCAL for pin in engine.cache.pins())}
+        known = {LOCAL, *listing.stores, *(pin.store or LOCAL for pin in engine.cache.pins())}
         if store is not None and store not in known:
             raise ConfigError(f"there is no store {store}; there are: {', '.join(sorted(known))}")
         found = list(named(listing.bases, word, store))
         name = found[0].name if found else self._name_of(engine, word)
         cached = {base.where: base for base in listing.bases if base.name == name and store in (None, base.where)}
-        pinned = {pin.store or _LOCAL for pin in engine.cache.pins() if pin.name == name}
+        pinned = {pin.store or LOCAL for pin in engine.cache.pins() if pin.name == name}
         places = [store] if store else self._places(engine, set(cached), pinned)
         return [(name, where, cached.get(where)) for where in sorted(places)]
 
@@ -255,14 +270,14 @@ class Pin(_Pinning):
         if cached:
             return cached
         backend = engine.backend()
-        return {backend.name if isinstance(backend, HoldsBases) else _LOCAL}
+        return {backend.name if isinstance(backend, HoldsBases) else LOCAL}
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
         """Pin."""
         with self.engine() as engine:
             meant = self._meant(engine, parsed_args.base, parsed_args.store)
             for name, where, _ in meant:
-                engine.cache.pin(name, None if where == _LOCAL else where)
+                engine.cache.pin(name, None if where == LOCAL else where)
             return self.columns, [self._row(*each, pinned=True) for each in meant]
 
 
@@ -278,7 +293,7 @@ class Unpin(_Pinning):
         with self.engine() as engine:
             meant = self._meant(engine, parsed_args.base, parsed_args.store)
             for name, where, _ in meant:
-                engine.cache.unpin(name, None if where == _LOCAL else where)
+                engine.cache.unpin(name, None if where == LOCAL else where)
             return self.columns, [self._row(*each, pinned=False) for each in meant]
 
 
@@ -330,7 +345,7 @@ class Prune(Lister):
 def _left(left: "Leftover") -> dict[str, Any]:
     """A leftover, in the columns of bases."""
     return {
-        "store": left.store or _LOCAL,
+        "store": left.store or LOCAL,
         "name": left.name,
         "image_id": None,
         "action": "removed" if left.removed else "would be removed",

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from imgbackend.cli.base import Lister, UsageError, row
-from imgbackend.cli.cache import add_store, listing_of, named
+from imgbackend.cli.cache import LOCAL, add_store, listing_of, meant
 from imgbackend.cli.figures import Listed, Size, human_size, size_argument
 from imgbackend.errors import ConfigError
 
 if TYPE_CHECKING:
-    from imgbackend.cache import Verified
+    from imgbackend.cache import Listing, Verified
     from imgbackend.engine import Engine
 
 _FAULTY: Final = frozenset({"bad", "unreadable"})
@@ -26,7 +26,7 @@ class Verify(Lister):
     """Compare the bytes of base images with their digests; put bad ones aside.
 
     A bad one is put aside, as NAME.bad-TIME, and the next disk of its image has it fetched again. The status is 1
-    where one is bad, or cannot be read.
+    where one is bad, or cannot be read, and with --all or --sample where something could not be looked at.
     """
 
     columns = ("store", "name", "image_id", "found", "reason", "read", "seconds", "disks", "aside")
@@ -35,7 +35,12 @@ class Verify(Lister):
         """The arguments."""
         parser = super().get_parser(prog_name)
         add = parser.add_argument
-        add("bases", nargs="*", metavar="BASE", help="a base's name, its beginning, or its image's id")
+        add(
+            "bases",
+            nargs="*",
+            metavar="BASE",
+            help="a base's name, its beginning, its image's id, or the image, such as glance:NAME",
+        )
         add("--all", action="store_true", help="all of them")
         add("--sample", type=_count, metavar="N", help="only so many, those not verified for the longest time first")
         add("--rate", type=size_argument, metavar="BYTES", help="read no more than this in a second, such as 50M")
@@ -48,20 +53,24 @@ class Verify(Lister):
         if bool(told.bases) == bool(told.all or told.sample is not None):
             raise UsageError("name bases, or say --all or --sample N")
         with self.engine() as engine:
-            names = self._names(engine, told.bases, told.store) if told.bases else None
+            listing = listing_of(engine)
+            if told.store not in (None, LOCAL, *listing.stores):
+                raise ConfigError(f"there is no store {told.store}; there are: {', '.join([LOCAL, *listing.stores])}")
+            names = self._names(engine, listing, told.bases, told.store) if told.bases else None
             with self.cancellable(lambda: "what was verified until then is noted"), self.progress() as progress:
                 done = engine.cache.verify(
                     names, store=told.store, sample=told.sample, rate=told.rate, progress=progress
                 )
-        self.status = int(any(each.found in _FAULTY for each in done))
+        unseen = bool(listing.faults) and names is None  # which was told: there may be bases that nobody verified
+        self.status = int(unseen or any(each.found in _FAULTY for each in done))
         self._summed(done)
         return self.columns, [row(self.columns, _facts(each)) for each in done]
 
     @staticmethod
-    def _names(engine: "Engine", words: Sequence[str], store: str | None) -> set[str]:
-        bases, names = listing_of(engine).bases, set()
+    def _names(engine: "Engine", listing: "Listing", words: Sequence[str], store: str | None) -> set[str]:
+        names: set[str] = set()
         for word in words:
-            found = {base.name for base in named(bases, word, store)}
+            found = {base.name for base in meant(engine, listing.bases, word, store)}
             if not found:
                 raise ConfigError(f"there is no base {word}; imgbackend cache list shows those there are")
             names |= found

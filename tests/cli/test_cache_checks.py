@@ -61,6 +61,23 @@ def test_verify_of_nothing_and_of_everything_is_wrong_usage(cli: Cli, base: Path
     assert_one_line(cli("cache", "verify", base.name, "--all"), 2)
     assert cli("cache", "verify", "--sample", "0").status == 2
     assert_one_line(cli("cache", "verify", "f" * 40), 1, "there is no base")
+    assert_one_line(cli("cache", "verify", "--all", "--store", "attic"), 1, "no store attic", "local")
+
+
+def test_verify_and_show_take_the_image_as_it_was_asked_for(cli: Cli, base: Path, raw_image: Path) -> None:
+    assert [row["name"] for row in cli("cache", "verify", raw_image, "-f", "json").json()] == [base.name]
+    assert cli("cache", "show", raw_image, "-f", "json").json()["name"] == base.name
+    assert_one_line(cli("cache", "verify", f"{raw_image}.none"), 1, "there is no base", f"{raw_image}.none")
+
+
+def test_verify_of_all_ends_with_1_where_a_store_does_not_answer(cli: Cli, base: Path, tmp_path: Path) -> None:
+    """Its bases were not verified; those that are named were."""
+    (tmp_path / "x.conf").write_text("[shelf]\ndriver = rbd\nceph_conf = /none/ceph.conf\n")
+    words = ("--config-file", tmp_path / "x.conf", "cache", "verify", "-f", "value", "-c", "found")
+    done = cli(*words, "--all")
+    assert (done.status, done.out) == (1, "sound\n")
+    assert "the backend shelf cannot be opened" in done.err
+    assert cli(*words, base.name).status == 0
 
 
 def left(cli: Cli, name: str, seconds: float) -> Path:
