@@ -241,7 +241,8 @@ def test_two_engines_of_one_process_fetch_once(make_engine: MakeEngine, images_t
 _PROGRAM = """
 import os, pickle, sys
 from imgbackend import Engine, errors
-import imgbackend.engine, imgbackend_qcow2.driver
+import imgbackend.engine, imgbackend.failures, imgbackend_qcow2.driver
+imgbackend.failures.SECONDS = 300.0  # however long sixteen processes take to look, one after the other
 overrides, image = pickle.load(sys.stdin.buffer)
 def work(number):
     told = []
@@ -276,7 +277,7 @@ def fail_slowly(target: Path, progress: Progress) -> None:
 
 def hold_for_others(target: Path, progress: Progress) -> None:
     """Until the test, having seen that all others wait, makes a file beside the instances."""
-    end = time.monotonic() + 100
+    end = time.monotonic() + 300
     while not (target.parents[2] / "go").exists():
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -309,7 +310,8 @@ def test_sixteen_processes_that_want_an_image_at_once_fetch_it_once(
         parent.stdin.write(pickle.dumps(({"instances_path": str(instances), "images_type": "qcow2"}, image)))
         parent.stdin.flush()
         for _ in range(15):  # all but the one that fetches
-            assert parent.stderr.readline() == b"waits\n"
+            line = parent.stderr.readline()
+            assert line == b"waits\n", line + parent.stderr.read()
         (tmp_path / "go").touch()
         assert parent.stdout.read().decode().split() == [told] * 16
     assert image.fetches == fetches

@@ -13,7 +13,7 @@ import pytest
 FAILED: Final = pytest.StashKey[bool]()
 """Of a test: whether it failed so far; then its traceback keeps alive what it used."""
 
-_PATIENCE: Final = 5.0
+_PATIENCE: Final = 30.0
 """Seconds in which what is about to end may do so."""
 
 

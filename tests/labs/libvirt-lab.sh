@@ -13,7 +13,7 @@
 #   LIBVIRT_LAB_OWNER=PID   everything ends when that process does
 #   LIBVIRT_LAB_USER=NAME   guests run as this user, and libvirt gives it what they open, as Debian's does
 #   LIBVIRT_LAB_GROUP=NAME  this group alone may use it, as Debian's "libvirt"  [everybody]
-#   LIBVIRT_LAB_TTL=3600    seconds after which everything ends in any case
+#   LIBVIRT_LAB_TTL=7200    seconds after which everything ends in any case
 set -euo pipefail
 
 die() {
@@ -153,11 +153,11 @@ start() {
             [ "$user" = root ] || virtlogd -p /run/libvirt/virtlogd.pid &
             exec python3 -S -E -c "$keeper" "$dir" "$owner" "$ttl" \
                 libvirtd -f /etc/libvirt/libvirtd.conf -p /run/libvirt/libvirtd.pid' \
-            lab "$dir" "$keeper" "${LIBVIRT_LAB_OWNER:-0}" "${LIBVIRT_LAB_TTL:-3600}" \
+            lab "$dir" "$keeper" "${LIBVIRT_LAB_OWNER:-0}" "${LIBVIRT_LAB_TTL:-7200}" \
             "${LIBVIRT_LAB_USER:-root}" >>"$dir/log/stdio.log" 2>&1 </dev/null
     ) &
     local keeper_pid=$!
-    for _ in $(seq 600); do
+    for _ in $(seq 1500); do
         if gone $keeper_pid; then
             tail -n 20 "$dir"/log/*.log >&2
             die "libvirtd ended"

@@ -62,8 +62,9 @@ class Libvirt:
         """SIGKILL; its guests run on."""
         pid = int((self.folder / "libvirtd.pid").read_text())
         os.kill(pid, signal.SIGKILL)
-        end = time.monotonic() + 10
-        while Path(f"/proc/{pid}").exists() and time.monotonic() < end:
+        end = time.monotonic() + _TIMEOUT
+        while Path(f"/proc/{pid}").exists():
+            assert time.monotonic() < end, "libvirtd does not end"
             time.sleep(0.01)
 
     def virsh(self, *words: str) -> str:

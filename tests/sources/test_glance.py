@@ -327,7 +327,7 @@ def test_server_that_keeps_stalling_is_given_up(
     connect: Connect, glance_of_my_own: Callable[..., Glance], target: Path
 ) -> None:
     lab = glance_of_my_own()
-    image = connect(lab, timeout=0.5, num_retries=1).find(lab.add("large", _LARGE))
+    image = connect(lab, timeout=2.0, num_retries=1).find(lab.add("large", _LARGE))
     _ = image.declared
     with pytest.raises(SourceUnavailable, match=r"(?i)time.* out"):
         image(target, Told(_once(lab.freeze)))

@@ -37,7 +37,7 @@ _PIN = f"#sha256:{_SHA256}"
 
 @pytest.fixture
 def find(make_conf: MakeConf) -> Callable[[str], HttpImage]:
-    return HttpSource(make_conf(http_timeout=5.0)).find
+    return HttpSource(make_conf(http_timeout=30.0)).find
 
 
 Find = Callable[[str], HttpImage]
@@ -207,7 +207,7 @@ def test_leftover_longer_than_the_file_is_started_again(find: Find, web: Site, t
 
 def test_stalled_server_times_out_and_is_tried_again(make_conf: MakeConf, web: Site, target: Path) -> None:
     web.files["/a.raw"] = File(_DATA, stalls=[Mi])
-    find = HttpSource(make_conf(http_timeout=0.3)).find
+    find = HttpSource(make_conf(http_timeout=2.0)).find
     find(web.url("/a.raw" + _PIN))(target, ignore)
     assert len(web.asked("GET", "/a.raw")) == 2
     assert target.read_bytes() == _DATA

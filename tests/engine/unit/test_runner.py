@@ -70,8 +70,8 @@ def test_a_command_that_closes_its_outputs_and_stands_still_is_ended() -> None:
 
 @pytest.mark.slow
 def test_a_command_that_works_longer_than_the_stall_limit_is_not_ended() -> None:
-    program = "import os, time\nfor _ in range(6): time.sleep(0.4); os.stat('/'); sum(range(10**6))"
-    limits = Limits(cpu_seconds=20, address_space=Gi, stall_seconds=1)
+    program = "import os, time\nfor _ in range(8): time.sleep(0.5); os.stat('/'); sum(range(10**6))"
+    limits = Limits(cpu_seconds=20, address_space=Gi, stall_seconds=3)
     assert runner.run([sys.executable, "-c", program], limits=limits) == ""
 
 
