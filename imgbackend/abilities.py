@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, final
 
 from imgbackend import errors
-from imgbackend.types import Finding, ImageInfo, Progress, SnapshotInfo, StoreBase, StoreLeftover, Way, ignore
+from imgbackend.types import DiskId, Finding, ImageInfo, Progress, SnapshotInfo, StoreBase, StoreLeftover, Way, ignore
 
 _SNAPSHOT: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,62}\Z")
 
@@ -249,6 +249,14 @@ class SharedStore(abc.ABC):
         Held where a base is imported or removed.  Who waits calls ``progress("wait", 0, None)`` a few
         times a second, and lets what that raises through: so is it cancelled.
         """
+
+    def made_here(self) -> Iterator[DiskId] | None:
+        """The whole disks that this host made, by what was noted of each in the store; None: nothing tells.
+
+        This host is its name and its ``instances_path``: of these disks it has the records, or has lost them.
+        It may ask for every disk of the store: it is called where people ask for leftovers, and by no pass.
+        """
+        return None
 
 
 class Checkable(abc.ABC):

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from imgbackend import errors, files, qemu_img
 from imgbackend.abilities import Cloneable, Flattenable, Importable, Snapshottable
@@ -39,10 +39,10 @@ _A_MOMENT: Final = Patience(retries=6, interval=0.5)
 """What is open for longer is open at a guest."""
 
 
-def owner(header: headers.Header) -> str | None:
-    """The backend that made an image as a disk; None: none did.  A clone has its parent's metadata too."""
+def own_mark(header: headers.Header) -> dict[str, Any]:
+    """What was noted of an image when it was made as a disk, not of its parent, whose metadata a clone has too."""
     mark = headers.note(header, MARK)
-    return str(mark.get("backend")) if mark.get("image") == header.id else None
+    return mark if mark.get("image") == header.id else {}
 
 
 class RbdDisk(Disk["RbdBackend"], Cloneable, Importable, Snapshottable, Flattenable):
@@ -76,7 +76,7 @@ class RbdDisk(Disk["RbdBackend"], Cloneable, Importable, Snapshottable, Flattena
             return DiskInfo(format="raw", size=header.size, allocated=self._allocated(header))
 
     def _refuse_foreign(self, header: headers.Header) -> None:
-        if self.recorded is None and owner(header) is None:
+        if self.recorded is None and not own_mark(header):
             image = f"{self.backend.pool}/{self.image}"
             raise errors.DiskError(
                 f"the image {image} was made by another program, and is not on record here; take the disk over with "
@@ -162,6 +162,7 @@ class RbdDisk(Disk["RbdBackend"], Cloneable, Importable, Snapshottable, Flattena
     def _mark(self, image_id: str) -> None:
         """Say whose it is, of this image alone: its clones have its metadata too."""
         told = {"image": image_id, "backend": self.backend.name, "instance": self.id.instance, "disk": self.id.name}
+        told |= self.backend.unfinished.here
         record = dataclasses.asdict(self.recorded) if self.recorded else None
         headers.set_metadata(self.backend.ioctx, image_id, MARK, json.dumps({**told, "record": record}))
 

@@ -26,7 +26,7 @@ from imgbackend.types import (
 from imgbackend_rbd import checks, headers, locations
 from imgbackend_rbd.bases import PoolBases
 from imgbackend_rbd.cluster import Access, Cluster
-from imgbackend_rbd.disk import MARK, RbdDisk, owner
+from imgbackend_rbd.disk import MARK, RbdDisk, own_mark
 from imgbackend_rbd.images import Patience
 from imgbackend_rbd.lock import StoreLock
 from imgbackend_rbd.unfinished import Unfinished
@@ -145,11 +145,19 @@ class RbdBackend(Backend, ChecksBases, SharedStore, Checkable, TellsLeftovers):
                     found.append(disk)
         return iter(found)
 
-    def _is_ours(self, image_id: str) -> bool:
+    def made_here(self) -> Iterator[DiskId]:
+        """By their marks, which say what host made them."""
+        with self.cluster.asked("listing the disks", self.pool):
+            listed = [(locations.disk_of(image["name"]), image["id"]) for image in self.cluster.rbd().list2(self.ioctx)]
+            here = [disk for disk, image_id in listed if disk and self._is_ours(image_id, self.unfinished.here)]
+        return iter(here)
+
+    def _is_ours(self, image_id: str, here: Mapping[str, str] | None = None) -> bool:
         try:
-            return owner(headers.read(self.ioctx, image_id, (MARK,))) == self.name
+            mark = own_mark(headers.read(self.ioctx, image_id, (MARK,)))
         except self.cluster.absent:
             return False
+        return mark.get("backend") == self.name and (here is None or mark.items() >= here.items())
 
     def capacity(self) -> Capacity:
         """What the pool could still take, replicas and all, by the monitors' figures."""

@@ -46,7 +46,8 @@ class Unfinished:
     def __init__(self, cluster: "Cluster", pool: str, instances: "Path") -> None:
         """Keep them."""
         self._cluster, self._pool = cluster, pool
-        self._host, self._instances = socket.gethostname(), str(instances)
+        self.here = {"host": socket.gethostname(), "instances": str(instances)}
+        """This host, as entries name it."""
 
     def has(self, name: str) -> bool:
         """Whether that image is unfinished."""
@@ -76,7 +77,7 @@ class Unfinished:
 
         :raises DiskBusy: if somebody is at it.
         """
-        told = json.dumps(asdict(Entry(host=self._host, instances=self._instances, time=time.time())))
+        told = json.dumps(asdict(Entry(**self.here, time=time.time())))
         for _ in range(2):
             try:
                 self._change(name, "", told)
@@ -101,7 +102,7 @@ class Unfinished:
         if found is None:
             return None
         entry = Entry(**json.loads(found))
-        mine = (entry.host, entry.instances) == (self._host, self._instances)
+        mine = {"host": entry.host, "instances": entry.instances} == self.here
         if not mine and time.time() - entry.time < _ABANDONED:
             raise errors.DiskBusy(
                 f"{self._pool}/{name} is being made or removed on the host {entry.host} ({entry.instances}); "

@@ -259,9 +259,12 @@ class Cache:
         unchanged for ``lease_seconds``.  No whole disk goes, and nothing that has no name of ours.
         ``alive`` is called before each folder and each leftover that is looked at, and may raise.
         """
+        return self._left(remove=remove, alive=alive)
+
+    def _left(self, *, remove: bool, alive: Callable[[], object], whole: bool = True) -> LeftBehind:
         with self._translated():
             strewn = Strewn(self._host, self._bases, self.policy, lambda: self._look(alive), self._clock, alive)
-            orphans = Orphans(self._host, self._reach, self.policy, self._clock, alive)
+            orphans = Orphans(self._host, self._reach, self.policy, self._clock, alive, whole=whole)
             faults: list[str] = []
             rooms = Workrooms(self._host, self._reach, self.policy, self._clock)
             candidates = itertools.chain(orphans.candidates(), strewn.candidates(), rooms.candidates())
@@ -271,7 +274,7 @@ class Cache:
 
     def _cleared(self, done: Pass, *, dry_run: bool, alive: Callable[[], object]) -> Pass:
         """A pass, with the leftovers that are dead."""
-        left = self.leftovers(remove=not dry_run, alive=alive)
+        left = self._left(remove=not dry_run, alive=alive, whole=False)
         dead = [each for each in left.leftovers if each.dead]
         return replace(done, leftovers=dead, faults=[*done.faults, *left.faults])
 

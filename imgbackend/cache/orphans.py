@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from imgbackend import errors, files, locks, overlays, records
-from imgbackend.abilities import HoldsBases, TellsLeftovers
+from imgbackend.abilities import HoldsBases, SharedStore, TellsLeftovers
 from imgbackend.backend import Backend, Disk
 from imgbackend.cache.leftovers import Candidate, Guard, State
 from imgbackend.cache.policy import Policy, span
@@ -34,9 +34,14 @@ class Orphans:
         policy: Policy,
         clock: Callable[[], float],
         alive: Callable[[], object] = overlays.nothing,
+        *,
+        whole: bool = True,
     ) -> None:
-        """Keep them; nothing is looked at.  ``alive`` is called before each folder, and may raise."""
-        self._alive = alive
+        """Keep them; nothing is looked at.  ``alive`` is called before each folder, and may raise.
+
+        ``whole``: tell of whole disks too of which no record tells; none of these is removed.
+        """
+        self._alive, self._whole = alive, whole
         self._host, self._reach, self._policy, self._clock = host, reach, policy, clock
         self.faults: list[str] = []
         """What could not be looked at, a line each."""
@@ -62,9 +67,19 @@ class Orphans:
         for left in self._told(backend):
             yield self._of_store(backend, left)
             unfinished |= {left.disk} if left.disk is not None else set()
-        for disk in () if backend.traits.shared else sorted(self._listed(backend) - unfinished, key=str):
+        for disk in sorted(self._made_here(backend) - unfinished, key=str) if self._whole else ():
             if not self._is_known(disk):
                 yield self._unrecorded(backend, disk)
+
+    def _made_here(self, backend: Backend) -> set[DiskId]:
+        """The disks whose records are on this host, if they are anywhere, as far as the store can tell."""
+        if not backend.traits.shared:
+            return self._listed(backend)
+        try:
+            return set((backend.made_here() if isinstance(backend, SharedStore) else None) or ())
+        except (OSError, errors.Error) as exc:
+            self._fault(f"the disks of {backend.name} cannot be listed", exc)
+            return set()
 
     def _missing(self) -> Iterator[tuple[DiskId, Backend]]:
         """The disks on record that are not there, at a first look."""

@@ -1,6 +1,7 @@
 """What killed calls left in a pool that hosts share: told to all of them, removed when nobody can be at it."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from imgbackend import Engine
 from imgbackend.cache import Leftover
 from imgbackend.testing.children import Child
 from imgbackend.types import Mi
+from imgbackend_rbd import RbdBackend
 from imgbackend_rbd.bases import image_of
 from imgbackend_rbd.disk import RbdDisk
 from labs.ceph import Cluster
@@ -115,6 +117,30 @@ def test_unfinished_disk_is_told_with_what_it_takes(
     at_once(other)
     other.cache.leftovers(remove=True)
     assert stored(other) == []
+
+
+def test_whole_disk_whose_record_was_lost_is_told_to_the_host_that_made_it_and_stays(
+    hosts: Hosts, raw_image: Template, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    one, two = hosts("one"), hosts("two")
+    for instance in ("web1", "web2"):
+        one.disk(instance).cache(raw_image, raw_image.name)
+    shutil.rmtree(one.host.instances / "web1")
+    at_once(one)
+    [left] = stored(one, remove=True)
+    assert (left.kind, left.name, left.dead, left.removed) == ("disk", "web1/disk", False, False)
+    assert stored(two) == []
+    monkeypatch.setattr(
+        RbdBackend, "made_here", lambda _backend: pytest.fail("a pass asks for every image of the pool")
+    )
+    assert one.cache.prune().leftovers == []
+    monkeypatch.undo()
+    assert read(disk_of(one, "web1"), tmp_path) == raw_image.content.read_bytes()
+    for instance in ("web1", "web2"):
+        one.disk(instance).remove()
+    assert stored(one) == []
+    one.cache.prune()
+    backend_of(one).remove_base(raw_image.name)
 
 
 def test_whole_images_of_others_in_the_pool_are_no_leftovers(hosts: Hosts, raw_image: Template) -> None:
