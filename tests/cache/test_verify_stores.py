@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -11,10 +12,11 @@ import pytest
 
 from cache.conftest import DAY, HOUR, actions, age
 from cache.test_prune import holding
-from cache.test_verify import flip, only
+from cache.test_verify import _class_of, flip, only
 from imgbackend import Engine, errors, loader
 from imgbackend.abilities import ChecksBases
 from imgbackend.cache import CachedBase
+from imgbackend.cache.idle import Throttle
 from imgbackend.types import Cached, Mi
 from labs.able import AbleBackend, HoldingBackend
 from labs.contents import bytes_of
@@ -128,6 +130,32 @@ def test_holes_are_not_read(able_engine: Engine, tmp_path: Path) -> None:
     found = only(able_engine.cache.verify())
     assert found.found == "sound"
     assert 0 < found.read <= Mi
+
+
+def test_rate_slows_a_verification_down_and_its_bytes_are_counted(
+    make_able: Callable[..., Engine], raw_image: Template, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+
+    def made(rate: int | None) -> Throttle:
+        return Throttle(rate, clock=lambda: sum(slept), sleep=slept.append)
+
+    engine = make_able({"image_cache.metrics_file": str(tmp_path / "m.prom")})
+    engine.disk("web1").cache(raw_image, raw_image.name)
+    monkeypatch.setattr("imgbackend.cache.verification.Throttle", made)
+    found = only(engine.cache.verify(rate=Mi))
+    assert sum(slept) == pytest.approx(found.read / Mi, abs=0.2)
+    flip(store_of(engine).bases / raw_image.name, 5 * Mi)
+    assert only(engine.cache.verify()).found == "bad"
+    counts = engine.host.metrics.counts()
+    assert (counts["verifications"], counts["verification_failures"]) == (2, 1)
+    assert counts["verified_bytes"] >= found.read * 3, "a bad base is read twice"
+
+
+def test_reading_is_idle(able_engine: Engine, base: Path) -> None:
+    me, seen = threading.get_native_id(), set()
+    able_engine.cache.verify(progress=lambda *_: seen.add(_class_of(me)))
+    assert seen == {"idle"}
 
 
 def test_lock_is_not_held_while_a_base_is_read(able_engine: Engine, base: Path, raw_image: Template) -> None:

@@ -1,5 +1,6 @@
 """``imgbackend cache pin``, ``unpin`` and ``prune``, for bases of the folder and of a store."""
 
+import json
 import os
 import time
 from pathlib import Path
@@ -91,6 +92,29 @@ def test_list_show_and_usage_tell_a_base_of_the_folder_from_one_of_a_store(able:
         "shelf": (1, 1, 4 * Mi),
     }
     assert usage["shelf"]["total"] >= usage["shelf"]["free"] > 0
+
+
+def test_verify_tells_bases_of_stores_and_list_which_was_put_aside(able: Cli, both: tuple[Path, Path]) -> None:
+    done = able("cache", "verify", "--all", "-f", "json").json()
+    assert {(row["store"], row["found"]) for row in done} == {("local", "sound"), ("shelf", "sound")}
+    assert all(row["verified"] for row in able("cache", "list", "-f", "json").json())
+    with both[1].open("r+b") as file:
+        file.seek(Mi // 2)
+        file.write(b"flipped")
+    bad = able("cache", "verify", both[1].name[:9], "--store", "shelf", "-f", "json")
+    assert bad.status == 1
+    [row] = json.loads(bad.out)
+    assert (row["found"], row["disks"]) == ("bad", ["web2/disk"])
+    listed = {each["name"]: each for each in able("cache", "list", "-f", "json").json()}
+    assert (listed[row["aside"]]["store"], listed[row["aside"]]["bad"]) == ("shelf", row["reason"])
+    assert able("cache", "show", row["aside"], "-f", "json").json()["disks"] == ["web2/disk"]
+    assert listed[both[0].name]["bad"] is None, "the one in the folder is bad too"
+    again = able("cache", "verify", "--all", "-f", "json")
+    assert again.status == 0
+    assert {each["name"]: each["found"] for each in again.json()} == {
+        both[0].name: "sound",
+        row["aside"]: "skipped",
+    }
 
 
 def test_pin_keeps_a_base_wherever_it_is_until_it_is_unpinned(able: Cli, both: tuple[Path, Path]) -> None:

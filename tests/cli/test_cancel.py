@@ -30,6 +30,42 @@ def test_a_signal_half_way_leaves_nothing_and_says_so(
     assert cli.files() == set()
 
 
+def test_cancelled_prefetch_tells_how_far_it_was_and_leaves_nothing(cli: Cli, slow_server: SlowServer) -> None:
+    process = cli.start("cache", "prefetch", slow_server.url)
+    try:
+        assert slow_server.reached_by(process)
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=SECONDS)
+    finally:
+        process.kill()
+        process.wait(SECONDS)
+    assert (process.returncode, out) == (130, "")
+    assert err.splitlines()[-1] == "imgbackend: cancelled; what was fetched whole is in the cache"
+    assert first.startswith(f"fetch {slow_server.url.rpartition('/')[2]}: ")
+    assert cli.files() == set()
+
+
+def test_cancelled_verification_changes_nothing(cli: Cli, raw_image: Path) -> None:
+    name = cli("cache", "prefetch", raw_image, "-f", "json").json()[0]["base"]
+    before = cli.files()
+    process = cli.start("cache", "verify", name, "--rate", "1")
+    try:
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=SECONDS)
+    finally:
+        process.kill()
+        process.wait(SECONDS)
+    assert first.startswith("verify: ")
+    assert (process.returncode, out) == (130, "")
+    assert err.splitlines()[-1] == "imgbackend: cancelled; what was verified until then is noted"
+    assert cli.files() == before
+    assert cli("cache", "show", name, "-f", "json").json()["verified"] is None
+
+
 def test_an_impatient_second_ctrl_c_changes_nothing(cli: Cli, slow_server: SlowServer) -> None:
     process = cli.start("disk", "create", "web1", "--image", slow_server.url)
     try:
