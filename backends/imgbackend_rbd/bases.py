@@ -30,11 +30,19 @@ _MARK: Final = "imgbackend.base"
 _TOUCHED: Final = "imgbackend.touched"
 _COARSE: Final = 300.0
 """Seconds in which a use is not noted again."""
+_SKEW: Final = 60.0
+"""Seconds by which the clocks of two hosts may differ."""
 
 
 def image_of(base: str) -> str:
     """The name of the image that keeps a base."""
     return f"{_PREFIX}{base}"
+
+
+def _last(*times: float) -> float:
+    """The last of them, those in the future only where there are no others: a clock was wrong, and was set right."""
+    now = time.time() + _SKEW
+    return max((each for each in times if each <= now), default=max(times))
 
 
 class PoolBases:
@@ -79,7 +87,7 @@ class PoolBases:
     def touch(self, name: str) -> None:
         """Note a use; one within some minutes of the last is the same."""
         now = time.time()
-        if now - self._noted.get(name, 0.0) < _COARSE:
+        if 0 <= now - self._noted.get(name, 0.0) < _COARSE:
             return
         with self._cluster.asked(f"noting a use of the base {name}", self._pool):
             ioctx = self._cluster.pool(self._pool)
@@ -219,7 +227,7 @@ class PoolBases:
         mark = headers.note(header, _MARK)
         if mark.get("image") != header.id:
             return None  # a clone has its parent's metadata, and a leftover none
-        touched = max(float(mark["time"]), float(header.metadata.get(_TOUCHED, "0")))
+        touched = _last(*(float(told) for told in (mark["time"], header.metadata.get(_TOUCHED)) if told is not None))
         self._noted[name] = touched
         return StoreBase(
             name=name,
