@@ -3,6 +3,7 @@
 import os
 import shutil
 import struct
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -166,3 +167,19 @@ def test_disk_that_is_moved_in_below_a_folder_that_was_looked_at_is_seen(
     monkeypatch.setattr(Removal, "remove", remove)
     assert actions(engine)["local", raw_image.name] == "kept"
     assert path.exists()
+
+
+def test_pass_starts_no_process_for_any_disk(
+    engine: Engine, raw_image: Template, qcow2_image: Template, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        engine.disk(f"web{number}").cache(raw_image, raw_image.name)
+    path = base_of(engine, qcow2_image)
+    age(path, 9 * DAY)
+
+    def refuse(*arguments: object, **_options: object) -> None:
+        raise AssertionError(f"a process is started: {arguments}")
+
+    for module, name in ((subprocess, "Popen"), (os, "posix_spawn"), (os, "fork")):
+        monkeypatch.setattr(module, name, refuse)
+    assert actions(engine) == {("local", raw_image.name): "kept", ("local", qcow2_image.name): "removed"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.harness import Cli, Done
+from cli.harness import Cli, Done, qemu_img
 from cli.test_cache_keeping import age, unused_base
 
 _OTHER = 65534
@@ -63,3 +63,13 @@ def test_pin_that_may_not_be_written_is_refused(reader: Cli, raw_image: Path) ->
     assert done.status == 1
     assert done.err.count("\n") == 1
     assert "Permission denied; give this user the permission" in done.err
+
+
+def test_header_that_leads_out_of_the_folder_is_told_and_is_no_fault(cli: Cli, raw_image: Path) -> None:
+    path = unused_base(cli, raw_image)
+    stray = cli.instances / "web1" / "disk"
+    stray.parent.mkdir()
+    qemu_img("create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", "/etc/passwd", stray, "1M")
+    done = cli("cache", "prune", "-f", "value", "-c", "name")
+    assert (done.status, done.out) == (0, f"{path.name}\n")
+    assert f"{stray} refers to /etc/passwd, which is outside {cli.instances}" in done.err
