@@ -54,12 +54,14 @@ def shared(fd: int) -> Iterator[Shared]:
 
 
 def exclusive(path: Path) -> int:
-    """Bytes that the file system has more when this file is gone.
+    """Bytes that the file system has more when this file is gone; none where it has another name too.
 
     Of one that this user may not read: all that it takes.
 
     :raises OSError: as looking at it does.
     """
+    if os.lstat(path).st_nlink > 1:
+        return 0
     taken, extents = _looked_at(path)
     return max(taken - sum(extent.length for extent in extents), 0)
 

@@ -240,6 +240,18 @@ def test_base_that_shares_its_blocks_with_disks_makes_no_room_and_stays(
     assert names(engine) == {two.name}
 
 
+def test_base_that_has_another_name_elsewhere_makes_no_room_and_stays(make_engine: MakeEngine, tmp_path: Path) -> None:
+    """A backup by hard links: its removal would free nothing."""
+    engine = engine_with(make_engine, max_size=3 * Mi)
+    one, two = image(tmp_path, "one1"), image(tmp_path, "two2")
+    path = cached(engine, one, 9 * DAY)
+    os.link(path, tmp_path / "backup")
+    assert [each.freed for each in engine.cache.prune(dry_run=True).outcomes] == [0]
+    with pytest.raises(errors.StorageFull, match="max_size"):
+        engine.disk("web1").cache(two, two.name)
+    assert names(engine) == {one.name}
+
+
 def test_room_that_is_made_beside_creations_takes_no_base_from_under_a_disk(
     make_engine: MakeEngine, tmp_path: Path
 ) -> None:
