@@ -6,6 +6,7 @@ for both alike.
 
 import contextlib
 import itertools
+import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from oslo_config import cfg
 
-from imgbackend import errors, files
+from imgbackend import errors, extents, files
 from imgbackend.bases import Bases
 from imgbackend.cache import inventory, upstream
 from imgbackend.cache.hosts import Hosts, SeenHost
@@ -237,6 +238,21 @@ class Cache:
         """
         with self._translated():
             return self._sweep.make_room(need)
+
+    def taken(self) -> int:
+        """Bytes that the bases of the folder take together, with those that were put aside and what is being fetched.
+
+        An extent that several of them share counts once.
+
+        :raises ConfigError: if the base folder cannot be read.
+        """
+        with self._translated():
+            try:
+                names = os.listdir(self._host.bases)
+            except FileNotFoundError:
+                return 0
+            mine = (name for name in names if is_base_name(name.partition(".")[0]) and not name.endswith(".json"))
+            return extents.together(self._host.bases / name for name in mine)
 
     def hosts(self) -> list[SeenHost]:
         """The hosts that make passes over this folder, this one too, by name."""

@@ -189,7 +189,6 @@ class Usage(Lister):
     @staticmethod
     def _added_up(engine: "Engine", store: str, listing: "Listing") -> dict[str, Any]:
         from imgbackend.cli.places import room
-        from imgbackend.extents import together
         from imgbackend.types import Gi
 
         bases = [base for base in listing.bases if base.where == store]
@@ -197,7 +196,7 @@ class Usage(Lister):
         folder = engine.host.bases
         capacity = room(folder) if store == LOCAL else engine.backend(store).capacity()
         allocated = sum(base.allocated for base in bases)
-        taken = together(base.path for base in bases if base.path is not None) if store == LOCAL else allocated
+        taken = engine.cache.taken() if store == LOCAL else allocated
         return {
             "store": store,
             "folder": str(folder) if store == LOCAL else None,

@@ -48,6 +48,17 @@ def test_verify_puts_a_bad_base_aside_tells_who_uses_it_and_ends_with_1(cli: Cli
     assert cli("cache", "verify", "--all", "-f", "json").json()[0]["found"] == "sound"
 
 
+def test_usage_counts_what_was_put_aside_and_what_is_being_fetched(cli: Cli, base: Path) -> None:
+    """It takes room, though it is no base."""
+    before = cli("cache", "usage", "-f", "json").json()[0]["taken"]
+    flip(base, Mi // 2)
+    assert cli("cache", "verify", base.name, "-f", "json").status == 1
+    base.with_name(f"{'a' * 40}.part").write_bytes(os.urandom(Mi))
+    [usage] = cli("cache", "usage", "-f", "json").json()
+    assert (usage["bases"], usage["allocated"]) == (0, 0)
+    assert usage["taken"] >= before + Mi
+
+
 def test_verify_takes_a_sample_at_a_rate(cli: Cli, base: Path, qcow2_image: Path) -> None:
     cli("disk", "create", "web2", "--image", qcow2_image)
     first = cli("cache", "verify", "--sample", "1", "--rate", "100M", "-f", "json").json()

@@ -91,6 +91,19 @@ def test_usage_says_what_to_reserve(cli: Cli, raw_image: Path) -> None:
     assert usage["reserve"] == Gi
 
 
+def test_usage_counts_what_bases_share_once(cli: Cli, raw_image: Path, xfs: Path) -> None:
+    there = ("--set", f"instances_path={xfs}")
+    name = cli(*there, "cache", "prefetch", raw_image, "-f", "json").json()[0]["base"]
+    base = xfs / "_base" / str(name)
+    subprocess.run(["cp", "--reflink=always", base, base.with_name("b" * 40)], check=True)
+    os.sync()
+    [usage] = cli(*there, "cache", "usage", "-f", "json").json()
+    assert usage["bases"] == 2
+    assert usage["allocated"] >= 2 * Mi
+    assert usage["taken"] <= usage["allocated"] // 2 + (64 << 10), "shared extents count twice"
+    assert usage["reserve"] == Gi
+
+
 def test_dry_run_says_what_would_be_freed_in_sum(cli: Cli, raw_image: Path, qcow2_image: Path) -> None:
     for image in (raw_image, qcow2_image):
         base = cli.instances / "_base" / cli("cache", "prefetch", image, "-f", "json").json()[0]["base"]
