@@ -19,6 +19,7 @@ from imgbackend.cli.systemd import Notifier
 from imgbackend.errors import Error
 
 if TYPE_CHECKING:
+    from imgbackend.cache import Verified
     from imgbackend.engine import Engine
 
 LOG = logging.getLogger(__name__)
@@ -174,12 +175,7 @@ class _Service:
 
         try:
             for done in self._engine.cache.verify(sample=told.verify_per_pass, rate=told.verify_rate, progress=go_on):
-                level = logging.WARNING if done.found in ("bad", "unreadable") else logging.INFO
-                LOG.log(
-                    level,
-                    "verified base=%s store=%s found=%s bytes=%d seconds=%.3f reason=%s",
-                    *(done.base.name, done.base.where, done.found, done.read, done.seconds, json.dumps(done.reason)),
-                )
+                _log(done)
         except _StoppedError:
             LOG.info("verification was broken off")
         except Error as exc:
@@ -198,3 +194,15 @@ class _Service:
         if time.monotonic() - self._alive >= self._notifier.every:
             self._alive = time.monotonic()
             self._notifier.alive()
+
+
+def _log(done: "Verified") -> None:
+    """One line of a verification; of a base that is not sound with the disks that hang on it, and where it is now."""
+    faulty = done.found in ("bad", "unreadable")
+    told = {"disks": done.base.disks, "aside": None if done.aside is None else str(done.aside)} if faulty else {}
+    LOG.log(
+        logging.WARNING if faulty else logging.INFO,
+        "verified base=%s store=%s found=%s bytes=%d seconds=%.3f reason=%s%s",
+        *(done.base.name, done.base.where, done.found, done.read, done.seconds, json.dumps(done.reason)),
+        "".join(f" {key}={json.dumps(value)}" for key, value in told.items()),
+    )

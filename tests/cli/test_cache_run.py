@@ -179,7 +179,7 @@ def test_watchdog_gets_signs_of_life_while_all_disks_are_looked_at(cli: Cli, sys
 
 
 def test_service_verifies_bases_in_turn_and_puts_bad_ones_aside(cli: Cli, raw_image: Path, systemd: Systemd) -> None:
-    base = cli.instances / "_base" / cli("cache", "prefetch", raw_image, "-f", "json").json()[0]["base"]
+    base = cli.instances / "_base" / cli("disk", "create", "web1", "--image", raw_image, "-f", "json").json()["base"]
     with base.open("r+b") as file:
         file.seek(512 << 10)
         file.write(b"flipped")
@@ -191,7 +191,8 @@ def test_service_verifies_bases_in_turn_and_puts_bad_ones_aside(cli: Cli, raw_im
         err = ended(process, signal.SIGTERM)
     assert f"WARNING: verified base={base.name} store=local found=bad" in err
     assert not base.exists()
-    assert list(base.parent.glob(f"{base.name}.bad-*"))
+    [aside] = base.parent.glob(f"{base.name}.bad-*")
+    assert f'disks=["web1/disk"] aside="{aside}"' in err
     assert "imgbackend_cache_verification_failures_total 1.0" in metrics.read_text()
 
 
