@@ -57,11 +57,25 @@ IMAGE_CACHE_OPTS: Sequence[cfg.Opt] = (
         help="Bytes that are to be free on the folder's file system; where less is, the same. None: no limit.",
     ),
     cfg.Opt(
+        "store_max_size",
+        type=types.Dict(_BYTES, bounds=False),
+        default={},
+        help="Bytes that the bases in the store of a backend may take, such as lvm:107374182400,rbd:1099511627776. "
+        "Where they take more, a pass removes the least recently used, as with max_size. Others: no limit.",
+    ),
+    cfg.Opt(
+        "store_min_free",
+        type=types.Dict(_BYTES, bounds=False),
+        default={},
+        help="Bytes that are to be free in the store of a backend, such as lvm:21474836480; where less is, the same.",
+    ),
+    cfg.Opt(
         "high_watermark",
         type=types.Integer(min=1, max=100),
         default=100,
         help="How much of max_size, and of what min_free leaves of the file system, may be used before a pass "
-        "makes room, in percent. Without either of them it has no meaning; min_free = 0 is the whole file system.",
+        "makes room, in percent; the same of those of stores. Without any of them it has no meaning; min_free = 0 is "
+        "the whole file system.",
     ),
     cfg.Opt(
         "low_watermark",

@@ -320,6 +320,8 @@ def policy_of(conf: cfg.ConfigOpts) -> Policy:
         lease=told.lease_seconds,
         max_size=told.max_size,
         min_free=told.min_free,
+        store_max_size=told.store_max_size,
+        store_min_free=told.store_min_free,
         high=told.high_watermark,
         low=min(told.low_watermark, told.high_watermark),
         gone_age=told.remove_gone_minimum_age_seconds,

@@ -1,9 +1,11 @@
 """How much the bases may take: which of them go for room.  Verdicts in, verdicts out; nothing is looked at here."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from imgbackend.cache.policy import CachedBase, OtherHost, Policy, Verdict, judge, stays
+from imgbackend.types import Capacity
 
 
 def decide(
@@ -13,31 +15,77 @@ def decide(
     *,
     free: int | None = None,
     total: int | None = None,
+    stores: Mapping[str, Capacity] = MappingProxyType({}),
     unseen: bool = False,
     other: OtherHost | None = None,
 ) -> list[Verdict]:
     """What is to become of each base, in the order given.
 
-    ``free`` is what is free on the base folder's file system, of ``total``.  ``unseen``: not every disk could
-    be looked at, so that no base is known to be unused.
+    ``free`` is what is free on the base folder's file system, of ``total``; ``stores`` tells the same of
+    stores of which so much is to be free.  ``unseen``: not every disk could be looked at, so that no base is known to
+    be unused.
     """
     verdicts = [judge(base, policy, now, other) for base in bases]
-    _make_room(verdicts, policy, free, total)
+    _make_room(verdicts, policy, place(policy, free=free, total=total))
+    for store in bounded(policy):
+        _make_room(verdicts, policy, store_place(policy, store, stores.get(store)))
     if unseen:
         reason = "a disk that may hang on it could not be looked at"
         return [stays(each.base, reason) if each.goes else each for each in verdicts]
     return verdicts
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where bases are: what they may take there, and what room there is."""
+
+    store: str | None
+    """The backend whose store it is; None: the base folder."""
+    max_size: int | None
+    min_free: int | None
+    free: int | None
+    total: int | None
+
+    @property
+    def prefix(self) -> str:
+        """What its options begin with."""
+        return "" if self.store is None else "store_"
+
+    @property
+    def where(self) -> str:
+        """It, in messages; nothing of the base folder, which every option without another word is of."""
+        return "" if self.store is None else f" in {self.store}"
+
+
+def bounded(policy: Policy) -> list[str]:
+    """The stores that are to have a limit, by name."""
+    return sorted({*policy.store_max_size, *policy.store_min_free})
+
+
+def place(policy: Policy, *, free: int | None, total: int | None = None) -> Place:
+    """What is allowed in the base folder, and what room there is."""
+    return Place(store=None, max_size=policy.max_size, min_free=policy.min_free, free=free, total=total)
+
+
+def store_place(policy: Policy, store: str, room: Capacity | None) -> Place:
+    """The same of a store; ``room`` None: it is not known, or not asked for."""
+    return Place(
+        store=store,
+        max_size=policy.store_max_size.get(store),
+        min_free=policy.store_min_free.get(store),
+        free=None if room is None else room.free,
+        total=None if room is None else room.total,
+    )
+
+
 @dataclass(slots=True, kw_only=True)
 class _Filling:
-    """How full the base folder is, and will be."""
+    """How full a place is, and will be."""
 
-    policy: Policy
+    place: Place
     taken: int
     """By the bases that stay."""
     free: int | None
-    total: int | None
 
     def goes(self, base: CachedBase) -> None:
         self.taken -= base.allocated
@@ -45,33 +93,34 @@ class _Filling:
 
     def over(self, percent: int) -> bool:
         """More is taken than so many percent of ``max_size``."""
-        return self.policy.max_size is not None and self.taken * 100 > self.policy.max_size * percent
+        return self.place.max_size is not None and self.taken * 100 > self.place.max_size * percent
 
     def short(self, percent: int) -> bool:
-        """More of the file system is used than so many percent of what ``min_free`` leaves of it."""
-        if self.policy.min_free is None or self.free is None:
+        """More of the room is used than so many percent of what ``min_free`` leaves of it."""
+        total, least = self.place.total, self.place.min_free
+        if least is None or self.free is None:
             return False
-        if self.total is None:
-            return self.free < self.policy.min_free
-        return (self.total - self.free) * 100 > (self.total - self.policy.min_free) * percent
+        if total is None:
+            return self.free < least
+        return (total - self.free) * 100 > (total - least) * percent
 
 
-def _make_room(verdicts: list[Verdict], policy: Policy, free: int | None, total: int | None) -> None:
-    """Where a high watermark is passed, let the least recently used of the base folder go down to the low one."""
-    local = [each for each in verdicts if each.base.store is None]
-    filling = _Filling(
-        policy=policy, taken=sum(each.base.allocated for each in local if not each.goes), free=free, total=total
-    )
+def _make_room(verdicts: list[Verdict], policy: Policy, bounds: Place) -> None:
+    """Where a high watermark is passed, let the least recently used of a place go down to the low one."""
+    here = [each for each in verdicts if each.base.store == bounds.store]
+    taken = sum(each.base.allocated for each in here if not each.goes)
+    filling = _Filling(place=bounds, taken=taken, free=bounds.free)
     if filling.free is not None:
-        filling.free += sum(each.base.frees for each in local if each.goes)
+        filling.free += sum(each.base.frees for each in here if each.goes)
     over, short = filling.over(policy.high), filling.short(policy.high)
-    for at in _by_use(verdicts):
+    for at in _by_use(verdicts, bounds.store):
         over, short = over and filling.over(policy.low), short and filling.short(policy.low)
         if not over and not short:
             return
         each = verdicts[at]
         if each.spare:
-            why = "the bases take more than max_size" if over else "less than min_free is free"
+            over_max, under_min = f"{bounds.prefix}max_size", f"{bounds.prefix}min_free"
+            why = f"the bases take more than {over_max}" if over else f"less than {under_min} is free"
             verdicts[at] = _for_room(each, f"{_last_of(each)}, and {why}{_mark(policy)}")
             filling.goes(each.base)
 
@@ -87,25 +136,25 @@ def for_need(verdicts: Sequence[Verdict], need: int) -> list[Verdict]:
     return found if need <= 0 else []
 
 
-def missing_room(verdicts: Sequence[Verdict], policy: Policy, free: int | None) -> tuple[int, int]:
-    """Bytes by which the base folder stays above ``max_size``, and below ``min_free``, when all that goes is gone."""
-    local = [each for each in verdicts if each.base.store is None]
-    taken = sum(each.base.allocated for each in local if not each.goes)
-    going = sum(each.base.frees for each in local if each.goes)
-    over = 0 if policy.max_size is None else max(taken - policy.max_size, 0)
-    short = 0 if policy.min_free is None or free is None else max(policy.min_free - free - going, 0)
+def missing_room(verdicts: Sequence[Verdict], bounds: Place) -> tuple[int, int]:
+    """Bytes by which a place stays above ``max_size``, and below ``min_free``, when all that goes is gone."""
+    here = [each for each in verdicts if each.base.store == bounds.store]
+    taken = sum(each.base.allocated for each in here if not each.goes)
+    going = sum(each.base.frees for each in here if each.goes)
+    over = 0 if bounds.max_size is None else max(taken - bounds.max_size, 0)
+    short = 0 if bounds.min_free is None or bounds.free is None else max(bounds.min_free - bounds.free - going, 0)
     return over, short
 
 
-def _by_use(verdicts: Sequence[Verdict]) -> Iterator[int]:
-    """Where those of the base folder are: what goes anyhow, what nobody can have again, then by their last use."""
-    local = [at for at, each in enumerate(verdicts) if each.base.store is None]
+def _by_use(verdicts: Sequence[Verdict], store: str | None = None) -> Iterator[int]:
+    """Where those of a place are: what goes anyhow, what nobody can have again, then by their last use."""
+    here = [at for at, each in enumerate(verdicts) if each.base.store == store]
 
     def rank(at: int) -> tuple[bool, bool, float]:
         each = verdicts[at]
         return not each.goes, each.base.upstream != "gone", each.base.last_used
 
-    return iter(sorted(local, key=rank))
+    return iter(sorted(here, key=rank))
 
 
 def _last_of(verdict: Verdict) -> str:

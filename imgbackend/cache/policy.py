@@ -1,7 +1,8 @@
 """Which bases may go: facts in, verdicts with their reasons out.  Nothing is looked at here."""
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -79,6 +80,10 @@ class Policy:
     """The bases of the base folder may take so much; None: no limit."""
     min_free: int | None = None
     """So much of the base folder's file system is to be free; None: no limit."""
+    store_max_size: Mapping[str, int] = field(default_factory=dict)
+    """The bases in the store of a backend may take so much, by its name."""
+    store_min_free: Mapping[str, int] = field(default_factory=dict)
+    """So much of a backend's store is to be free, by its name."""
     high: int = 100
     """``high_watermark``: room is made from here on, in percent of what the two limits allow."""
     low: int = 100

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 
 from imgbackend import errors, extents, files
+from imgbackend.backend import Backend
 from imgbackend.bases import Bases
 from imgbackend.cache import inventory, limits
 from imgbackend.cache.hosts import Hosts
@@ -14,6 +15,7 @@ from imgbackend.cache.removal import Outcome, Removal
 from imgbackend.cache.use import Use
 from imgbackend.host import Host
 from imgbackend.overlays import nothing
+from imgbackend.types import Capacity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +84,7 @@ class Sweep:
         faults = [*unseen, *stores.faults, *faults]
         other, missing = self._others(faults)
         found = [_measured(base) for base in (found if asked is None else asked(found))]
-        verdicts = self._decided(found, other, faults, unseen=bool(unseen))
+        verdicts = self._decided(found, stores, other, faults, unseen=bool(unseen))
         if dry_run:
             outcomes = [_would(verdict) for verdict in verdicts]
             return Pass(outcomes=outcomes, faults=faults, foreign=use.foreign, missing=missing)
@@ -118,13 +120,30 @@ class Sweep:
             return OtherHost(name="that is not known", last_pass=0.0), []
 
     def _decided(
-        self, found: list[CachedBase], other: OtherHost | None, faults: list[str], *, unseen: bool
+        self, found: list[CachedBase], stores: Stores, other: OtherHost | None, faults: list[str], *, unseen: bool
     ) -> list[Verdict]:
-        folder = files.nearest(self._host.bases)
-        free, total = files.free_bytes(folder), files.total_bytes(folder)
-        verdicts = limits.decide(found, self._policy, self._clock(), free=free, total=total, unseen=unseen, other=other)
-        faults += _too_full(verdicts, self._policy, free)
+        folder, policy = files.nearest(self._host.bases), self._policy
+        free, total, rooms = files.free_bytes(folder), files.total_bytes(folder), self._rooms(stores, faults)
+        now = self._clock()
+        verdicts = limits.decide(found, policy, now, free=free, total=total, stores=rooms, unseen=unseen, other=other)
+        faults += _too_full(verdicts, limits.place(policy, free=free))
+        for name in limits.bounded(policy):
+            faults += _too_full(verdicts, limits.store_place(policy, name, rooms.get(name)))
         return verdicts
+
+    def _rooms(self, stores: Stores, faults: list[str]) -> dict[str, Capacity]:
+        """What room there is in the stores of which so much is to be free."""
+        found: dict[str, Capacity] = {}
+        for name in limits.bounded(self._policy):
+            store = stores.opened.get(name)
+            if not isinstance(store, Backend):
+                faults.append(f"[image_cache] has limits for {name}, which was not opened, or keeps no bases")
+            elif name in self._policy.store_min_free:
+                try:
+                    found[name] = store.capacity()
+                except (OSError, errors.Error) as exc:
+                    faults.append(f"what is free in {name} cannot be told: {exc}")
+        return found
 
     def _done(
         self, removal: Removal, verdicts: list[Verdict], faults: list[str], stop: Callable[[], bool]
@@ -165,9 +184,12 @@ def _would(verdict: Verdict) -> Outcome:
     return Outcome(base=verdict.base, action="would be removed", reason=verdict.reason, freed=verdict.base.frees)
 
 
-def _too_full(verdicts: list[Verdict], policy: Policy, free: int) -> Iterator[str]:
-    over, short = limits.missing_room(verdicts, policy, free)
+def _too_full(verdicts: list[Verdict], place: limits.Place) -> Iterator[str]:
+    over, short = limits.missing_room(verdicts, place)
+    most, least = f"{place.prefix}max_size", f"{place.prefix}min_free"
     if over:
-        yield f"the bases take {over} bytes more than max_size allows, and all that is left is in use or held"
+        left = "all that is left is in use or held"
+        yield f"the bases{place.where} take {over} bytes more than {most} allows, and {left}"
     if short:
-        yield f"{short} bytes more would have to be free for min_free, and all bases that are left are in use or held"
+        left = "all bases that are left are in use or held"
+        yield f"{short} bytes more would have to be free{place.where} for {least}, and {left}"

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from imgbackend.cache.limits import decide, for_need, missing_room
+from imgbackend.cache.limits import decide, for_need, missing_room, place
 from imgbackend.cache.policy import CachedBase, OtherHost, Policy, judge, span
-from imgbackend.types import Gi
+from imgbackend.types import Capacity, Gi
 
 NOW = 1_800_000_000.0
 HOUR, DAY = 3600.0, 86400.0
@@ -107,8 +107,8 @@ def test_room_that_cannot_be_made_is_told() -> None:
     policy = Policy(max_size=Gi, min_free=10 * Gi)
     verdicts = decide(letters(600, 600, 5 * HOUR), policy, NOW, free=2 * Gi)
     assert [each.goes for each in verdicts] == [False, False, True]
-    assert missing_room(verdicts, policy, 2 * Gi) == (Gi, 7 * Gi)
-    assert missing_room(verdicts, Policy(), 0) == (0, 0)
+    assert missing_room(verdicts, place(policy, free=2 * Gi)) == (Gi, 7 * Gi)
+    assert missing_room(verdicts, place(Policy(), free=0)) == (0, 0)
 
 
 def test_no_base_goes_where_a_disk_could_not_be_looked_at() -> None:
@@ -181,3 +181,26 @@ def test_a_lease_has_to_have_ended_before_the_last_pass_of_every_other_host(last
     assert verdict.goes is goes
     assert goes or "the host b" in verdict.reason
     assert not verdict.spare or goes
+
+
+@pytest.mark.parametrize(
+    ("policy", "room", "wanted"),
+    [
+        (Policy(), Capacity(total=20 * Gi, free=0), ""),
+        (Policy(store_max_size={"lvm": 3 * Gi}), None, ""),
+        (Policy(store_max_size={"lvm": 2 * Gi}), None, "b"),
+        (Policy(store_max_size={"lvm": 0}), None, "bca"),
+        (Policy(store_max_size={"rbd": 0}), None, ""),
+        (Policy(max_size=0, min_free=20 * Gi), Capacity(total=20 * Gi, free=0), ""),
+        (Policy(store_min_free={"lvm": 2 * Gi}), Capacity(total=20 * Gi, free=2 * Gi), ""),
+        (Policy(store_min_free={"lvm": 2 * Gi}), Capacity(total=20 * Gi, free=Gi), "b"),
+        (Policy(store_min_free={"lvm": 2 * Gi}), None, ""),
+        (Policy(store_max_size={"lvm": 3 * Gi}, high=90, low=40), None, "bc"),
+    ],
+)
+def test_store_has_limits_of_its_own(policy: Policy, room: Capacity | None, wanted: str) -> None:
+    bases = [*letters(2 * HOUR, 5 * HOUR, 3 * HOUR, store="lvm"), *letters(600, store="lvm", children=1)]
+    verdicts = decide(bases[:3], policy, NOW, stores={} if room is None else {"lvm": room})
+    assert {each.base.name[0] for each in verdicts if each.goes} == set(wanted)
+    held = decide(bases[3:], policy, NOW, stores={} if room is None else {"lvm": room})
+    assert [each.goes for each in held] == [False], "one on which a disk hangs"

@@ -280,3 +280,46 @@ def test_room_that_is_made_beside_creations_takes_no_base_from_under_a_disk(
     for name, wanted in whole.items():
         assert (engine.host.bases / wanted.name).exists()
         assert bytes_of(engine.disk(name)) == wanted.content.read_bytes()
+
+
+def in_store(engine: Engine, wanted: Template, ago: float) -> Path:
+    """Its base in the store, which no disk uses."""
+    engine.disk("brief").cache(wanted, wanted.name)
+    engine.disk("brief").remove()
+    path = Path(engine.conf["able"].folder) / "bases" / wanted.name
+    age(path, ago)
+    return path
+
+
+def test_pass_bounds_a_store_and_removes_what_was_used_least_recently(
+    make_able: Callable[..., Engine], tmp_path: Path
+) -> None:
+    images = [image(tmp_path, name) for name in ("one1", "two2", "tri3")]
+    for wanted, hours in zip(images, (3, 5, 2), strict=True):
+        in_store(make_able(), wanted, hours * HOUR)
+    engine = make_able({"image_cache.store_max_size": {"able": 4 * Mi}})
+    done = engine.cache.prune()
+    assert done.faults == []
+    assert {each.base.name: each.reason for each in done.outcomes if each.action == "removed"} == {
+        images[1].name: "least recently used, and the bases take more than store_max_size"
+    }
+    assert names(engine, "able") == {images[0].name, images[2].name}
+
+
+def test_pass_keeps_room_in_a_store_and_tells_what_it_cannot_free(
+    make_able: Callable[..., Engine], tmp_path: Path
+) -> None:
+    unused, used = image(tmp_path, "one1"), image(tmp_path, "two2")
+    in_store(make_able(), unused, 2 * HOUR)
+    make_able().disk("web1").cache(used, used.name)
+    engine = make_able({"image_cache.store_min_free": {"able": 1 << 60}})
+    done = engine.cache.prune()
+    assert names(engine, "able") == {used.name}
+    [fault] = done.faults
+    assert "have to be free in able for store_min_free" in fault
+
+
+def test_limit_for_a_store_that_keeps_no_bases_is_told(make_engine: MakeEngine) -> None:
+    engine = make_engine({"image_cache.store_max_size": {"qcow2": Mi}})
+    [fault] = engine.cache.prune().faults
+    assert "qcow2, which was not opened, or keeps no bases" in fault
