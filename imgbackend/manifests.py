@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,11 +26,16 @@ _ZEROES: Final = bytes(BLOCK)
 _ZERO_DIGEST: Final = blake3(_ZEROES).digest()
 
 
-def content_digest(fd: int, progress: Progress = ignore) -> str:
+def _unheard(_count: int) -> None:
+    """For whom nobody counts what is read."""
+
+
+def content_digest(fd: int, progress: Progress = ignore, took: Callable[[int], None] = _unheard) -> str:
     """The digest of a raw image's content, whatever its holes.
 
     The BLAKE3 of the length (8 bytes, big-endian) and the BLAKE3 digests of all blocks
-    of 1 MiB, the last padded with zeroes.  Blocks in holes are not read.
+    of 1 MiB, the last padded with zeroes.  Blocks in holes are not read.  ``took`` is told
+    the bytes of each that is.
     """
     size = os.fstat(fd).st_size
     whole, buffer, at = blake3(size.to_bytes(8, "big")), bytearray(BLOCK), 0
@@ -43,6 +49,7 @@ def content_digest(fd: int, progress: Progress = ignore) -> str:
             whole.update(_ZERO_DIGEST if buffer == _ZEROES else blake3(buffer).digest())
             at += BLOCK
             progress("digest", min(at, size), size)
+            took(done)
     whole.update(_ZERO_DIGEST * (-(-size // BLOCK) - at // BLOCK))
     progress("digest", size, size)
     return whole.hexdigest()
@@ -86,18 +93,20 @@ class ContentDigester:
         return whole.hexdigest()
 
 
-def has_content(fd: int, manifest: "Manifest", progress: Progress = ignore) -> bool:
+def has_content(
+    fd: int, manifest: "Manifest", progress: Progress = ignore, took: Callable[[int], None] = _unheard
+) -> bool:
     """Whether an open file has a base's content, by its digest, or by one that it was delivered with."""
     if manifest.digest is not None:
-        return content_digest(fd, progress) == manifest.digest
+        return content_digest(fd, progress, took) == manifest.digest
     if manifest.delivered_format == manifest.format and os.fstat(fd).st_size == manifest.delivered_size:
         for name, value in manifest.delivered_digests:
             if name in hashlib.algorithms_available:
-                return _digest(fd, name, progress) == value
+                return _digest(fd, name, progress, took) == value
     return False
 
 
-def _digest(fd: int, name: str, progress: Progress) -> str:
+def _digest(fd: int, name: str, progress: Progress, took: Callable[[int], None]) -> str:
     """The digest of all bytes, by hashlib's name."""
     digest, buffer, at = hashlib.new(name, usedforsecurity=False), bytearray(BLOCK), 0
     size = os.fstat(fd).st_size
@@ -105,6 +114,7 @@ def _digest(fd: int, name: str, progress: Progress) -> str:
         digest.update(memoryview(buffer)[:done])
         at += done
         progress("digest", at, size)
+        took(done)
     return digest.hexdigest()
 
 

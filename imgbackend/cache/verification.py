@@ -55,6 +55,24 @@ class _Reading:
     read: int = 0
 
 
+class _Pace:
+    """The reading of a raw base, at a rate."""
+
+    def __init__(self, reading: _Reading, throttle: Throttle, progress: Progress) -> None:
+        self._reading, self._throttle, self._progress = reading, throttle, progress
+        self._at: tuple[int, int | None] = (0, None)
+
+    def told(self, _phase: str, done: int, total: int | None) -> None:
+        """How far it is."""
+        self._at = (done, total)
+        self._progress("verify", done, total)
+
+    def took(self, count: int) -> None:
+        """So many bytes were read."""
+        self._reading.read += count
+        self._throttle.took(count, lambda: self._progress("verify", *self._at))
+
+
 class Verification:
     """Verifies one base after the other."""
 
@@ -167,12 +185,14 @@ class Verification:
         known = reading.manifest.delivered_digests
         if not known or reading.manifest.delivered_format != reading.manifest.format:
             return True
-        return manifests.has_content(reading.fd, reading.manifest, self._slowed(reading, progress))
+        pace = _Pace(reading, self._throttle, progress)
+        return manifests.has_content(reading.fd, reading.manifest, pace.told, pace.took)
 
     def _digest(self, reading: _Reading, progress: Progress) -> str:
         """Of the content, as a guest reads it."""
         if reading.manifest.format == "raw":
-            return manifests.content_digest(reading.fd, self._slowed(reading, progress))
+            pace = _Pace(reading, self._throttle, progress)
+            return manifests.content_digest(reading.fd, pace.told, pace.took)
         data = qemu_img.check(self._host, (reading.fd, reading.manifest.format))
         name, size = reading.manifest.format, reading.manifest.virtual_size
         with (
@@ -188,17 +208,6 @@ class Verification:
                 raise qemu_img.blamed(exc, name) from exc
             reading.read += files.allocated(reading.path)
             return manifests.content_digest(file.fileno(), progress)
-
-    def _slowed(self, reading: _Reading, progress: Progress) -> Progress:
-        """The progress of reading a raw base, which is called for each block that was read."""
-
-        def told(_phase: str, done: int, total: int | None) -> None:
-            count = done - (done - 1) // manifests.BLOCK * manifests.BLOCK
-            reading.read += count
-            progress("verify", done, total)
-            self._throttle.took(count, lambda: progress("verify", done, total))
-
-        return told
 
     def _now(self, reading: _Reading) -> Manifest:
         """The manifest, if what was read is still the base."""

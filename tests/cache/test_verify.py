@@ -3,6 +3,7 @@
 import os
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -222,9 +223,9 @@ def test_reading_that_differs_from_the_next_condemns_nothing(
     """Bad memory, not a bad disk: the second reading is sound."""
     real, calls = manifests.content_digest, []
 
-    def flaky(fd: int, progress: Progress) -> str:
+    def flaky(fd: int, progress: Progress, took: Callable[[int], None]) -> str:
         calls.append(fd)
-        return "0" * 64 if len(calls) == 1 else real(fd, progress)
+        return "0" * 64 if len(calls) == 1 else real(fd, progress, took)
 
     monkeypatch.setattr(manifests, "content_digest", flaky)
     found = only(engine.cache.verify())
@@ -237,7 +238,7 @@ def test_reading_that_differs_from_the_next_condemns_nothing(
 def test_base_that_cannot_be_read_stays_and_is_told(
     engine: Engine, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_fd: int, _progress: Progress) -> NoReturn:
+    def broken(_fd: int, _progress: Progress, _took: Callable[[int], None]) -> NoReturn:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(manifests, "content_digest", broken)
