@@ -165,3 +165,31 @@ def test_import_is_absent_or_whole(scene: Scene, raw_content: Path, tmp_path: Pa
         assert read(disk, tmp_path) == raw_content.read_bytes(), after
 
     scene.killed_throughout(make, look)
+
+
+def test_base_that_is_put_aside_has_one_of_both_names(
+    scene: Scene, raw_image: Template, raw_content: Path, tmp_path: Path
+) -> None:
+    """And no import under the old one is held up, whatever was left."""
+    aside, wanted, seen = "c" * 40, raw_content.read_bytes(), set()
+
+    def put_aside(disk: RbdDisk) -> None:
+        disk.backend.rename_base(raw_image.name, aside, {"bad": "a bit was flipped"})
+
+    def look(disk: RbdDisk, after: float) -> None:
+        backend = disk.backend
+        names = [name for name in (raw_image.name, aside) if backend.find_base(name) is not None]
+        assert len(names) == 1, f"after {after:.4f} s it has the names {names}"
+        assert [base.name for base in backend.list_bases()] == names
+        seen.add(names[0])
+        fetched = disk.cache(raw_image, raw_image.name).fetched
+        assert fetched == (names[0] == aside)
+        assert read(disk, tmp_path) == wanted
+        disk.remove()
+        if names[0] == aside:
+            for other in list(backend.list_disks()):
+                backend.disk(other).remove()
+            backend.remove_base(aside)
+
+    scene.killed_throughout(put_aside, look)
+    assert seen == {raw_image.name, aside}, "all kills were early, or all were late: the test tells nothing"
