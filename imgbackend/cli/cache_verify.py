@@ -25,8 +25,9 @@ def _count(text: str) -> int:
 class Verify(Lister):
     """Compare the bytes of base images with their digests; put bad ones aside.
 
-    A bad one is put aside, as NAME.bad-TIME, and the next disk of its image has it fetched again. The status is 1
-    where one is bad, or cannot be read, and with --all or --sample where something could not be looked at.
+    A bad one is put aside, as NAME.bad-TIME, in a store under another name, and the next disk of its image has it
+    fetched again. The status is 1 where one is bad, or cannot be read, and with --all or --sample where something
+    could not be looked at.
     """
 
     columns = ("store", "name", "image_id", "found", "reason", "read", "seconds", "disks", "aside")
