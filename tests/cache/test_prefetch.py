@@ -242,3 +242,14 @@ def test_kernel_is_a_file_also_where_a_store_keeps_the_base(make_able: Callable[
     assert (done.status, done.store) == ("cached", "able")
     assert names(engine, "able") == {done.base}
     assert names(engine) == set(done.boot_files)
+
+
+def test_source_that_is_down_leaves_it_open_whether_there_is_a_kernel(make_engine: MakeEngine, glance: Glance) -> None:
+    """The base is there, and its use is noted; but a spawn may want more."""
+    ref, _ = booting(glance)
+    [first] = make_engine({"images_type": "qcow2", **told(glance)}).cache.prefetch([ref])
+    away = {**told(glance), "glance.endpoint_override": "http://127.0.0.1:1"}
+    [done] = make_engine({"images_type": "qcow2", **away}).cache.prefetch([ref])
+    assert (done.status, done.base, done.boot_files) == ("existing", first.base, ())
+    assert done.reason.startswith("it may name a kernel: ")
+    assert "\n" not in done.reason
