@@ -58,7 +58,7 @@ def test_passes_and_creations_of_many_processes_leave_every_disk_whole(
         kept = {instance: image for each in creating for instance, image in racers.made(each).items()}
         removed, faults = racers.stop()
     assert faults == []
-    assert removed > _IMAGES
+    assert removed > 0
     assert sum(image.fetches for image in images) > _IMAGES
     _each_is_whole(told, kept, images, tmp_path)
 
