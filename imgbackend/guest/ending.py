@@ -141,7 +141,7 @@ def _strays(engine: "Engine", name: str) -> list[tuple[str, str]]:
 def _remove_folder(folder: Path) -> None:
     for left in reversed(range(_TRIES)):
         try:
-            shutil.rmtree(folder)
+            _clear_away(folder)
         except FileNotFoundError:
             return
         except OSError as exc:
@@ -150,3 +150,16 @@ def _remove_folder(folder: Path) -> None:
             time.sleep(_PAUSE)
         else:
             return
+
+
+def _clear_away(folder: Path) -> None:
+    """Of a link all goes that it leads to but that folder itself, which is whoever's made the link."""
+    if not folder.is_symlink():
+        shutil.rmtree(folder)
+        return
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    folder.unlink()

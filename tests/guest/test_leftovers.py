@@ -1,6 +1,7 @@
 """An instance whose destruction was killed is finished by a pass over the leftovers; others are left alone."""
 
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -82,3 +83,15 @@ def test_folder_that_a_nova_is_removing_is_left_alone(guests: Guests) -> None:
     assert going.is_dir()
     (going / "disk.info").unlink()
     going.rmdir()
+
+
+def test_instance_whose_folder_was_moved_and_linked_goes_whole(guests: Guests, tmp_path: Path) -> None:
+    guests.instances().spawn(guests.spec())
+    folder, elsewhere = guests.instances_path / guests.name(), tmp_path / "larger"
+    guests.instances().stop(guests.name(), seconds=0)
+    shutil.move(folder, elsewhere)
+    folder.symlink_to(elsewhere)
+    (elsewhere / "more").mkdir()
+    guests.instances().destroy(guests.name())
+    assert list(elsewhere.iterdir()) == []
+    assert not any(name for name in guests.left() if guests.name() in name), guests.left()
