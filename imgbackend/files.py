@@ -22,6 +22,7 @@ FOLDER_MODE: Final = 0o711
 """Of folders that hypervisors pass through, and nobody lists."""
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 """Of linux/fcntl.h and linux/fs.h; Python has no function for renameat2(2)."""
+_SMALL: Final = 64 << 10
 STEP: Final = 32 << 20
 """Bytes that are copied between two looks at progress."""
 NOT_HERE: Final = frozenset(
@@ -53,6 +54,19 @@ def new_file(path: Path, mode: int = 0o600) -> Iterator[int]:
     with open_fd(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode) as fd:
         os.fchmod(fd, mode)
         yield fd
+
+
+def content(path: Path | str) -> bytes:
+    """What is in a small file; in half the time that a file object takes, for who reads very many.
+
+    :raises OSError: as open and read do.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        told = os.read(fd, _SMALL)
+        return told if len(told) < _SMALL else told + b"".join(iter(lambda: os.read(fd, _SMALL), b""))
+    finally:
+        os.close(fd)
 
 
 def flush(fd: int) -> None:

@@ -235,7 +235,7 @@ class Look:
             if target is None:
                 self.foreign[_line(f"{first} refers to {backing}, which is no file of this host")] = None
                 return None
-            folder, name = os.path.split(target)
+            folder, _, name = target.rpartition("/")
             if folder == self._bases:
                 return name
             if not anywhere and not target.startswith(f"{self._root}/"):
@@ -258,9 +258,9 @@ class Look:
         scheme, colon, _ = backing.partition(":")
         if colon and "/" not in scheme:
             return None
-        folder, name = os.path.split(os.path.join(os.path.dirname(path), backing))
+        folder, _, name = (backing if backing[:1] == "/" else f"{os.path.dirname(path)}/{backing}").rpartition("/")
         if folder not in self._real:
-            self._real[folder] = os.path.realpath(folder)
+            self._real[folder] = os.path.realpath(folder or "/")
         return f"{self._real[folder]}/{name}"
 
 

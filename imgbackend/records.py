@@ -68,8 +68,8 @@ class Records:
         for key, value in _read(path).items():
             if not isinstance(value, str):
                 raise errors.DiskError(f"{path} does not hold formats by path; restore it, or remove it")
-            folder, name = os.path.split(key)
-            if os.path.basename(folder) == whose:
+            folder, _, name = key.rpartition("/")
+            if folder.rpartition("/")[2] == whose:
                 found[name] = value
         return found
 
@@ -141,8 +141,7 @@ def _changed(known: dict[str, Any], key: str, value: Any) -> bool:
 
 def _read(path: Path | str) -> dict[str, Any]:
     try:
-        with open(path, "rb") as file:
-            found = json.loads(file.read())
+        found = json.loads(files.content(path).decode())
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except ValueError as exc:

@@ -238,3 +238,10 @@ def test_error_names_a_file_as_people_write_it(tmp_path: Path) -> None:
     """Who opens files by bytes gets them back in the error."""
     for name in (str(tmp_path / "x"), os.fsencode(tmp_path / "x")):
         assert str(files.translated(OSError(13, "Permission denied", name), tmp_path)).startswith(f"{tmp_path}/x: ")
+
+
+@pytest.mark.parametrize("size", [0, 1, (64 << 10) - 1, 64 << 10, 200_001])
+def test_content_is_all_that_is_in_a_file(size: int, tmp_path: Path) -> None:
+    data = os.urandom(size)
+    (tmp_path / "file").write_bytes(data)
+    assert files.content(tmp_path / "file") == data
