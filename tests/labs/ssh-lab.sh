@@ -4,8 +4,8 @@
 #   ssh-lab.sh install          have one, once, and print its path: the machine's own, else Debian's
 #   ssh-lab.sh serve CONFIG     answer one connection, by that sshd_config
 #
-# Debian's is downloaded and unpacked, not installed.  As root, sshd wants an account "sshd" and the
-# folder /run/sshd: where the machine lacks them, they are there in a mount namespace of its own.
+# Debian's is downloaded and unpacked, not installed.  As root, sshd wants an account "sshd", the folder
+# /run/sshd, and a root that is not locked: it has them in a mount namespace of its own.
 #
 # IMGBACKEND_LABS       where labs are; there it is "ssh"     [.dev/labs at the root]
 # Debian: openssh-client
@@ -69,7 +69,7 @@ serve() { # CONFIG
             [ ! -x "$program" ] || set -- "$@" -o "Sshd${part}Path=$program"
         done
     fi
-    if [ "$(id -u)" != 0 ] || { [ -d /run/sshd ] && getent passwd sshd >/dev/null; }; then exec "$@"; fi
+    [ "$(id -u)" = 0 ] || exec "$@"
     # shellcheck disable=SC2016  # for the inner shell
     exec unshare -m --propagation private /bin/sh -c '
         set -e
@@ -77,6 +77,8 @@ serve() { # CONFIG
         mkdir /run/sshd
         { cat /etc/passwd; getent passwd sshd >/dev/null || echo "sshd:x:65533:65534::/run/sshd:/usr/sbin/nologin"; } >/run/passwd
         mount --bind /run/passwd /etc/passwd
+        sed "s/^root:[^:]*:/root:*:/" /etc/shadow >/run/shadow
+        mount --bind /run/shadow /etc/shadow
         exec "$@"' sh "$@"
 }
 
