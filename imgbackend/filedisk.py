@@ -108,10 +108,11 @@ class FileDisk(Disk[FileBackendT], Generic[FileBackendT]):
         """One ``stat``, and for a container its header."""
         try:
             status = os.stat(self.path)
-        except (FileNotFoundError, NotADirectoryError):
+            size = self.virtual_size(status.st_size)
+        except (FileNotFoundError, NotADirectoryError):  # of either: nobody who looks holds the disk's lock
             self.backend.expect_folder()
             return None
-        return DiskInfo(format=self.format, size=self.virtual_size(status.st_size), allocated=status.st_blocks * 512)
+        return DiskInfo(format=self.format, size=size, allocated=status.st_blocks * 512)
 
     def virtual_size(self, _length: int) -> int:
         """What a guest sees of a file of that length."""

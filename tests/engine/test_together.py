@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -154,6 +155,23 @@ def test_threads_that_make_and_remove_one_disk_leave_it_whole_or_absent(
     assert bytes_of(disk) == raw_content.read_bytes()
     assert partial(instances) == set()
     assert raw_image.fetches == 1
+
+
+def test_disk_that_goes_while_it_is_looked_at_is_absent(
+    make_engine: MakeEngine, raw_image: Template, instances: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, look = instances / "web1" / "disk", os.stat
+    disk = make_engine({"images_type": "qcow2"}).disk("web1")
+    disk.cache(raw_image, raw_image.name)
+
+    def removed_behind(path: Path, *args: Any, **kwargs: Any) -> os.stat_result:
+        found = look(path, *args, **kwargs)
+        if path == file:
+            file.unlink()
+        return found
+
+    monkeypatch.setattr(os, "stat", removed_behind)
+    assert not disk.exists()
 
 
 def test_threads_that_make_disks_of_one_instance_lose_no_record(engine: Engine, raw_image: Template) -> None:
