@@ -45,12 +45,12 @@ WHOLE: Final = {
 """What runs in one lab, which has one CPU: with a second worker of pytest two run side by side."""
 
 _SHORT: Final = {
-    "driver": ["tests/backends/lvm", "-k", "not test_page and not rootwrap and not test_race"],
+    "driver": ["tests/backends/lvm", "-k", "not test_page and not privileges and not test_race"],
     "guest": ["tests/guest/test_lvm.py", "-k", "snapshot"],
     "thin": [_CONFORMANCE, "-k", f"LvmThin and ({_EVERY_TIME})"],
     "thick": [_CONFORMANCE, "-k", f"LvmThick and ({_EVERY_TIME})"],
 }
-"""The others are left to ``./dev test-full``: most of the kit, rootwrap, the page for operators, passes that
+"""The others are left to ``./dev test-full``: most of the kit, sudo and rootwrap, the page for operators, passes that
 race creations, a guest without a pool; they take hours of CPU in there."""
 
 CHUNKS: Final = WHOLE if FULL else _SHORT

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -10,6 +11,7 @@ from imgbackend.testing import BackendConformance, conforming
 from imgbackend.testing.trial import Trial
 from imgbackend_qcow2 import Qcow2Backend
 from labs import away
+from labs.require import FULL
 
 
 class TestQcow2(BackendConformance):
@@ -29,6 +31,7 @@ class TestQcow2OnQcow2(BackendConformance):
     """With bases that stay qcow2."""
 
     advisories_count = True
+    crash_sample: ClassVar[int | None] = None if FULL else 12
 
     @pytest.fixture
     def backend(self, tmp_path: Path) -> Iterator[Qcow2Backend]:

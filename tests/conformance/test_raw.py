@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -10,6 +11,7 @@ from imgbackend.testing import BackendConformance, conforming
 from imgbackend.testing.trial import Trial
 from imgbackend_raw import RawBackend
 from labs import away
+from labs.require import FULL
 
 
 class TestRaw(BackendConformance):
@@ -27,6 +29,7 @@ class TestRawFlatQcow2(BackendConformance):
     """With bases, and so disks, that stay qcow2."""
 
     advisories_count = True
+    crash_sample: ClassVar[int | None] = None if FULL else 12
 
     @pytest.fixture
     def backend(self, tmp_path: Path) -> Iterator[RawBackend]:
@@ -50,6 +53,7 @@ class TestRawOnXfs(BackendConformance):
     """By reflinks; on a file system that may not be mounted."""
 
     advisories_count = True
+    crash_sample: ClassVar[int | None] = None if FULL else 12
 
     @pytest.fixture
     def backend(self, xfs: Path, tmp_path: Path) -> Iterator[RawBackend]:
@@ -65,6 +69,7 @@ class TestRawOnBtrfs(BackendConformance):
     """By reflinks."""
 
     advisories_count = True
+    crash_sample: ClassVar[int | None] = None if FULL else 12
 
     @pytest.fixture
     def backend(self, btrfs: Path) -> Iterator[RawBackend]:
