@@ -1,5 +1,6 @@
 """Signals, pipes and terminals: what is left, what is said, and the exit status."""
 
+import contextlib
 import os
 import pty
 import signal
@@ -35,6 +36,9 @@ def test_cancelled_prefetch_says_so_and_leaves_nothing(cli: Cli, slow_server: Sl
     try:
         assert slow_server.reached_by(process)
         process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(5)
+        slow_server.go_on.set()  # a thread that waits for a server is told by the next bytes
         out, err = process.communicate(timeout=SECONDS)
     finally:
         process.kill()
