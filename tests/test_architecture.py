@@ -21,7 +21,7 @@ _TREES["imgbackend_btrfs"] = _ROOT / "doc/examples/imgbackend-btrfs/imgbackend_b
 ORDER: tuple[tuple[str, ...], ...] = (
     ("cache_options", "sizes", "types"),
     ("errors",),
-    ("abilities", "conf", "files", "owners", "qcow2", "runner"),
+    ("abilities", "conf", "files", "owners", "qcow2", "runner", "together"),
     ("extents", "locks", "manifests"),
     ("failures", "metrics", "pins", "records", "space"),
     ("host",),

@@ -1,13 +1,13 @@
 """Bases that are fetched before a disk wants them, by the way on which a disk would have them fetched."""
 
+import functools
 import random
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from imgbackend import errors, fetching, parents
+from imgbackend import errors, fetching, parents, together
 from imgbackend.abilities import Cloneable, HoldsBases
 from imgbackend.backend import Backend
 from imgbackend.bases import Bases
@@ -70,13 +70,11 @@ class Prefetching:
         What a progress callback raises ends all of them, and is raised when the last has stopped.
         """
         wanted = list(dict.fromkeys(refs))
-        with ThreadPoolExecutor(at_once, thread_name_prefix="imgbackend-prefetch") as pool:
-            running = [pool.submit(self.one, ref, jitter=jitter, progress=progress(ref)) for ref in wanted]
-            try:
-                return [each.result() for each in running]
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        jobs = [functools.partial(self._job, ref, jitter) for ref in wanted]
+        return together.all_at_once(jobs, [progress(ref) for ref in wanted], most=at_once)
+
+    def _job(self, ref: str, jitter: float, progress: Progress) -> Prefetched:
+        return self.one(ref, jitter=jitter, progress=progress)
 
     def one(self, ref: str, *, jitter: float = 0.0, progress: Progress = ignore) -> Prefetched:
         """Fetch one, unless its base is there; its use is noted either way.  Errors of ours are told, not raised."""

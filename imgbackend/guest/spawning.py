@@ -16,9 +16,9 @@ from imgbackend.guest.hypervisor import Hypervisor, State
 from imgbackend.guest.imports import import_file
 from imgbackend.guest.layout import Layout, Making
 from imgbackend.guest.settings import GuestSettings
-from imgbackend.guest.together import all_at_once
 from imgbackend.host import Host
 from imgbackend.records import DOMAIN
+from imgbackend.together import all_at_once
 from imgbackend.types import Cached, DiskSource, Progress, ignore
 
 LOG = logging.getLogger(__name__)

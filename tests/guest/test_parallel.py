@@ -8,8 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from imgbackend import errors
-from imgbackend.guest import together
+from imgbackend import errors, together
 from imgbackend.guest.hypervisor import State
 from imgbackend.guest.spec import Ephemeral
 from imgbackend.types import Mi, Progress, ignore

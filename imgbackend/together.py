@@ -18,8 +18,10 @@ class _Ended(Exception):
     """Another of the jobs failed, or the caller was interrupted."""
 
 
-def all_at_once(jobs: Sequence[Callable[[Progress], T]], progress: Sequence[Progress]) -> list[T]:
-    """Call each job with its own progress, each in a thread; their results in the same order.
+def all_at_once(jobs: Sequence[Callable[[Progress], T]], progress: Sequence[Progress], *, most: int = _MOST) -> list[T]:
+    """Call each job with its own progress, ``most`` at once, each in a thread; their results in the same order.
+
+    One at a time they run in this thread, where a signal interrupts also what waits for a server.
 
     The first failure is raised when all have ended; the others are told through their
     progress, which then raises.  So is an interruption of this thread.
@@ -34,9 +36,9 @@ def all_at_once(jobs: Sequence[Callable[[Progress], T]], progress: Sequence[Prog
 
         return tell
 
-    if len(jobs) == 1:
-        return [jobs[0](progress[0])]
-    with ThreadPoolExecutor(min(len(jobs), _MOST) or 1, thread_name_prefix="disk") as pool:
+    if min(len(jobs), most) <= 1:
+        return [job(own) for job, own in zip(jobs, progress, strict=True)]
+    with ThreadPoolExecutor(min(len(jobs), most), thread_name_prefix="imgbackend-job") as pool:
         futures: list[Future[T]] = []
         try:
             for job, own in zip(jobs, progress, strict=True):
