@@ -12,8 +12,7 @@ from cache.conftest import DAY, age
 from imgbackend import Engine
 from imgbackend.types import Mi
 from labs.able_site import able_site
-from labs.images import scattered, sparse_raw
-from labs.racing import AT_ONCE, Creations, Racers, content_of
+from labs.racing import AT_ONCE, Creations, Racers, content_of, small_images
 from labs.templates import Template
 
 pytestmark = pytest.mark.slow
@@ -24,18 +23,7 @@ _PASSES = 40
 
 @pytest.fixture
 def images(tmp_path: Path) -> list[Template]:
-    """Small ones, each different."""
-    made = []
-    for number in range(_IMAGES):
-        data = scattered(Mi, 0.5, extent=64 << 10, seed=number)
-        made.append(
-            Template(
-                content=sparse_raw(tmp_path / f"image{number}.raw", Mi, data=data),
-                image_id=f"image {number}",
-                format="raw",
-            )
-        )
-    return made
+    return small_images(tmp_path, _IMAGES)
 
 
 @pytest.mark.parametrize("images_type", ["qcow2", "raw", "able"])

@@ -21,7 +21,8 @@ from typing import Any, Final
 
 from imgbackend import Engine, errors
 from imgbackend.templates import Base, Preparer
-from imgbackend.types import ImageInfo
+from imgbackend.types import ImageInfo, Mi
+from labs.images import scattered, sparse_raw
 from labs.templates import Template
 
 AT_ONCE: Final = {
@@ -33,6 +34,16 @@ AT_ONCE: Final = {
 
 _TESTS: Final = Path(__file__).parents[1]
 _SECONDS: Final = 240
+
+
+def small_images(folder: Path, count: int) -> list[Template]:
+    """Of 1 MiB, half of it data, each different."""
+    made = []
+    for number in range(count):
+        data = scattered(Mi, 0.5, extent=64 << 10, seed=number)
+        content = sparse_raw(folder / f"image{number}.raw", Mi, data=data)
+        made.append(Template(content=content, image_id=f"image {number}", format="raw"))
+    return made
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,8 @@
 """What a test does when the machine lacks what it needs."""
 
 import os
+import subprocess
+from pathlib import Path
 from typing import Final, NoReturn
 
 import pytest
@@ -18,3 +20,14 @@ def require(name: str, reason: str) -> NoReturn:
     if name in os.environ.get("IMGBACKEND_REQUIRE", "").split(","):
         pytest.fail(f"{name} is required here (IMGBACKEND_REQUIRE), and could not be had: {reason}", pytrace=False)
     pytest.skip(f"{name}: {reason}")
+
+
+def installed(name: str, script: Path, seconds: float) -> str:
+    """What a lab's script says of where it is, once it is there; the lab is required as in :func:`require`."""
+    try:
+        done = subprocess.run([script, "install"], capture_output=True, text=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired as exc:
+        require(name, str(exc))
+    if done.returncode:
+        require(name, done.stderr.strip().replace("\n", "; "))
+    return done.stdout.strip()

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from labs.require import require
+from labs.require import installed
 
 _SCRIPT: Final = Path(__file__).with_name("ssh-lab.sh")
 _TIMEOUT: Final = 300.0
@@ -29,7 +29,7 @@ class Ssh:
 @pytest.fixture
 def ssh_host(tmp_path: Path) -> Ssh:
     """With keys of its own; each connection has a server of its own, which needs no port."""
-    _need_sshd()
+    installed("ssh", _SCRIPT, _TIMEOUT)
     folder = tmp_path / "ssh"
     folder.mkdir()
     for name in ("host", "user"):
@@ -48,12 +48,3 @@ def ssh_host(tmp_path: Path) -> Ssh:
         f"GlobalKnownHostsFile /dev/null\nProxyCommand {shlex.quote(str(_SCRIPT))} serve {shlex.quote(str(server))}\n"
     )
     return found
-
-
-def _need_sshd() -> None:
-    try:
-        done = subprocess.run([_SCRIPT, "install"], capture_output=True, text=True, timeout=_TIMEOUT, check=False)
-    except subprocess.TimeoutExpired as exc:
-        require("ssh", str(exc))
-    if done.returncode:
-        require("ssh", done.stderr.strip().replace("\n", "; "))

@@ -2,14 +2,13 @@
 
 import base64
 import re
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from labs.require import require
+from labs.require import installed
 
 _SCRIPT: Final = Path(__file__).with_name("tinylinux.sh")
 _TIMEOUT: Final = 300.0
@@ -68,11 +67,5 @@ def told(console: str) -> Told:
 @pytest.fixture(scope="session")
 def tiny_linux() -> TinyLinux:
     """A kernel and a ramdisk."""
-    try:
-        done = subprocess.run([_SCRIPT, "install"], capture_output=True, text=True, timeout=_TIMEOUT, check=False)
-    except subprocess.TimeoutExpired as exc:
-        require("libvirt", str(exc))
-    if done.returncode:
-        require("libvirt", done.stderr.strip().replace("\n", "; "))
-    folder = Path(done.stdout.strip())
+    folder = Path(installed("libvirt", _SCRIPT, _TIMEOUT))
     return TinyLinux(kernel=folder / "vmlinuz", ramdisk=folder / "ramdisk.gz")

@@ -6,10 +6,8 @@ from typing import Any
 
 from imgbackend import Engine
 from imgbackend.types import Mi
-from labs.images import scattered, sparse_raw
 from labs.lvm import Group
-from labs.racing import AT_ONCE, Creations, Racers, content_of
-from labs.templates import Template
+from labs.racing import AT_ONCE, Creations, Racers, content_of, small_images
 from labs.volumes import options
 
 _IMAGES, _ROUNDS, _CREATORS = 4, 4, 2
@@ -19,11 +17,7 @@ def test_passes_and_creations_of_several_processes_leave_every_disk_whole(
     lvm_group: Group, instances: Path, tmp_path: Path
 ) -> None:
     """A pass is killed once."""
-    images = []
-    for number in range(_IMAGES):
-        data = scattered(Mi, 0.5, extent=64 << 10, seed=number)
-        content = sparse_raw(tmp_path / f"image{number}.raw", Mi, data=data)
-        images.append(Template(content=content, image_id=f"image {number}", format="raw"))
+    images = small_images(tmp_path, _IMAGES)
     told: dict[str, Any] = {"instances_path": str(instances), "images_type": "lvm", **options(lvm_group), **AT_ONCE}
     with Racers(tmp_path) as racers:
         racers.prune(told)

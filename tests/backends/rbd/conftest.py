@@ -53,6 +53,15 @@ def backend_of(engine: Engine) -> RbdBackend:
     return found
 
 
+def emptied(engine: Engine) -> None:
+    """Remove all disks and bases of an engine's pool."""
+    backend = backend_of(engine)
+    for disk in list(backend.list_disks()):
+        backend.disk(disk).remove()
+    for base in list(backend.list_bases()):
+        backend.remove_base(base.name)
+
+
 def disk_of(engine: Engine, instance: str, name: str = "disk") -> RbdDisk:
     """A disk of an engine."""
     found = engine.disk(instance, name)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.rbd.conftest import Hosts, backend_of, disk_of, options, read
+from backends.rbd.conftest import Hosts, backend_of, disk_of, emptied, options, read
 from imgbackend import Engine, errors
 from imgbackend.testing.children import Child
 from imgbackend.types import Mi, Progress
@@ -42,16 +42,8 @@ def test_sixteen_processes_on_two_hosts_import_once(
         for number in range(_CROWD):
             assert read(disk_of(engine, f"web{number}"), tmp_path) == wanted
         assert len(list(backend.list_disks())) == _CROWD
-        _clear(engine)
+        emptied(engine)
     assert not any((tmp_path / name / "_base" / raw_image.name).exists() for name in ("one", "two"))
-
-
-def _clear(engine: Engine) -> None:
-    backend = backend_of(engine)
-    for disk in list(backend.list_disks()):
-        backend.disk(disk).remove()
-    for base in list(backend.list_bases()):
-        backend.remove_base(base.name)
 
 
 def test_killed_importer_blocks_nobody_for_long_and_its_leftover_is_cleared(
@@ -71,7 +63,7 @@ def test_killed_importer_blocks_nobody_for_long_and_its_leftover_is_cleared(
     _expire(backend.pool, engine, raw_image.name)
     assert disk_of(engine, "web1").cache(raw_image, raw_image.name).fetched
     assert read(disk_of(engine, "web1"), tmp_path) == raw_content.read_bytes()
-    _clear(engine)
+    emptied(engine)
 
 
 def test_lock_of_a_killed_importer_goes_with_its_base(engine: Engine, raw_image: Template) -> None:
@@ -132,7 +124,7 @@ def test_cancelled_import_leaves_nothing(engine: Engine, raw_image: Template) ->
     with pytest.raises(backend.cluster.absent):
         headers.identity(backend.ioctx, image_of(raw_image.name))
     assert disk_of(engine, "web1").cache(raw_image, raw_image.name).fetched
-    _clear(engine)
+    emptied(engine)
 
 
 def test_import_whose_lock_was_lost_is_not_published(engine: Engine, raw_image: Template) -> None:
@@ -148,7 +140,7 @@ def test_import_whose_lock_was_lost_is_not_published(engine: Engine, raw_image: 
     assert backend.find_base(raw_image.name) is None
     assert not disk_of(engine, "web1").exists()
     disk_of(engine, "web1").cache(raw_image, raw_image.name)
-    _clear(engine)
+    emptied(engine)
 
 
 def test_lock_is_renewed_while_it_is_held(engine: Engine) -> None:
@@ -194,7 +186,7 @@ def test_base_that_goes_before_the_clone_is_imported_again(
     assert disk.cache(raw_image, raw_image.name).fetched
     assert raw_image.fetches == 2
     assert read(disk, tmp_path) == raw_content.read_bytes()
-    _clear(engine)
+    emptied(engine)
 
 
 @pytest.mark.parametrize("clones", ["1", "2"])
@@ -240,7 +232,7 @@ def test_base_that_is_cloned_while_it_is_removed_stays(
     assert not disk.cache(raw_image, raw_image.name).fetched
     assert read(disk, tmp_path) == raw_content.read_bytes()
     images.purge(backend.cluster, backend.pool, "meanwhile", _AT_ONCE)
-    _clear(engine)
+    emptied(engine)
 
 
 def test_clone_in_the_trash_counts_and_is_told(engine: Engine, raw_image: Template) -> None:
@@ -275,7 +267,7 @@ def test_tags_and_uses_are_seen_by_other_hosts(engine: Engine, hosts: Hosts, raw
     noted = theirs.find_base(raw_image.name)
     assert noted is not None
     assert noted.touched > seen.touched
-    _clear(engine)
+    emptied(engine)
 
 
 def test_holes_and_zeroes_of_a_base_take_no_room(engine: Engine, tmp_path: Path) -> None:
@@ -290,7 +282,7 @@ def test_holes_and_zeroes_of_a_base_take_no_room(engine: Engine, tmp_path: Path)
     assert found is not None
     assert (found.size, found.allocated) == (64 * Mi, 4 * Mi)
     assert disk_of(engine, "web1").info().allocated == 0
-    _clear(engine)
+    emptied(engine)
 
 
 def test_leftover_that_has_clones_is_taken_for_the_base_it_was(
@@ -314,4 +306,4 @@ def test_leftover_that_has_clones_is_taken_for_the_base_it_was(
     assert imported == []
     assert headers.identity(backend.ioctx, image_of(raw_image.name)) == image_id
     assert read(disk, tmp_path) == raw_content.read_bytes()
-    _clear(engine)
+    emptied(engine)

@@ -8,9 +8,7 @@ from backends.rbd.conftest import options
 from imgbackend import Engine
 from imgbackend.types import Mi
 from labs.ceph import Cluster
-from labs.images import scattered, sparse_raw
-from labs.racing import AT_ONCE, Creations, Racers, content_of
-from labs.templates import Template
+from labs.racing import AT_ONCE, Creations, Racers, content_of, small_images
 
 _IMAGES, _ROUNDS = 4, 12
 
@@ -19,11 +17,7 @@ def test_passes_and_creations_of_two_hosts_leave_every_disk_whole(
     rbd_cluster: Cluster, rbd_pool: str, tmp_path: Path
 ) -> None:
     """Neither sees the other's records.  One host's pass is killed once."""
-    images = []
-    for number in range(_IMAGES):
-        data = scattered(Mi, 0.5, extent=64 << 10, seed=number)
-        content = sparse_raw(tmp_path / f"image{number}.raw", Mi, data=data)
-        images.append(Template(content=content, image_id=f"image {number}", format="raw"))
+    images = small_images(tmp_path, _IMAGES)
     hosts: list[dict[str, Any]] = [options(rbd_cluster, tmp_path / name, rbd_pool, {}) | AT_ONCE for name in "ab"]
     with Racers(tmp_path) as racers:
         for told in hosts:

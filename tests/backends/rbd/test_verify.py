@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from backends.rbd.conftest import Hosts, backend_of, disk_of, read
+from backends.rbd.conftest import Hosts, backend_of, disk_of, emptied, read
 from imgbackend import Engine, errors
 from imgbackend.cache import Verified
 from imgbackend.types import Mi
@@ -29,14 +29,6 @@ def _damage(engine: Engine, image: Template) -> None:
     ioctx.write(name, bytes([byte ^ 1]))
 
 
-def _clear(engine: Engine) -> None:
-    backend = backend_of(engine)
-    for disk in list(backend.list_disks()):
-        backend.disk(disk).remove()
-    for base in list(backend.list_bases()):
-        backend.remove_base(base.name)
-
-
 def test_base_is_sound_and_another_host_sees_when(hosts: Hosts, raw_image: Template) -> None:
     one, two = hosts("one"), hosts("two")
     disk_of(one, "web1").cache(raw_image, raw_image.name, 12 * Mi)
@@ -45,7 +37,7 @@ def test_base_is_sound_and_another_host_sees_when(hosts: Hosts, raw_image: Templ
     [base] = two.cache.bases().bases
     assert base.verified is not None
     assert _only(two.cache.verify()).found == "sound"
-    _clear(one)
+    emptied(one)
 
 
 def test_size_that_is_no_multiple_of_an_object_is_read_as_it_was_imported(engine: Engine, tmp_path: Path) -> None:
@@ -57,7 +49,7 @@ def test_size_that_is_no_multiple_of_an_object_is_read_as_it_was_imported(engine
     disk_of(engine, "web1").cache(image, image.name)
     found = _only(engine.cache.verify())
     assert (found.found, found.read <= 8 * Mi) == ("sound", True), "objects that are not there were read"
-    _clear(engine)
+    emptied(engine)
 
 
 def test_what_is_written_above_the_snapshot_condemns_nothing(engine: Engine, raw_image: Template) -> None:
@@ -68,7 +60,7 @@ def test_what_is_written_above_the_snapshot_condemns_nothing(engine: Engine, raw
         image: Any = opened
         image.write(b"scribbled", 0)
     assert _only(engine.cache.verify()).found == "sound"
-    _clear(engine)
+    emptied(engine)
 
 
 def test_bad_base_is_put_aside_and_its_disk_goes_on(hosts: Hosts, raw_image: Template, tmp_path: Path) -> None:
@@ -98,7 +90,7 @@ def test_bad_base_is_put_aside_and_its_disk_goes_on(hosts: Hosts, raw_image: Tem
     backend.remove_base(aside.name)
     assert {base.name for base in one.cache.bases().bases} == {raw_image.name}
     assert _only(one.cache.verify()).found == "sound"
-    _clear(two)
+    emptied(two)
 
 
 def test_base_that_another_host_removes_while_it_is_read_is_not_condemned(hosts: Hosts, raw_image: Template) -> None:
@@ -118,7 +110,7 @@ def test_base_that_another_host_removes_while_it_is_read_is_not_condemned(hosts:
     assert done
     assert found.found in ("skipped", "unreadable"), found
     assert {base.name: base.bad for base in one.cache.bases().bases} == {raw_image.name: None}
-    _clear(two)
+    emptied(two)
 
 
 def test_putting_aside_that_was_killed_stands_in_nobodys_way(
@@ -138,7 +130,7 @@ def test_putting_aside_that_was_killed_stands_in_nobodys_way(
     assert {base.name: base.children for base in backend.list_bases()} == {aside: 1}
     assert disk_of(engine, "web2").cache(raw_image, raw_image.name).fetched
     assert {base.name: base.children for base in backend.list_bases()} == {aside: 1, raw_image.name: 1}
-    _clear(engine)
+    emptied(engine)
 
 
 def test_reading_that_is_broken_off_lets_go(engine: Engine, raw_image: Template) -> None:
@@ -146,6 +138,6 @@ def test_reading_that_is_broken_off_lets_go(engine: Engine, raw_image: Template)
     backend = backend_of(engine)
     with contextlib.closing(backend.read_base(raw_image.name)) as begun:
         next(begun)
-    _clear(engine)
+    emptied(engine)
     with pytest.raises(errors.BaseMissing):
         next(backend.read_base(raw_image.name))
