@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final
 from benchmarks.measuring import Call, Series, Taken
 from benchmarks.results import Case, at_least, at_most
 from benchmarks.workshop import Workshop
-from imgbackend import Engine, files
-from imgbackend.sources import Image
+from imgbackend import Engine
+from imgbackend.sources.contract import Image
+from imgbackend.system import files
 from imgbackend.types import Progress
 
 if TYPE_CHECKING:

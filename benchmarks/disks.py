@@ -7,7 +7,7 @@ from benchmarks.peer import Peer
 from benchmarks.results import Case, Target, at_least, at_most
 from benchmarks.workshop import Workshop
 from imgbackend import Engine
-from imgbackend.sources import Image
+from imgbackend.sources.contract import Image
 from imgbackend.types import Mi, base_name
 
 _PEER = "Nova 34 (flushes nothing)"

@@ -24,8 +24,9 @@ from typing import Any, Final
 from benchmarks.measuring import Processes, Series, Taken, cpu_seconds, take_turns
 from benchmarks.results import Case, at_most
 from benchmarks.workshop import Workshop, folder_at
-from imgbackend import Engine, manifests
-from imgbackend.manifests import Identity, Manifest
+from imgbackend import Engine
+from imgbackend.state import manifests
+from imgbackend.state.manifests import Identity, Manifest
 from imgbackend.types import Mi, Record, base_name
 from labs.images import qcow2, qemu_img, sparse_raw
 

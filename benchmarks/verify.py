@@ -19,9 +19,10 @@ from typing import Any
 from benchmarks.measuring import Series, Taken, ratio, take_turns
 from benchmarks.results import Case, Target, at_least
 from benchmarks.workshop import Workshop, folder_at
-from imgbackend import Engine, manifests
-from imgbackend.manifests import Identity, Manifest
+from imgbackend import Engine
 from imgbackend.sizes import parse_size
+from imgbackend.state import digests, manifests
+from imgbackend.state.manifests import Identity, Manifest
 from imgbackend.types import Mi, base_name
 
 
@@ -49,7 +50,7 @@ def _base(path: Path, size: int, *, holes: bool) -> Path:
             identity=Identity.of(file.fileno()),
             inspected_by="nobody",
             inspected_at=0.0,
-            digest=manifests.content_digest(file.fileno()),
+            digest=digests.content_digest(file.fileno()),
         )
     manifests.write(path, made)
     return path

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from benchmarks.measuring import Call, Processes, Taken, Timer
 from imgbackend import Engine
-from imgbackend.sources import Image
+from imgbackend.sources.contract import Image
 from imgbackend.types import FetchFunc, Mi
 from labs import images
 

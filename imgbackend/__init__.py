@@ -7,8 +7,8 @@ imgbackend`` costs nothing.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from imgbackend.backend import Backend as Backend
-    from imgbackend.backend import Disk as Disk
+    from imgbackend.driver.contract import Backend as Backend
+    from imgbackend.driver.contract import Disk as Disk
     from imgbackend.engine import Engine as Engine
     from imgbackend.types import Gi as Gi
     from imgbackend.types import Ki as Ki
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Engine": "engine",
-    "Backend": "backend",
-    "Disk": "backend",
+    "Backend": "driver.contract",
+    "Disk": "driver.contract",
     "Ki": "types",
     "Mi": "types",
     "Gi": "types",

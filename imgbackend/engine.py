@@ -10,20 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 from oslo_config import cfg
 
-from imgbackend import binding, errors, files, loader, overlays, records, references
-from imgbackend import conf as options
-from imgbackend.abilities import HoldsBases
-from imgbackend.backend import Attached, Backend, Disk
-from imgbackend.bases import BaseEntry, Bases
-from imgbackend.host import Host, Settings
-from imgbackend.overrides import Overrides
-from imgbackend.sources import Image, Source
-from imgbackend.types import DiskId, Gi
+from imgbackend import errors
+from imgbackend.bases import users as overlays
+from imgbackend.bases.store import BaseEntry, Bases
+from imgbackend.config import options
+from imgbackend.config import plugins as loader
+from imgbackend.config.overrides import Overrides
+from imgbackend.config.settings import settings_of
+from imgbackend.disks import image_refs as references
+from imgbackend.disks import record_binding as binding
+from imgbackend.driver.abilities import HoldsBases
+from imgbackend.driver.contract import Attached, Backend, Disk
+from imgbackend.sources.contract import Image, Source
+from imgbackend.state import records
+from imgbackend.system import files
+from imgbackend.system.host import Host
+from imgbackend.types import DiskId
 
 if TYPE_CHECKING:
-    from imgbackend.cache import Cache, Reach, Stores
-    from imgbackend.cache.reach import Workroom
-    from imgbackend.cache.use import DomainFile
+    from imgbackend.cache.ports import Reach, Stores, Workroom
+    from imgbackend.cache.service import Cache
+    from imgbackend.cache.usage import DomainFile
     from imgbackend.guest.instances import Instances
 
 LOG = logging.getLogger(__name__)
@@ -37,7 +44,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
     """
 
     def __init__(self, conf: cfg.ConfigOpts, overrides: Mapping[str, Any] | None = None) -> None:
-        """Keep a configuration that :func:`imgbackend.conf.load` made; nothing is touched.
+        """Keep a configuration that :func:`imgbackend.config.options.load` made; nothing is touched.
 
         :raises ConfigError: if an option has a value that it cannot have.
         """
@@ -45,7 +52,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         self._overrides = Overrides(conf, overrides or {})
         for group, opts in options.GROUPS.items():
             options.check(conf, group, opts)
-        self.host = Host(_settings(conf))
+        self.host = Host(settings_of(conf))
         self._bases = Bases(self.host)
         self._bases.make_room = lambda need: self.cache.make_room(need)
         self._bases.in_use = lambda name: self.cache.in_use(name)
@@ -97,7 +104,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         """The bases, in the base folder and in the stores of backends: listed, fetched beforehand, pinned, aged out."""
         with self._guard:
             if self._cache is None:
-                from imgbackend.cache import Cache, policy_of
+                from imgbackend.cache.service import Cache, policy_of
 
                 policy = policy_of(self.conf)
                 self._cache = Cache(self.host, self._bases, self._reach(), policy, domains=self._domains)
@@ -198,7 +205,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         return {found.name for found in loader.drivers()}
 
     def _reach(self) -> "Reach":
-        from imgbackend.cache import Reach
+        from imgbackend.cache.ports import Reach
 
         def asked(ref: str) -> Image:
             return self.source(references.source_of(ref, self.conf.sources.default)).find(ref)
@@ -224,7 +231,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
 
     def _stores(self, recorded: Collection[str]) -> "Stores":
         """The backends that hold bases, opened: the configured ones, and those that records of disks name."""
-        from imgbackend.cache import Stores
+        from imgbackend.cache.ports import Stores
 
         opened: dict[str, HoldsBases] = {}
         faults = []
@@ -351,32 +358,6 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
 
     def users(self) -> dict[str, list[str]]:
         """The disks that hang on each base, as ``instance/disk``, by the name of the base."""
-        from imgbackend.cache.use import Use
+        from imgbackend.cache.usage import Use
 
         return Use(self.host).local()
-
-
-def _settings(conf: cfg.ConfigOpts) -> Settings:
-    """The engine's options as values; reading them shows what is wrong with them."""
-    bases = conf.image_cache.subdirectory_name
-    if not bases or "/" in bases or bases in {".", "..", "locks", "snapshots"}:
-        raise errors.ConfigError(f"[image_cache] subdirectory_name: {bases!r} is no name of a folder in instances_path")
-    return Settings(
-        instances=Path(os.path.abspath(conf.instances_path)),
-        bases=bases,
-        durable=conf.durable_disks,
-        force_raw=conf.force_raw_images,
-        preallocate=conf.preallocate_images == "space",
-        unprivileged_user=conf.unprivileged_user,
-        group=conf.hypervisor_group,
-        max_virtual_size=conf.max_image_virtual_size,
-        vmdk_types=tuple(conf.vmdk_allowed_types),
-        cpu_seconds=conf.qemu_img_cpu_seconds,
-        address_space=conf.qemu_img_address_space * Gi,
-        convert_address_space=conf.qemu_img_convert_address_space * Gi,
-        stall_seconds=conf.qemu_img_stall_seconds,
-        max_bases=conf.image_cache.max_size,
-        min_free=conf.image_cache.min_free or 0,
-        hostname=conf.host,
-        counted=conf.image_cache.metrics_file is not None,
-    )

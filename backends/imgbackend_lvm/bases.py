@@ -7,11 +7,12 @@ from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from imgbackend import errors, files
+from imgbackend import errors
+from imgbackend.system import files
 from imgbackend.types import ImageInfo, Progress, StoreBase, StoreLeftover, is_base_name
+from imgbackend_lvm.block_io import opened, pieces
 from imgbackend_lvm.lvm2 import LogicalVolume, tag_of, tags_of, value_of
 from imgbackend_lvm.volumes import BACKEND, FROM, VolumeDisk, spent
-from imgbackend_lvm.writing import opened, pieces
 
 if TYPE_CHECKING:
     from imgbackend_lvm.driver import ThinBackend
@@ -47,7 +48,7 @@ class PoolBases:
         return f"base_{name}_{own[:8]}"
 
     def find(self, name: str) -> StoreBase | None:
-        """See :meth:`imgbackend.abilities.HoldsBases.find_base`."""
+        """See :meth:`imgbackend.driver.abilities.HoldsBases.find_base`."""
         disk, self.offered = self.offered, None
         known = disk.seen() if disk is not None else None
         if known is not None:
@@ -55,7 +56,7 @@ class PoolBases:
         return next((base for base in self._all(self._look() if known is None else known) if base.name == name), None)
 
     def all(self) -> Iterator[StoreBase]:
-        """See :meth:`imgbackend.abilities.HoldsBases.list_bases`."""
+        """See :meth:`imgbackend.driver.abilities.HoldsBases.list_bases`."""
         yield from self._all(self._look())
 
     def _look(self) -> list[LogicalVolume]:
@@ -120,7 +121,7 @@ class PoolBases:
                     yield StoreLeftover(name=str(path), disk=None, base=name, allocated=0, time=used)
 
     def remove(self, name: str) -> None:
-        """See :meth:`imgbackend.abilities.HoldsBases.remove_base`."""
+        """See :meth:`imgbackend.driver.abilities.HoldsBases.remove_base`."""
         volumes = self._settled()
         found = next((base for base in self._all(volumes) if base.name == name), None)
         if found is not None and found.children:
@@ -136,7 +137,7 @@ class PoolBases:
             backend.lvm.lvremove(backend.group, *doomed)
 
     def take(self, name: str, path: Path, info: ImageInfo, tags: Mapping[str, str], progress: Progress) -> StoreBase:
-        """See :meth:`imgbackend.abilities.HoldsBases.import_base`."""
+        """See :meth:`imgbackend.driver.abilities.HoldsBases.import_base`."""
         final, unfinished = self.volume_of(name), f".{self.volume_of(name)}"
         self._clear(self._settled(), unfinished)
         known = [tag_of(BACKEND, self._backend.name), tag_of(BASE, name), tag_of(_SIZE, str(info.virtual_size))]
@@ -164,7 +165,7 @@ class PoolBases:
         lvm.lvchange(backend.group, unfinished, activate=False)
 
     def read(self, name: str) -> Generator[tuple[int, bytes | memoryview], None, None]:
-        """See :meth:`imgbackend.abilities.ChecksBases.read_base`; past the page cache."""
+        """See :meth:`imgbackend.driver.abilities.ChecksBases.read_base`; past the page cache."""
         volume = self._volume(name)
         size = int(value_of(volume.lv_tags, _SIZE) or volume.lv_size)
         with self._active(volume) as device:
@@ -198,7 +199,7 @@ class PoolBases:
         raise errors.BaseMissing(f"there is no base {name} in {self._backend.group}/{self._backend.pool}")
 
     def tag(self, name: str, tags: Mapping[str, str]) -> None:
-        """See :meth:`imgbackend.abilities.ChecksBases.tag_base`."""
+        """See :meth:`imgbackend.driver.abilities.ChecksBases.tag_base`."""
         self._retag(self._volume(name), {f"imgbackend.{key}": value for key, value in tags.items()})
 
     def _retag(self, volume: LogicalVolume, told: Mapping[str, str]) -> None:
@@ -210,7 +211,10 @@ class PoolBases:
             self._backend.lvm.lvchange(self._backend.group, volume.lv_name, addtag=new, deltag=old)
 
     def rename(self, name: str, new: str, tags: Mapping[str, str]) -> None:
-        """See :meth:`imgbackend.abilities.ChecksBases.rename_base`; its tags tell its name, and its volume follows."""
+        """See :meth:`imgbackend.driver.abilities.ChecksBases.rename_base`.
+
+        Its tags tell its name, and its volume follows.
+        """
         self._retag(self._volume(name), {BASE: new, **{f"imgbackend.{key}": value for key, value in tags.items()}})
         self._settled()
         self._used(name).unlink(missing_ok=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from imgbackend import errors
-from imgbackend.host import Host
-from imgbackend.runner import Limits
+from imgbackend.system.host import Host
+from imgbackend.system.runner import Limits
 from imgbackend.types import Finding, Gi, Mi, Verdict
 from imgbackend_lvm.lvm2 import LogicalVolume, Lvm2, VolumeGroup
 

@@ -9,17 +9,18 @@ from typing import ClassVar
 from oslo_config import cfg, types
 
 from imgbackend import errors
-from imgbackend.abilities import Checkable, ChecksBases, TellsLeftovers
-from imgbackend.backend import Backend
+from imgbackend.driver.abilities import Checkable, ChecksBases, TellsLeftovers
+from imgbackend.driver.contract import Backend
 from imgbackend.types import Capacity, DiskId, Finding, ImageInfo, Progress, StoreBase, StoreLeftover
-from imgbackend_lvm import checks, remains
+from imgbackend_lvm import checks
+from imgbackend_lvm import leftovers as remains
 from imgbackend_lvm.bases import PoolBases
+from imgbackend_lvm.block_io import BLOCK
 from imgbackend_lvm.lvm2 import Lvm2, check_name, value_of
 from imgbackend_lvm.pool import Pool
 from imgbackend_lvm.thick import ThickDisk
 from imgbackend_lvm.thin import ThinDisk
 from imgbackend_lvm.volumes import BACKEND, VolumeDisk, volume_name
-from imgbackend_lvm.writing import BLOCK
 
 
 def _novas(name: str) -> list[cfg.DeprecatedOpt]:

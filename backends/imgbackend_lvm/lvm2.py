@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 from imgbackend import errors
-from imgbackend_lvm import reports
-from imgbackend_lvm.commands import Commands
-from imgbackend_lvm.meanings import OutOfExtents
-from imgbackend_lvm.names import check_group, check_name, check_tag, tag_of, tags_of, value_of
-from imgbackend_lvm.reports import LogicalVolume, VolumeGroup
+from imgbackend_lvm import lvm2_reports as reports
+from imgbackend_lvm.lvm2_errors import OutOfExtents
+from imgbackend_lvm.lvm2_names import check_group, check_name, check_tag, tag_of, tags_of, value_of
+from imgbackend_lvm.lvm2_reports import LogicalVolume, VolumeGroup
+from imgbackend_lvm.lvm2_run import Commands
 
 __all__ = [
     "MOST_TAGS",
@@ -51,7 +51,7 @@ class Lvm2:
     """The commands of lvm2.  Making one runs nothing.
 
     A name is checked before a command sees it, and stands after ``--``; nothing goes
-    through a shell.  Any method raises what :func:`imgbackend_lvm.meanings.meaning` tells.
+    through a shell.  Any method raises what :func:`imgbackend_lvm.lvm2_errors.meaning` tells.
     """
 
     def __init__(self, *, root_helper: str | None = None, timeout: float = 120.0) -> None:

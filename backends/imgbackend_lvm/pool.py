@@ -5,10 +5,11 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from imgbackend import errors, files
+from imgbackend import errors
+from imgbackend.system import files
 from imgbackend.types import Capacity, Progress
+from imgbackend_lvm.block_io import fill, opened
 from imgbackend_lvm.lvm2 import LogicalVolume
-from imgbackend_lvm.writing import fill, opened
 
 if TYPE_CHECKING:
     from imgbackend_lvm.driver import ThinBackend

@@ -4,13 +4,14 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Final
 
-from imgbackend import errors, qemu_img
-from imgbackend.templates import Base, PrepareTemplate
+from imgbackend import errors
+from imgbackend.driver.template import Base, PrepareTemplate
+from imgbackend.system import qemu_img
 from imgbackend.types import Declared, ImageInfo, Mi, Plan, Progress, Way
 from imgbackend_lvm import wipe
+from imgbackend_lvm.block_io import BLOCK, fill, opened, zero
 from imgbackend_lvm.lvm2 import LogicalVolume
 from imgbackend_lvm.volumes import VolumeDisk
-from imgbackend_lvm.writing import BLOCK, fill, opened, zero
 
 if TYPE_CHECKING:
     from imgbackend_lvm.driver import LvmBackend

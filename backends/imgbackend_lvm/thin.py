@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from imgbackend import errors
-from imgbackend.abilities import Snapshottable
-from imgbackend.templates import Base, PrepareTemplate
+from imgbackend.driver.abilities import Snapshottable
+from imgbackend.driver.template import Base, PrepareTemplate
 from imgbackend.types import Declared, DiskInfo, ImageInfo, Plan, Progress, SnapshotInfo, Way
 from imgbackend_lvm.lvm2 import LogicalVolume, tag_of, value_of
 from imgbackend_lvm.volumes import FROM, VolumeDisk, spent

@@ -12,13 +12,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from imgbackend import errors, files, qemu_img
-from imgbackend.abilities import Importable
-from imgbackend.backend import Disk
-from imgbackend.templates import Base, PrepareTemplate
+from imgbackend import errors
+from imgbackend.driver.abilities import Importable
+from imgbackend.driver.contract import Disk
+from imgbackend.driver.template import Base, PrepareTemplate
+from imgbackend.system import files, qemu_img
 from imgbackend.types import BlockSource, DiskId, DiskInfo, Progress, Way, ignore
+from imgbackend_lvm.block_io import opened
 from imgbackend_lvm.lvm2 import LogicalVolume, tag_of, value_of
-from imgbackend_lvm.writing import opened
 
 if TYPE_CHECKING:
     from imgbackend_lvm.driver import LvmBackend

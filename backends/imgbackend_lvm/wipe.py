@@ -8,8 +8,8 @@ from typing import Final, TypeAlias
 
 from imgbackend import errors
 from imgbackend.types import Mi
-from imgbackend_lvm.commands import Commands
-from imgbackend_lvm.names import check_name, device_name
+from imgbackend_lvm.lvm2_names import check_name, device_name
+from imgbackend_lvm.lvm2_run import Commands
 
 _SECTOR: Final = 512
 STEP: Final = 256 * Mi

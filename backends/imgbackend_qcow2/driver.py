@@ -5,10 +5,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from imgbackend import chains, errors, files, qcow2, qemu_img
-from imgbackend.abilities import Backed, Flattenable, Snapshottable
-from imgbackend.filedisk import FileBackend, FileDisk
-from imgbackend.templates import Base, PrepareTemplate
+from imgbackend import errors
+from imgbackend.driver import overlay_chain as chains
+from imgbackend.driver.abilities import Backed, Flattenable, Snapshottable
+from imgbackend.driver.file_disk import FileBackend, FileDisk
+from imgbackend.driver.template import Base, PrepareTemplate
+from imgbackend.system import files, qcow2, qemu_img
 from imgbackend.types import Declared, ImageInfo, Plan, Progress, SnapshotInfo, Traits, Way
 from imgbackend_qcow2.empty import empty_overlay, largest
 

@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from imgbackend import qemu_img
-from imgbackend.host import Host
+from imgbackend.system import qemu_img
+from imgbackend.system.host import Host
 from imgbackend.types import ImageInfo
 
 Pages: TypeAlias = tuple[tuple[int, bytes], ...]

@@ -1,7 +1,8 @@
 """The driver ``raw``."""
 
-from imgbackend import errors, qcow2
-from imgbackend.filedisk import FileBackend, FileDisk
+from imgbackend import errors
+from imgbackend.driver.file_disk import FileBackend, FileDisk
+from imgbackend.system import qcow2
 from imgbackend.types import Traits
 
 

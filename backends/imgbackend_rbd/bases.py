@@ -14,7 +14,8 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from imgbackend import errors, files
+from imgbackend import errors
+from imgbackend.system import files
 from imgbackend.types import ImageInfo, Progress, StoreBase, StoreLeftover, is_base_name
 from imgbackend_rbd import headers, images, lock
 from imgbackend_rbd.images import Patience
@@ -153,7 +154,10 @@ class PoolBases:
         return found
 
     def read(self, name: str) -> Generator[tuple[int, bytes | memoryview], None, None]:
-        """See :meth:`imgbackend.abilities.ChecksBases.read_base`; what disks are cloned from, not what is above it."""
+        """See :meth:`imgbackend.driver.abilities.ChecksBases.read_base`.
+
+        What disks are cloned from is read, not what is above it.
+        """
         with self._asked("reading", name):
             if self._found(name) is None:
                 raise errors.BaseMissing(f"there is no base {name} in the pool {self._pool}")
@@ -162,7 +166,7 @@ class PoolBases:
                 yield from images.pieces(found)
 
     def tag(self, name: str, tags: Mapping[str, str]) -> None:
-        """See :meth:`imgbackend.abilities.ChecksBases.tag_base`; in the mark, and so in one request."""
+        """See :meth:`imgbackend.driver.abilities.ChecksBases.tag_base`; in the mark, and so in one request."""
         with self._asked("tagging", name):
             ioctx = self._cluster.pool(self._pool)
             header = headers.read(ioctx, headers.identity(ioctx, image_of(name)), (_MARK,))
@@ -173,7 +177,7 @@ class PoolBases:
             headers.set_metadata(ioctx, header.id, _MARK, json.dumps(mark))
 
     def rename(self, name: str, new: str, tags: Mapping[str, str]) -> None:
-        """See :meth:`imgbackend.abilities.ChecksBases.rename_base`; clones know their parent by its id.
+        """See :meth:`imgbackend.driver.abilities.ChecksBases.rename_base`; clones know their parent by its id.
 
         Its name is changed first: whatever fails after that, no other disk is made of it.
         """

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from imgbackend import errors
-from imgbackend.host import Host
-from imgbackend.runner import Limits
+from imgbackend.system.host import Host
+from imgbackend.system.runner import Limits
 from imgbackend.types import Finding, Gi, Verdict
 from imgbackend_rbd.cluster import Cluster
 

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from imgbackend import errors, files, qemu_img
-from imgbackend.abilities import Cloneable, Flattenable, Importable, Snapshottable
-from imgbackend.backend import Disk
-from imgbackend.templates import Base, PrepareTemplate
+from imgbackend import errors
+from imgbackend.driver.abilities import Cloneable, Flattenable, Importable, Snapshottable
+from imgbackend.driver.contract import Disk
+from imgbackend.driver.template import Base, PrepareTemplate
+from imgbackend.system import files, qemu_img
 from imgbackend.types import (
     Declared,
     DiskInfo,
@@ -24,7 +25,8 @@ from imgbackend.types import (
     Way,
     ignore,
 )
-from imgbackend_rbd import bases, handover, headers, images, locations, lock
+from imgbackend_rbd import bases, headers, images, locations, lock
+from imgbackend_rbd import to_image as handover
 from imgbackend_rbd.images import Patience
 from imgbackend_rbd.locations import Place
 

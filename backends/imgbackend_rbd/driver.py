@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from oslo_config import cfg, types
 
 from imgbackend import errors
-from imgbackend.abilities import Checkable, ChecksBases, SharedStore, TellsLeftovers
-from imgbackend.backend import Backend
-from imgbackend.host import Host
+from imgbackend.driver.abilities import Checkable, ChecksBases, SharedStore, TellsLeftovers
+from imgbackend.driver.contract import Backend
+from imgbackend.system.host import Host
 from imgbackend.types import (
     Capacity,
     DiskId,

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC
 from typing import TYPE_CHECKING, Final
 
-from imgbackend import errors, files
+from imgbackend import errors
+from imgbackend.system import files
 from imgbackend.types import Ki, Mi, Progress
 from imgbackend_rbd import headers
 

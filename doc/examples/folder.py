@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from oslo_config import cfg
 
-from imgbackend.filedisk import FileBackend, FileDisk
+from imgbackend.driver.file_disk import FileBackend, FileDisk
 
 
 class FolderDisk(FileDisk["FolderBackend"]):

@@ -23,9 +23,12 @@ autodoc_default_options = {"members": True, "show-inheritance": True}
 nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!imgbackend\b).*"),
-    (r"py:.*", r"imgbackend\.\w+\.\w*BackendT"),  # type variables have no place to lead to
-    (r"py:class", r"imgbackend\.(bases\.Bases|manifests\.Manifest|space\.Quota)"),  # the engine's own
-    (r"py:class", r"imgbackend\.cache\.(reach\.Reach|use\.DomainFile)"),
+    (r"py:.*", r"imgbackend\.driver\.\w+\.\w*BackendT"),  # type variables have no place to lead to
+    (
+        r"py:class",
+        r"imgbackend\.(bases\.store\.Bases|state\.manifests\.Manifest|system\.space\.Quota)",
+    ),  # the engine's own
+    (r"py:class", r"imgbackend\.cache\.(ports\.Reach|usage\.DomainFile)"),
     (r"py:.*", r"imgbackend\.testing\.(trial\.Trial|place\.BackendT)"),  # the kit's own
 ]
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Set
 
-from imgbackend import errors, files
-from imgbackend.abilities import HoldsBases
-from imgbackend.bases import BaseEntry, Bases
+from imgbackend import errors
+from imgbackend.bases.store import BaseEntry, Bases
 from imgbackend.cache.policy import CachedBase
-from imgbackend.cache.use import Use
-from imgbackend.host import Host
-from imgbackend.pins import Pin
+from imgbackend.cache.usage import Use
+from imgbackend.driver.abilities import HoldsBases
+from imgbackend.state.pins import Pin
+from imgbackend.system import files
+from imgbackend.system.host import Host
 from imgbackend.types import StoreBase, is_base_name
 
 

@@ -7,15 +7,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from imgbackend import errors, fetching, parents, together
-from imgbackend.abilities import Cloneable, HoldsBases
-from imgbackend.backend import Backend
-from imgbackend.bases import Bases
-from imgbackend.cache.reach import Bootable, Wanted
-from imgbackend.creation import Watched, translated
-from imgbackend.host import Host
-from imgbackend.manifests import Manifest
-from imgbackend.templates import Preparer
+from imgbackend import errors
+from imgbackend.bases import fetch as fetching
+from imgbackend.bases.store import Bases
+from imgbackend.cache.ports import Bootable, Wanted
+from imgbackend.disks import clone_parent as parents
+from imgbackend.disks.create import Watched, translated
+from imgbackend.disks.prepare import Preparer
+from imgbackend.driver.abilities import Cloneable, HoldsBases
+from imgbackend.driver.contract import Backend
+from imgbackend.state.manifests import Manifest
+from imgbackend.system import parallel as together
+from imgbackend.system.host import Host
 from imgbackend.types import DiskId, ImageInfo, Progress, ignore
 
 _NOBODY: Final = DiskId(instance="prefetch", name="disk")

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from imgbackend import errors
 from imgbackend.cache.policy import CachedBase
-from imgbackend.cache.reach import Wanted
+from imgbackend.cache.ports import Wanted
 
 LOG = logging.getLogger(__name__)
 

@@ -2,8 +2,8 @@
 
 from typing import Any, TypeVar
 
-from imgbackend.abilities import Backed, Flattenable, Snapshottable
-from imgbackend.backend import Disk
+from imgbackend.driver.abilities import Backed, Flattenable, Snapshottable
+from imgbackend.driver.contract import Disk
 from imgbackend.errors import DiskError
 
 _T = TypeVar("_T")

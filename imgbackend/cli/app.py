@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 import cliff.app
 import cliff.help
 
-from imgbackend.cli.base import UsageError
 from imgbackend.cli.commands import Commands, write_commands
+from imgbackend.cli.errors import UsageError
 from imgbackend.cli.signals import Cancelled, Signals
 from imgbackend.errors import Error
 

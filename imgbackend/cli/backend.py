@@ -12,13 +12,13 @@ from imgbackend.errors import ConfigError, Error
 if TYPE_CHECKING:
     from oslo_config import cfg
 
-    from imgbackend.backend import Backend
+    from imgbackend.driver.contract import Backend
     from imgbackend.engine import Engine
 
 
 def _package(driver: str) -> str | None:
     """The distribution that a driver comes with, and its version."""
-    from imgbackend import loader
+    from imgbackend.config import plugins as loader
 
     found = [info for info in loader.drivers() if info.name == driver]
     return ", ".join(f"{info.distribution} {info.version}" for info in found) or None
@@ -26,7 +26,7 @@ def _package(driver: str) -> str | None:
 
 def _facts(name: str, driver: str, kind: "type[Backend] | None", state: str) -> dict[str, Any]:
     """What can be told of a backend without opening it; ``kind`` None: its driver cannot be imported."""
-    from imgbackend.abilities import abilities
+    from imgbackend.driver.abilities import abilities
 
     able = [*abilities(kind.disk_type), *abilities(kind)] if kind else []
     traits = asdict(kind.traits) if kind else {}
@@ -48,7 +48,7 @@ def _seen(engine: "Engine", name: str) -> dict[str, Any]:
 
     :raises ConfigError: if there is no such driver.
     """
-    from imgbackend import loader
+    from imgbackend.config import plugins as loader
 
     try:
         backend = engine.backend(name)
@@ -85,7 +85,7 @@ class List(Lister):
             return self.columns, list(self._rows(engine))
 
     def _rows(self, engine: "Engine") -> Iterator[Sequence[Any]]:
-        from imgbackend import loader
+        from imgbackend.config import plugins as loader
 
         names = engine.backend_names()
         for name in (*names, *(info.name for info in loader.drivers() if info.name not in names)):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from cliff import command, lister, show
 
+from imgbackend.cli.errors import UsageError
 from imgbackend.cli.figures import cell
 from imgbackend.cli.signals import Cancelled
 from imgbackend.types import Progress
@@ -14,10 +15,6 @@ from imgbackend.types import Progress
 if TYPE_CHECKING:
     from imgbackend.cli.app import App
     from imgbackend.engine import Engine
-
-
-class UsageError(Exception):
-    """The command was called in a way that cannot be meant; exit status 2."""
 
 
 class Command(command.Command):

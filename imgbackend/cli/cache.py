@@ -6,12 +6,16 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from imgbackend.cli.base import Lister, ShowOne, UsageError, pick, row
+from imgbackend.cli.base import Lister, ShowOne, pick, row
+from imgbackend.cli.errors import UsageError
 from imgbackend.cli.figures import Listed, Size, Time, human_size, size_or_none
 from imgbackend.errors import ConfigError, Error
 
 if TYPE_CHECKING:
-    from imgbackend.cache import CachedBase, Leftover, Listing, Outcome
+    from imgbackend.cache.evict import Outcome
+    from imgbackend.cache.garbage.collect import Leftover
+    from imgbackend.cache.policy import CachedBase
+    from imgbackend.cache.service import Listing
     from imgbackend.engine import Engine
 
 LOG = logging.getLogger(__name__)
@@ -264,7 +268,7 @@ class Pin(_Pinning):
 
     def _places(self, engine: "Engine", cached: set[str], _pinned: set[str]) -> set[str]:
         """Where it is; where the bases of new disks are, if it is not cached yet."""
-        from imgbackend.abilities import HoldsBases
+        from imgbackend.driver.abilities import HoldsBases
 
         if cached:
             return cached

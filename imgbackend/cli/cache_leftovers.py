@@ -9,7 +9,7 @@ from imgbackend.cli.cache import warn
 from imgbackend.cli.figures import Size, Time, human_size
 
 if TYPE_CHECKING:
-    from imgbackend.cache import Leftover
+    from imgbackend.cache.garbage.collect import Leftover
 
 
 class Leftovers(Lister):

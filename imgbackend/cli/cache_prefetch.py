@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from imgbackend.cli.base import Lister, UsageError, row
+from imgbackend.cli.base import Lister, row
+from imgbackend.cli.errors import UsageError
 from imgbackend.cli.figures import Listed
 from imgbackend.errors import ConfigError
 from imgbackend.types import Progress

@@ -19,7 +19,7 @@ from imgbackend.cli.systemd import Notifier
 from imgbackend.errors import Error
 
 if TYPE_CHECKING:
-    from imgbackend.cache import Verified
+    from imgbackend.cache.verify.of_folder import Verified
     from imgbackend.engine import Engine
 
 LOG = logging.getLogger(__name__)

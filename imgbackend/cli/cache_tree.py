@@ -9,7 +9,7 @@ from cliff.columns import FormattableColumn
 from imgbackend.cli.figures import Listed, Size
 
 if TYPE_CHECKING:
-    from imgbackend.cache import CachedBase
+    from imgbackend.cache.policy import CachedBase
 
 COLUMNS: Final = ("name", "kind", "store", "image_id", "disks", "allocated", "pinned")
 

@@ -4,13 +4,15 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from imgbackend.cli.base import Lister, UsageError, row
+from imgbackend.cli.base import Lister, row
 from imgbackend.cli.cache import LOCAL, add_store, listing_of, meant
+from imgbackend.cli.errors import UsageError
 from imgbackend.cli.figures import Listed, Size, human_size, size_argument
 from imgbackend.errors import ConfigError
 
 if TYPE_CHECKING:
-    from imgbackend.cache import Listing, Verified
+    from imgbackend.cache.service import Listing
+    from imgbackend.cache.verify.of_folder import Verified
     from imgbackend.engine import Engine
 
 _FAULTY: Final = frozenset({"bad", "unreadable"})

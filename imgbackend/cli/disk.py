@@ -12,9 +12,9 @@ from imgbackend.errors import ConfigError, Error
 from imgbackend.types import BlockSource, DiskId, DiskSource, FileSource
 
 if TYPE_CHECKING:
-    from imgbackend.backend import Disk
+    from imgbackend.driver.contract import Disk
     from imgbackend.engine import Engine
-    from imgbackend.sources import Image
+    from imgbackend.sources.contract import Image
 
 
 _BOOT_FILES: Final = frozenset({"kernel", "ramdisk"})
@@ -123,7 +123,7 @@ def _explained(engine: "Engine", disk: "Disk[Any]", image: "Image", size: int | 
 
 
 def _is_cached(engine: "Engine", disk: "Disk[Any]", base: str) -> bool:
-    from imgbackend.abilities import HoldsBases
+    from imgbackend.driver.abilities import HoldsBases
 
     if isinstance(disk.backend, HoldsBases) and disk.backend.find_base(base) is not None:
         return True
@@ -183,8 +183,8 @@ class Show(ShowOne):
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
         """Show."""
-        from imgbackend.abilities import abilities
         from imgbackend.cli.abilities import backing_of
+        from imgbackend.driver.abilities import abilities
 
         with self.engine() as engine:
             disk = engine.disk(parsed_args.instance, parsed_args.name)

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from imgbackend import files
 from imgbackend.cli.figures import human_size
 from imgbackend.cli.places import file_system, nearest, room
+from imgbackend.system import files
 from imgbackend.types import Finding
 
 _SCARCE: Final = 20

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from imgbackend.cli.findings import TOOL_SECONDS
-from imgbackend.runner import PACKAGES
+from imgbackend.system.runner import PACKAGES
 from imgbackend.types import Finding
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgbackend.abilities import Checkable
 from imgbackend.cli.figures import human_size
+from imgbackend.driver.abilities import Checkable
 from imgbackend.errors import ConfigError, Error
 from imgbackend.types import Finding
 

@@ -11,7 +11,7 @@ from imgbackend.errors import ConfigError, SourceError
 
 if TYPE_CHECKING:
     from imgbackend.engine import Engine
-    from imgbackend.sources import Image
+    from imgbackend.sources.contract import Image
 
 LOG = logging.getLogger(__name__)
 

@@ -6,14 +6,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from imgbackend.cli.base import Command, Lister, ShowOne, UsageError, pick, row
+from imgbackend.cli.base import Command, Lister, ShowOne, pick, row
+from imgbackend.cli.errors import UsageError
 from imgbackend.cli.figures import Several, Size, size_argument
 from imgbackend.errors import ConfigError, Error
 
 if TYPE_CHECKING:
     from imgbackend.engine import Engine
     from imgbackend.guest.instances import Instance, Instances
-    from imgbackend.guest.spawning import ProgressOf
+    from imgbackend.guest.spawn import ProgressOf
     from imgbackend.guest.spec import InstanceSpec
     from imgbackend.types import Progress
 

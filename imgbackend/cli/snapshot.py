@@ -10,7 +10,7 @@ from imgbackend.cli.disk import add_disk
 from imgbackend.cli.figures import Size, Time
 
 if TYPE_CHECKING:
-    from imgbackend.abilities import Snapshottable
+    from imgbackend.driver.abilities import Snapshottable
 
 
 class List(Lister):

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from imgbackend import files
-from imgbackend.host import Host
+from imgbackend.system import files
+from imgbackend.system.host import Host
 from imgbackend.types import Ki
 
 NAME: Final = "console.log"

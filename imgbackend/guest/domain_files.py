@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 from xml.etree import ElementTree as ET
 
-from imgbackend.cache.use import DomainFile
+from imgbackend.cache.usage import DomainFile
 
 _BELOW: Final = ("backingStore", "mirror")
 """Elements of a disk that name a further file, with its format."""

@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from imgbackend import errors
-from imgbackend.backend import Disk
-from imgbackend.guest import console, ending, snapshots
+from imgbackend.driver.contract import Disk
+from imgbackend.guest import console, snapshots
+from imgbackend.guest import destroy as ending
 from imgbackend.guest.domain import Alter, to_xml
 from imgbackend.guest.hypervisor import Hypervisor, State
-from imgbackend.guest.layout import Layout, layout_of
+from imgbackend.guest.plan import Layout, layout_of
 from imgbackend.guest.settings import settings_of
-from imgbackend.guest.spawning import STARTING, ProgressOf, Spawned, Spawning, domain_of, silent, translated, xml_path
+from imgbackend.guest.spawn import STARTING, ProgressOf, Spawned, Spawning, domain_of, silent, translated, xml_path
 from imgbackend.guest.spec import InstanceSpec
 from imgbackend.types import DiskId, Plan, Progress, ignore
 
 if TYPE_CHECKING:
-    from imgbackend.cache.use import DomainFile
+    from imgbackend.cache.usage import DomainFile
     from imgbackend.engine import Engine
 
 _POLL: Final = 0.2

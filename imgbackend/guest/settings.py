@@ -10,7 +10,7 @@ from typing import Final
 from oslo_config import cfg
 
 from imgbackend.errors import ConfigError
-from imgbackend.guest import generated
+from imgbackend.guest import fresh_disks as generated
 from imgbackend.guest.devices import Machine
 from imgbackend.guest.disk_xml import DiskModes
 from imgbackend.guest.spec import InstanceSpec

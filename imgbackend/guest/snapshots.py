@@ -19,8 +19,8 @@ from typing import Final
 from urllib.parse import quote, unquote
 
 from imgbackend.errors import ConfigError
-from imgbackend.host import Host
-from imgbackend.locks import Held
+from imgbackend.system.host import Host
+from imgbackend.system.locks import Held
 from imgbackend.types import Progress
 
 _NAME: Final = re.compile(r"imgbackend-[A-Za-z0-9.-]{1,63}@(?P<host>[^@]+)@[0-9a-f]{16}\Z")

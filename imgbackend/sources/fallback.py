@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from imgbackend.errors import ImageNotFound, SourceError
-from imgbackend.sources import Image
+from imgbackend.sources.contract import Image
 from imgbackend.types import Declared, Delivered, Progress
 
 LOG = logging.getLogger(__name__)

@@ -12,7 +12,6 @@ from urllib.parse import unquote, urlsplit
 
 from oslo_config import cfg
 
-from imgbackend import files
 from imgbackend.errors import (
     ConfigError,
     ImageNotFound,
@@ -23,11 +22,12 @@ from imgbackend.errors import (
     TemplateError,
     TemplateTooLarge,
 )
-from imgbackend.sources import Image, Source
-from imgbackend.sources.names import SUMS, Suffixes, suffixes, sum_of
+from imgbackend.sources.contract import Image, Source
+from imgbackend.sources.filenames import SUMS, Suffixes, suffixes, sum_of
 from imgbackend.sources.retry import Retry
-from imgbackend.sources.sink import CHUNK
+from imgbackend.sources.sparse_file import CHUNK
 from imgbackend.sources.stream import Limits, Wanted, fetch
+from imgbackend.system import files
 from imgbackend.types import Declared, Delivered, Mi, Progress
 
 _QCOW2_MAGIC = b"QFI\xfb"

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgbackend.errors import Error, ImageNotFound, SourceDenied, SourceUnavailable
-from imgbackend.sources import Image, Source, keystone
+from imgbackend.sources import keystone
+from imgbackend.sources.contract import Image, Source
 from imgbackend.sources.glance_record import Record
 from imgbackend.sources.retry import Interrupted, Retry, reason
-from imgbackend.sources.sink import CHUNK
+from imgbackend.sources.sparse_file import CHUNK
 from imgbackend.sources.stream import Limits, Wanted, fetch
 from imgbackend.types import Declared, Delivered, Progress
 

@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 from oslo_config import cfg, types
 
 from imgbackend.errors import ConfigError, ImageNotFound, SourceError, SourceUnavailable
-from imgbackend.sources import Image, Source
-from imgbackend.sources.names import SUMS, Suffixes, suffixes, sum_of
+from imgbackend.sources.contract import Image, Source
+from imgbackend.sources.filenames import SUMS, Suffixes, suffixes, sum_of
 from imgbackend.sources.retry import Retry
 from imgbackend.sources.stream import Limits, Wanted, fetch
 from imgbackend.sources.urls import Url, parse

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from oslo_config import cfg, types
 
 from imgbackend.errors import ConfigError, Error, SourceDenied, SourceUnavailable
-from imgbackend.sources import clouds
+from imgbackend.sources import clouds_yaml as clouds
 from imgbackend.sources.retry import Interrupted, reason
 
 if TYPE_CHECKING:

@@ -15,15 +15,16 @@ from typing import Any, Final, Protocol
 
 from oslo_config import cfg
 
-from imgbackend import files, manifests
 from imgbackend.errors import ConfigError, ImageNotFound, SourceError, TemplateCorrupt
-from imgbackend.sources import Image, Source
+from imgbackend.sources.contract import Image, Source
 from imgbackend.sources.http import HttpSource
 from imgbackend.sources.peer_ssh import SshPlace
 from imgbackend.sources.peer_web import WebPlace
 from imgbackend.sources.retry import Retry
 from imgbackend.sources.stream import Body, Limits, Wanted, fetch
 from imgbackend.sources.web import Web
+from imgbackend.state import digests
+from imgbackend.system import files
 from imgbackend.types import Declared, Delivered, Progress, Role, base_name
 
 HOST: Final = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])\Z")
@@ -91,7 +92,7 @@ class Kept:
             size=size,
             virtual_size=_number(told["virtual_size"]),
             min_disk=_number(told.get("min_disk", 0)),
-            content=_hex(digest) if form == "raw" and algorithm == manifests.ALGORITHM and digest is not None else None,
+            content=_hex(digest) if form == "raw" and algorithm == digests.ALGORITHM and digest is not None else None,
             digests=tuple((_text(each[0]), _hex(each[1])) for each in told["delivered_digests"] if as_delivered),
         )
 
@@ -185,7 +186,7 @@ class PeerImage(Image):
     def _compare(self, target: Path, found: str | None, progress: Progress) -> None:
         if found is None:
             with files.open_fd(target, 0) as fd:
-                found = manifests.content_digest(fd, progress)
+                found = digests.content_digest(fd, progress)
         if found != self._kept.content:
             raise TemplateCorrupt(
                 f"{self._place.shown}/{self._base} is corrupt: its content is {found}, "

@@ -6,10 +6,10 @@ import shlex
 from collections.abc import Iterator
 from typing import Final
 
-from imgbackend import runner
 from imgbackend.errors import CommandFailed, ConfigError, ImageNotFound, SourceDenied, SourceError, SourceUnavailable
-from imgbackend.runner import Limits
 from imgbackend.sources.retry import Interrupted
+from imgbackend.system import runner
+from imgbackend.system.runner import Limits
 from imgbackend.types import Gi, Mi
 
 _URL: Final = re.compile(

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from imgbackend.errors import TemplateCorrupt, TemplateTooLarge
 from imgbackend.sources.retry import Interrupted, Retry
-from imgbackend.sources.sink import Digester, Paced, SparseFile, discard
+from imgbackend.sources.sparse_file import Digester, Paced, SparseFile, discard
 from imgbackend.sources.unpack import Unpacker
 from imgbackend.types import Delivered, Mi, Progress
 
@@ -81,7 +81,7 @@ class Wanted:
 
 
 def fetch(target: Path, open_body: OpenBody, wanted: Wanted, retry: Retry, progress: Progress) -> Delivered:
-    """Put the bytes at ``target``, whole and checked; see :meth:`Image.__call__ <imgbackend.sources.Image>`.
+    """Put the bytes at ``target``, whole and checked; see :meth:`Image.__call__ <imgbackend.sources.contract.Image>`.
 
     Where ``wanted.resumable`` and ``target`` is there, its bytes are hashed and the
     rest is asked for; if all together are not what was promised, the bytes are

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 
 from imgbackend.errors import TemplateCorrupt, TemplateTooLarge
-from imgbackend.sources.sink import CHUNK
+from imgbackend.sources.sparse_file import CHUNK
 from imgbackend.types import Ki, Mi
 
 RATIO_FLOOR: Final = 64 * Mi

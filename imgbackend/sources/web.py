@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgbackend.errors import ConfigError, Error, ImageNotFound, SourceDenied, SourceUnavailable
 from imgbackend.sources.retry import Interrupted, reason
-from imgbackend.sources.sink import CHUNK
+from imgbackend.sources.sparse_file import CHUNK
 from imgbackend.sources.urls import Url
 
 if TYPE_CHECKING:

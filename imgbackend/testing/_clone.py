@@ -3,7 +3,7 @@
 import pytest
 
 from imgbackend import errors
-from imgbackend.abilities import ChecksBases, Cloneable, HoldsBases, Importable
+from imgbackend.driver.abilities import ChecksBases, Cloneable, HoldsBases, Importable
 from imgbackend.testing import oracle
 from imgbackend.testing.topic import Topic, advisory, needs
 from imgbackend.testing.trial import Trial
@@ -52,7 +52,7 @@ class CloneTests(Topic):
     @needs(Importable)
     def test_finished_file_becomes_a_disk(self, trial: Trial) -> None:
         """With its bytes; the file stays as it was."""
-        from imgbackend.abilities import Importable as Able
+        from imgbackend.driver.abilities import Importable as Able
 
         image, disk = trial.image(), trial.disk(name="disk.config")
         assert isinstance(disk, Able)

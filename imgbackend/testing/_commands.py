@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from imgbackend import errors
-from imgbackend.abilities import Backed, Flattenable, Snapshottable
+from imgbackend.driver.abilities import Backed, Flattenable, Snapshottable
 from imgbackend.testing import oracle
 from imgbackend.testing.commands import FAULTS, BrokenHost, Fault
 from imgbackend.testing.sampling import sampled

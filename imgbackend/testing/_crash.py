@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from imgbackend import errors
-from imgbackend.abilities import Flattenable, Snapshottable
+from imgbackend.driver.abilities import Flattenable, Snapshottable
 from imgbackend.testing import children, flushing, oracle
 from imgbackend.testing.content import Image
 from imgbackend.testing.killing import Killing, Look, Work

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 
-from imgbackend.host import Host
+from imgbackend.system.host import Host
 from imgbackend.testing.topic import Topic
 from imgbackend.testing.trial import Trial
 from imgbackend.types import BlockSource, FileSource, Mi

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from imgbackend.abilities import Snapshottable
+from imgbackend.driver.abilities import Snapshottable
 from imgbackend.testing import children, flushing
 from imgbackend.testing.content import FETCHES
 from imgbackend.testing.steps import Step, is_engines

@@ -8,7 +8,7 @@ from typing import Any, Final
 import pytest
 
 from imgbackend import errors
-from imgbackend.abilities import Snapshottable
+from imgbackend.driver.abilities import Snapshottable
 from imgbackend.testing.children import Outcome, fail, run
 from imgbackend.testing.sampling import sampled
 from imgbackend.testing.steps import is_engines

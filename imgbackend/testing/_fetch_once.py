@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import os
 
-from imgbackend.abilities import HoldsBases
+from imgbackend.driver.abilities import HoldsBases
 from imgbackend.testing.topic import Topic
 from imgbackend.testing.trial import Trial
 from imgbackend.types import FileSource, Mi

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from imgbackend import errors
-from imgbackend.abilities import Backed, Flattenable
+from imgbackend.driver.abilities import Backed, Flattenable
 from imgbackend.testing.topic import Topic, needs
 from imgbackend.testing.trial import Trial
 from imgbackend.types import Mi

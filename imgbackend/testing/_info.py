@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from imgbackend.abilities import Checkable, HoldsBases, TellsLeftovers
+from imgbackend.driver.abilities import Checkable, HoldsBases, TellsLeftovers
 from imgbackend.testing import oracle
 from imgbackend.testing.topic import Topic, advisory, needs
 from imgbackend.testing.trial import Trial, slack

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from oslo_config import cfg
 
-from imgbackend import abilities, errors
-from imgbackend.backend import Backend, Disk
+from imgbackend import errors
+from imgbackend.driver import abilities
+from imgbackend.driver.contract import Backend, Disk
 from imgbackend.testing import children, steps
 from imgbackend.testing.content import copy_sparse
 from imgbackend.testing.topic import Topic

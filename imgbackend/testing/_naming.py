@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from imgbackend.host import Host
+from imgbackend.system.host import Host
 from imgbackend.testing.topic import Topic
 from imgbackend.testing.trial import Trial
 from imgbackend.types import DiskId

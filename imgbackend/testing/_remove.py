@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from imgbackend.abilities import Snapshottable
+from imgbackend.driver.abilities import Snapshottable
 from imgbackend.testing.topic import Topic, advisory
 from imgbackend.testing.trial import Trial
 

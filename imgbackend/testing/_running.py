@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from imgbackend import errors
-from imgbackend.abilities import Flattenable, Snapshottable
+from imgbackend.driver.abilities import Flattenable, Snapshottable
 from imgbackend.testing import oracle
 from imgbackend.testing.topic import Topic, advisory, needs
 from imgbackend.testing.trial import Trial

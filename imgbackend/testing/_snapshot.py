@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from imgbackend import errors
-from imgbackend.abilities import Snapshottable
+from imgbackend.driver.abilities import Snapshottable
 from imgbackend.testing.topic import Topic, advisory, needs
 from imgbackend.testing.trial import Trial
 from imgbackend.types import FileSource, Mi

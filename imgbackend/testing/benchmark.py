@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from imgbackend.abilities import Snapshottable
+from imgbackend.driver.abilities import Snapshottable
 from imgbackend.testing import SUITE
 from imgbackend.testing.trial import Trial
 from imgbackend.types import Mi

@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Final, Literal, TypeAlias
 
-from imgbackend import errors, runner
-from imgbackend.host import Host, Settings
-from imgbackend.runner import Limits
+from imgbackend import errors
+from imgbackend.system import runner
+from imgbackend.system.host import Host, Settings
+from imgbackend.system.runner import Limits
 
 Fault: TypeAlias = Literal["fails", "fails at its end", "hangs", "ends half-way", "prints rubbish"]
 

@@ -18,11 +18,12 @@ from typing import Final
 
 import pytest
 
-from imgbackend import errors, loader
-from imgbackend.abilities import HoldsBases
-from imgbackend.backend import Backend
+from imgbackend import errors
+from imgbackend.config import plugins as loader
+from imgbackend.driver.abilities import HoldsBases
+from imgbackend.driver.contract import Backend
 from imgbackend.engine import Engine
-from imgbackend.host import Host
+from imgbackend.system.host import Host
 from imgbackend.testing import TOPICS
 from imgbackend.testing.place import again
 from imgbackend.testing.report import Outcome, Report, Result

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from imgbackend.abilities import HoldsBases
+from imgbackend.driver.abilities import HoldsBases
 from imgbackend.testing.children import Outcome, run
 from imgbackend.testing.content import Image
 from imgbackend.testing.sampling import sampled

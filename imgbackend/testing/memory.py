@@ -8,10 +8,11 @@ from typing import ClassVar
 
 from oslo_config import cfg
 
-from imgbackend import errors, files, qemu_img
-from imgbackend.backend import Backend, Disk
-from imgbackend.host import DISK_MODE, SECRET_MODE
-from imgbackend.templates import Base, PrepareTemplate
+from imgbackend import errors
+from imgbackend.driver.contract import Backend, Disk
+from imgbackend.driver.template import Base, PrepareTemplate
+from imgbackend.system import files, qemu_img
+from imgbackend.system.host import DISK_MODE, SECRET_MODE
 from imgbackend.types import Capacity, Declared, DiskId, DiskInfo, FileSource, ImageInfo, Plan, Progress, Way
 
 

@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar, cast
 
-from imgbackend import conf as options
 from imgbackend import errors
-from imgbackend.backend import Attached, Backend
-from imgbackend.bases import Bases
-from imgbackend.binding import Binding
+from imgbackend.bases.store import Bases
+from imgbackend.config import options
+from imgbackend.disks.record_binding import Binding
+from imgbackend.driver.contract import Attached, Backend
 from imgbackend.engine import Engine
-from imgbackend.host import Host
+from imgbackend.system.host import Host
 
 NAME = "tried"
 """The name of the section of a backend that :func:`conforming` makes."""

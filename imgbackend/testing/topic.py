@@ -9,7 +9,7 @@ from typing import ClassVar, Final, TypeVar
 
 import pytest
 
-from imgbackend.backend import Backend
+from imgbackend.driver.contract import Backend
 from imgbackend.testing.trial import Trial
 from imgbackend.types import Location
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from imgbackend import errors
-from imgbackend.abilities import HoldsBases
-from imgbackend.backend import Backend, Disk
-from imgbackend.filedisk import FileBackend
-from imgbackend.host import Host
-from imgbackend.inspection import rounded
-from imgbackend.templates import Preparer
+from imgbackend.bases.inspect import rounded
+from imgbackend.disks.prepare import Preparer
+from imgbackend.driver.abilities import HoldsBases
+from imgbackend.driver.contract import Backend, Disk
+from imgbackend.driver.file_disk import FileBackend
+from imgbackend.system.host import Host
 from imgbackend.testing import oracle
 from imgbackend.testing.content import FETCHES, Image, Shape, write_raw
 from imgbackend.testing.place import again

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from imgbackend import Engine, errors
-from imgbackend.bases import generated_name
+from imgbackend.bases.store import generated_name
 from imgbackend.types import FileSource, Mi
 from labs.contents import bytes_of, entries
 from labs.engines import MakeEngine

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from imgbackend import Engine, loader, manifests
+from imgbackend import Engine
+from imgbackend.config import plugins as loader
+from imgbackend.state import manifests
 from labs.able import AbleBackend
 from labs.engines import MakeEngine, make_engine, qcow2_content, qcow2_image, raw_content, raw_image
 from labs.glance import glance

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from cache.conftest import DAY, age
-from imgbackend import Engine, manifests
+from imgbackend import Engine
+from imgbackend.state import manifests
 from imgbackend.types import Mi
 from labs.contents import bytes_of
 from labs.crash import Operation, Server

@@ -13,8 +13,9 @@ import pytest
 from cache.conftest import DAY, actions, age
 from cache.test_prune import base_of
 from cache.test_verify import flip, only
-from imgbackend import Engine, errors, manifests
-from imgbackend.bases import generated_name
+from imgbackend import Engine, errors
+from imgbackend.bases.store import generated_name
+from imgbackend.state import manifests
 from imgbackend.types import Mi
 from labs.contents import bytes_of, guest_view, partial
 from labs.engines import MakeEngine

@@ -194,7 +194,7 @@ def test_disks_of_every_host_count_its_being_silent_or_not(make_host: MakeHost, 
 _HOST = """
 import random, sys, time
 from imgbackend import Engine
-from imgbackend.cache.removal import Removal
+from imgbackend.cache.evict import Removal
 
 real = Removal._taken_away
 

@@ -18,11 +18,14 @@ import pytest
 
 from cache.conftest import DAY, HOUR, age
 from cache.test_prune import holding
-from imgbackend import Engine, fetching, manifests, space
-from imgbackend.cache import Leftover
-from imgbackend.cache.orphans import Orphans
-from imgbackend.failures import SECONDS
-from imgbackend.owners import Owner
+from imgbackend import Engine
+from imgbackend.bases import fetch as fetching
+from imgbackend.cache.garbage.collect import Leftover
+from imgbackend.cache.garbage.of_disks import Orphans
+from imgbackend.state import manifests
+from imgbackend.state.shared_failure import SECONDS
+from imgbackend.system import space
+from imgbackend.system.process_identity import Owner
 from imgbackend.types import DiskId, Mi, Progress, Record, base_name, ignore
 from labs.able import AbleBackend
 from labs.contents import bytes_of, partial
@@ -70,7 +73,9 @@ def promise(engine: Engine, target: Path, owner: Owner) -> Path:
 
 def a_process_that_ended() -> Owner:
     """One of this host, with which nothing is at work any more."""
-    told = "import json; from imgbackend.owners import Owner; print(json.dumps(Owner.me('here').note()))"
+    told = (
+        "import json; from imgbackend.system.process_identity import Owner; print(json.dumps(Owner.me('here').note()))"
+    )
     done = subprocess.run([sys.executable, "-c", told], check=True, capture_output=True, text=True, timeout=60)
     return Owner.noted(json.loads(done.stdout))
 

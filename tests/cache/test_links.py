@@ -11,7 +11,7 @@ import pytest
 from cache.conftest import DAY, actions, age
 from cache.test_prune import base_of
 from imgbackend import Engine
-from imgbackend.cache.removal import Removal
+from imgbackend.cache.evict import Removal
 from labs.contents import bytes_of
 from labs.images import qemu_img
 from labs.templates import Template

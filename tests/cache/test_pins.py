@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cache.conftest import DAY, actions, age
 from imgbackend import Engine, errors
-from imgbackend.pins import Pin, Pins
+from imgbackend.state.pins import Pin, Pins
 from imgbackend.types import base_name
 from labs.able import AbleBackend
 from labs.templates import Template

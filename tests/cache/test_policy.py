@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from imgbackend.cache.limits import decide, for_need, missing_room, place
 from imgbackend.cache.policy import CachedBase, OtherHost, Policy, judge, span
+from imgbackend.cache.watermarks import decide, for_need, missing_room, place
 from imgbackend.types import Capacity, Gi
 
 NOW = 1_800_000_000.0

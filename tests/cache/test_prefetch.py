@@ -14,7 +14,7 @@ import pytest
 
 from cache.conftest import DAY, age, names
 from imgbackend import Engine, errors
-from imgbackend.cache import Prefetched
+from imgbackend.cache.prefetch import Prefetched
 from imgbackend.types import Mi, base_name
 from labs.contents import bytes_of, entries
 from labs.engines import MakeEngine
@@ -89,7 +89,7 @@ def test_base_goes_into_the_store_that_holds_bases(able_engine: Engine, tmp_path
 def test_what_the_storage_clones_from_its_source_needs_no_base(
     able_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from imgbackend import parents
+    from imgbackend.disks import clone_parent as parents
     from imgbackend.types import ImageInfo
 
     monkeypatch.setattr(parents, "find", lambda *_: (("able://image", ImageInfo(format="raw", virtual_size=Mi)), ""))

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from cache.conftest import DAY, HOUR, actions, age, names
-from imgbackend import Engine, errors, manifests, overlays
-from imgbackend import qcow2 as headers
-from imgbackend.cache.removal import Removal
+from imgbackend import Engine, errors
+from imgbackend.bases import users as overlays
+from imgbackend.cache.evict import Removal
+from imgbackend.state import manifests
+from imgbackend.system import qcow2 as headers
 from imgbackend.types import Mi, base_name
 from labs.able import AbleBackend
 from labs.contents import bytes_of, entries

@@ -32,8 +32,8 @@ IMAGES, WORKERS, ROUNDS = 6, 3, 20
 _PRUNER = """
 import pickle, random, sys, time
 from imgbackend import Engine
-from imgbackend.cache.removal import Removal
-from imgbackend.cache.use import Use
+from imgbackend.cache.evict import Removal
+from imgbackend.cache.usage import Use
 
 real, chance, wrong = Removal.remove, random.Random(7), []
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from cache.conftest import DAY, HOUR, age, names
-from imgbackend import Engine, errors, extents, files
+from imgbackend import Engine, errors
+from imgbackend.system import extents, files
 from imgbackend.types import Ki, Mi, Progress
 from labs.contents import bytes_of
 from labs.engines import MakeEngine

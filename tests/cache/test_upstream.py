@@ -9,8 +9,9 @@ import pytest
 
 from cache.conftest import HOUR, age
 from imgbackend import Engine, errors
-from imgbackend.cache import CachedBase, upstream
-from imgbackend.cache.reach import Wanted
+from imgbackend.cache import upstream
+from imgbackend.cache.policy import CachedBase
+from imgbackend.cache.ports import Wanted
 from imgbackend.types import Mi
 from labs.engines import MakeEngine
 

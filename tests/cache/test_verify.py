@@ -11,9 +11,10 @@ import pytest
 
 from cache.conftest import HOUR, age
 from cache.test_prune import holding
-from imgbackend import Engine, errors, manifests
-from imgbackend.cache import Verified
-from imgbackend.cache.idle import Throttle
+from imgbackend import Engine, errors
+from imgbackend.cache.throttle import Throttle
+from imgbackend.cache.verify.of_folder import Verified
+from imgbackend.state import digests, manifests
 from imgbackend.types import Cached, Mi, Progress
 from labs.contents import bytes_of
 from labs.engines import MakeEngine
@@ -140,7 +141,7 @@ def test_qcow2_base_gets_its_digest_when_it_is_first_verified(
     manifest = manifests.read(path)
     assert manifest is not None
     with raw_content.open("rb") as file:
-        assert manifest.digest == manifests.content_digest(file.fileno()), "not what a guest reads"
+        assert manifest.digest == digests.content_digest(file.fileno()), "not what a guest reads"
     assert only(engine.cache.verify()).found == "sound"
     assert {entry.name for entry in path.parent.iterdir()} == {path.name, f"{path.name}.json"}
 
@@ -221,13 +222,13 @@ def test_reading_that_differs_from_the_next_condemns_nothing(
     engine: Engine, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bad memory, not a bad disk: the second reading is sound."""
-    real, calls = manifests.content_digest, []
+    real, calls = digests.content_digest, []
 
     def flaky(fd: int, progress: Progress, took: Callable[[int], None]) -> str:
         calls.append(fd)
         return "0" * 64 if len(calls) == 1 else real(fd, progress, took)
 
-    monkeypatch.setattr(manifests, "content_digest", flaky)
+    monkeypatch.setattr(digests, "content_digest", flaky)
     found = only(engine.cache.verify())
     assert found.found == "unreadable"
     assert "memory" in found.reason
@@ -241,7 +242,7 @@ def test_base_that_cannot_be_read_stays_and_is_told(
     def broken(_fd: int, _progress: Progress, _took: Callable[[int], None]) -> NoReturn:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(manifests, "content_digest", broken)
+    monkeypatch.setattr(digests, "content_digest", broken)
     found = only(engine.cache.verify())
     assert found.found == "unreadable"
     assert base.exists()
@@ -305,7 +306,7 @@ def test_rate_slows_a_verification_down(engine: Engine, base: Path, monkeypatch:
     def made(rate: int | None) -> Throttle:
         return Throttle(rate, clock=lambda: sum(slept), sleep=slept.append)
 
-    monkeypatch.setattr("imgbackend.cache.verification.Throttle", made)
+    monkeypatch.setattr("imgbackend.cache.verify.of_folder.Throttle", made)
     found = only(engine.cache.verify(rate=Mi))
     assert found.read == 8 * Mi, "the image of these tests has data in each MiB"
     assert sum(slept) == pytest.approx(8, abs=0.2)

@@ -13,10 +13,11 @@ import pytest
 from cache.conftest import DAY, HOUR, actions, age
 from cache.test_prune import holding
 from cache.test_verify import _class_of, flip, only
-from imgbackend import Engine, errors, loader
-from imgbackend.abilities import ChecksBases
-from imgbackend.cache import CachedBase
-from imgbackend.cache.idle import Throttle
+from imgbackend import Engine, errors
+from imgbackend.cache.policy import CachedBase
+from imgbackend.cache.throttle import Throttle
+from imgbackend.config import plugins as loader
+from imgbackend.driver.abilities import ChecksBases
 from imgbackend.types import Cached, Mi
 from labs.able import AbleBackend, HoldingBackend
 from labs.contents import bytes_of
@@ -142,7 +143,7 @@ def test_rate_slows_a_verification_down_and_its_bytes_are_counted(
 
     engine = make_able({"image_cache.metrics_file": str(tmp_path / "m.prom")})
     engine.disk("web1").cache(raw_image, raw_image.name)
-    monkeypatch.setattr("imgbackend.cache.verification.Throttle", made)
+    monkeypatch.setattr("imgbackend.cache.verify.of_folder.Throttle", made)
     found = only(engine.cache.verify(rate=Mi))
     assert sum(slept) == pytest.approx(found.read / Mi, abs=0.2)
     flip(store_of(engine).bases / raw_image.name, 5 * Mi)

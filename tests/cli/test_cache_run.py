@@ -99,7 +99,7 @@ def test_service_makes_passes_and_ends_cleanly(cli: Cli, raw_image: Path, system
 
 _SLOW = """
 import sys, time
-from imgbackend.cache.removal import Removal
+from imgbackend.cache.evict import Removal
 from imgbackend.cli import main
 
 real = Removal._taken_away
@@ -137,7 +137,7 @@ def test_end_in_the_middle_of_a_pass_comes_between_two_bases(cli: Cli, raw_image
 _LOOKING = """
 import os, sys, time
 from imgbackend.cli import main
-from imgbackend.overlays import Look
+from imgbackend.bases.users import Look
 
 real = Look._instance
 

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from cli.harness import Cli
-from imgbackend import Engine, errors, loader
+from imgbackend import Engine, errors
 from imgbackend.cli.doctor_folders import folders
 from imgbackend.cli.doctor_stores import stores
 from imgbackend.cli.places import file_system
+from imgbackend.config import plugins as loader
 from imgbackend.types import Capacity, Finding
 from labs.able import AbleBackend
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from imgbackend.backend import Backend
+from imgbackend.driver.contract import Backend
 from imgbackend.testing import BackendConformance, conforming
 from imgbackend.testing.trial import Trial
 from labs import away

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from imgbackend import errors, files
+from imgbackend import errors
+from imgbackend.system import files
 from imgbackend.testing import children
 from imgbackend.testing.children import Child, fail, run, stop
 from labs import leaks

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from imgbackend import Engine
-from imgbackend.abilities import Flattenable, Snapshottable
+from imgbackend.driver.abilities import Flattenable, Snapshottable
 from imgbackend.types import Mi
 from labs.templates import Template
 

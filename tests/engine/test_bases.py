@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from imgbackend import Engine, errors, manifests, overlays
+from imgbackend import Engine, errors
+from imgbackend.bases import users as overlays
+from imgbackend.state import manifests
 from imgbackend.types import Mi
 from imgbackend_qcow2 import driver, empty
 from imgbackend_qcow2.driver import Qcow2Disk

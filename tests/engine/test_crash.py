@@ -12,7 +12,7 @@ import pytest
 
 from engine import operations
 from imgbackend import errors
-from imgbackend.bases import generated_name
+from imgbackend.bases.store import generated_name
 from imgbackend.types import Mi
 from labs.contents import bytes_of, guest_view, partial, write_as_guest
 from labs.crash import Operation, Outcome, Server

@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgbackend import extents, files
+from imgbackend.system import extents, files
 from imgbackend.types import Ki, Mi
 
 
@@ -84,7 +84,7 @@ def test_file_that_may_not_be_read_counts_whole(tmp_path: Path) -> None:
     one.chmod(0)
     tmp_path.chmod(0o711)
     program = (
-        "import os; from pathlib import Path; from imgbackend import extents\n"
+        "import os; from pathlib import Path; from imgbackend.system import extents\n"
         "os.geteuid() or os.setuid(65534)\n"
         "print(extents.exclusive(Path('one')), extents.together([Path('one')]))\n"
     )

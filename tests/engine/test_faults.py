@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from imgbackend import Engine, errors, manifests
-from imgbackend.bases import generated_name
+from imgbackend import Engine, errors
+from imgbackend.bases.store import generated_name
+from imgbackend.state import manifests
 from imgbackend.types import Cached, Gi, Mi
 from labs.contents import bytes_of, entries, partial
 from labs.engines import MakeEngine

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from imgbackend import Engine, errors
-from imgbackend.backend import Disk
+from imgbackend.driver.contract import Disk
 from imgbackend.types import Mi
 from labs.contents import entries
 from labs.engines import MakeEngine

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from imgbackend import errors
-from imgbackend.metrics import Metrics
+from imgbackend.system.counters import Metrics
 from labs.engines import MakeEngine
 from labs.templates import Template, in_threads
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 _COUNTING = """
 import sys
 from pathlib import Path
-from imgbackend.metrics import Metrics
+from imgbackend.system.counters import Metrics
 metrics = Metrics(Path(sys.argv[1]), "a", counted=True)
 for _ in range(int(sys.argv[2])):
     metrics.record_disk(hit=True, seconds=1.0)
@@ -30,7 +30,7 @@ for _ in range(int(sys.argv[2])):
 _TOLD = """
 import sys
 from pathlib import Path
-from imgbackend.metrics import Metrics
+from imgbackend.system.counters import Metrics
 metrics = Metrics(Path(sys.argv[1]), "a", counted=True)
 for number in range(1, 1 << 30):
     metrics.record_fetch(1)

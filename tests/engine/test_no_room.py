@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from imgbackend import Engine, errors, files
+from imgbackend import Engine, errors
+from imgbackend.system import files
 from imgbackend.types import Ki, Mi
 from imgbackend_qcow2.driver import Qcow2Disk
 from labs.contents import bytes_of, entries

@@ -8,8 +8,8 @@ import pytest
 from keystoneauth1 import token_endpoint
 from keystoneauth1.session import Session
 
+from imgbackend.disks.image_refs import source_of
 from imgbackend.errors import ConfigError, ImageNotFound, SourceUnavailable
-from imgbackend.references import source_of
 from imgbackend.types import Mi
 from labs.engines import MakeEngine
 from labs.glance import Glance

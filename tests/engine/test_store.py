@@ -15,11 +15,12 @@ from typing import Any, ClassVar
 import pytest
 from oslo_config import cfg
 
-from imgbackend import Backend, Disk, Engine, errors, loader
-from imgbackend.abilities import Cloneable, HoldsBases, SharedStore
-from imgbackend.bases import generated_name
-from imgbackend.manifests import content_digest
-from imgbackend.templates import Base, PrepareTemplate
+from imgbackend import Backend, Disk, Engine, errors
+from imgbackend.bases.store import generated_name
+from imgbackend.config import plugins as loader
+from imgbackend.driver.abilities import Cloneable, HoldsBases, SharedStore
+from imgbackend.driver.template import Base, PrepareTemplate
+from imgbackend.state.digests import content_digest
 from imgbackend.types import (
     Cached,
     Capacity,

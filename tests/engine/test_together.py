@@ -259,8 +259,8 @@ def test_two_engines_of_one_process_fetch_once(make_engine: MakeEngine, images_t
 _PROGRAM = """
 import os, pickle, sys
 from imgbackend import Engine, errors
-import imgbackend.engine, imgbackend.failures, imgbackend_qcow2.driver
-imgbackend.failures.SECONDS = 300.0  # however long sixteen processes take to look, one after the other
+import imgbackend.engine, imgbackend.state.shared_failure, imgbackend_qcow2.driver
+imgbackend.state.shared_failure.SECONDS = 300.0  # however long sixteen processes take to look, one after the other
 overrides, image = pickle.load(sys.stdin.buffer)
 def work(number):
     told = []

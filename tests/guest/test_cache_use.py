@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from imgbackend import Engine, manifests
+from imgbackend import Engine
+from imgbackend.state import manifests
 from labs.images import qemu_img
 from labs.libvirt import Guests, Libvirt, MakeGuests
 from labs.templates import Template

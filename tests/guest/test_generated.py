@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from imgbackend import Engine, errors
-from imgbackend.guest import generated
+from imgbackend.guest import fresh_disks as generated
 from imgbackend.types import Mi
 from labs.engines import MakeEngine
 

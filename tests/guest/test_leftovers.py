@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from imgbackend import Engine
-from imgbackend.cache import Leftover
+from imgbackend.cache.garbage.collect import Leftover
 from imgbackend.guest.hypervisor import Hypervisor
 from imgbackend.testing.children import Child
 from labs.libvirt import Guests

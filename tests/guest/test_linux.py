@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from imgbackend.abilities import HoldsBases
+from imgbackend.driver.abilities import HoldsBases
 from imgbackend.guest.spec import ConfigDrive, Ephemeral, InjectedFile, Label
 from imgbackend.types import Mi
 from labs import tinylinux

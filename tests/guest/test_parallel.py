@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from imgbackend import errors, together
+from imgbackend import errors
 from imgbackend.guest.hypervisor import State
 from imgbackend.guest.spec import Ephemeral
+from imgbackend.system import parallel as together
 from imgbackend.types import Mi, Progress, ignore
 from labs.libvirt import Guests, Libvirt, MakeGuests
 from labs.webserver import File, Site

@@ -1,7 +1,7 @@
 """Instances whose disks are in a Ceph pool: cloned, booted over the network, taken away."""
 
 from imgbackend import Engine
-from imgbackend.abilities import HoldsBases
+from imgbackend.driver.abilities import HoldsBases
 from imgbackend.guest.spec import ConfigDrive
 from imgbackend.types import Gi, Mi
 from labs.ceph import Cluster

@@ -11,7 +11,7 @@ import pytest
 from cli.harness import Cli
 from imgbackend import Engine
 from imgbackend.guest.config_drive import ConfigDriveImage
-from imgbackend.guest.imports import import_file
+from imgbackend.guest.file_import import import_file
 from imgbackend.guest.spec import ConfigDrive, InstanceSpec
 from imgbackend.testing import children
 from imgbackend.types import ignore

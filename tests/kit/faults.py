@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from imgbackend.backend import Backend, Disk
+from imgbackend.driver.contract import Backend, Disk
 from imgbackend.testing import MemoryBackend, conforming
 from imgbackend.testing.memory import MemoryDisk
 from imgbackend.testing.trial import Trial

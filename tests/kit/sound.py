@@ -4,10 +4,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from imgbackend import files, qemu_img
-from imgbackend.abilities import Snapshottable
-from imgbackend.runner import Limits
-from imgbackend.templates import Base, PrepareTemplate
+from imgbackend.driver.abilities import Snapshottable
+from imgbackend.driver.template import Base, PrepareTemplate
+from imgbackend.system import files, qemu_img
+from imgbackend.system.runner import Limits
 from imgbackend.testing import MemoryBackend
 from imgbackend.testing.memory import MemoryDisk
 from imgbackend.types import SnapshotInfo, Way

@@ -9,8 +9,8 @@ import uuid
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 
-from imgbackend import errors, files
-from imgbackend.abilities import (
+from imgbackend import errors
+from imgbackend.driver.abilities import (
     Checkable,
     ChecksBases,
     Cloneable,
@@ -19,7 +19,8 @@ from imgbackend.abilities import (
     SharedStore,
     TellsLeftovers,
 )
-from imgbackend.templates import Base, PrepareTemplate
+from imgbackend.driver.template import Base, PrepareTemplate
+from imgbackend.system import files
 from imgbackend.testing.memory import MemoryBackend, MemoryDisk
 from imgbackend.types import (
     Declared,

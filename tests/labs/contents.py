@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from imgbackend.backend import Disk
+from imgbackend.driver.contract import Disk
 from imgbackend.types import FileSource
 from labs.images import qemu_img
 

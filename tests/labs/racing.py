@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from imgbackend import Engine, errors
-from imgbackend.templates import Base, Preparer
+from imgbackend.disks.prepare import Preparer
+from imgbackend.driver.template import Base
 from imgbackend.types import ImageInfo, Mi
 from labs.images import scattered, sparse_raw
 from labs.templates import Template

@@ -7,7 +7,7 @@ from typing import Any, Final
 import pytest
 
 from imgbackend import Engine
-from imgbackend_lvm.commands import Commands
+from imgbackend_lvm.lvm2_run import Commands
 from labs.engines import MakeEngine
 from labs.lvm import Group
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from oslo_config import cfg
 
-from imgbackend import conf as configuration
-from imgbackend.sources import Source
+from imgbackend.config import options as configuration
+from imgbackend.sources.contract import Source
 from imgbackend.sources.folder import FolderSource
 from imgbackend.sources.glance import GlanceSource
 from imgbackend.sources.http import HttpSource

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from imgbackend import files
-from imgbackend.manifests import ContentDigester, content_digest
 from imgbackend.sources.retry import Interrupted, Retry
 from imgbackend.sources.stream import Body, Limits, Wanted, fetch
+from imgbackend.state.digests import ContentDigester, content_digest
+from imgbackend.system import files
 from imgbackend.types import Mi, Ti, ignore
 
 _HOLED = os.urandom(Mi + 7) + bytes(3 * Mi) + os.urandom(Mi) + bytes(Mi // 2)

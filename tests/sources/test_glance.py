@@ -107,7 +107,7 @@ def test_image_by_id_asks_nobody_before_it_has_to(make_conf: MakeConf) -> None:
 def test_nothing_heavy_is_imported_before_an_image_is_asked_for() -> None:
     program = """
 import sys
-from imgbackend import conf
+from imgbackend.config import options as conf
 from imgbackend.sources import folder, glance, http
 made = conf.load([])
 for source in (folder.FolderSource, http.HttpSource, glance.GlanceSource):

@@ -22,8 +22,8 @@ from imgbackend.errors import (
     TemplateError,
     TemplateTooLarge,
 )
+from imgbackend.sources.filenames import sum_of
 from imgbackend.sources.http import HttpImage, HttpSource
-from imgbackend.sources.names import sum_of
 from imgbackend.types import Mi, ignore
 from labs.told import CancelledError, Told
 from labs.webserver import Certificates, File, Site

@@ -11,7 +11,7 @@ import pytest
 from oslo_config import cfg
 
 from imgbackend import Engine
-from imgbackend import conf as configuration
+from imgbackend.config import options as configuration
 from imgbackend.errors import ConfigError, Error, SourceDenied, SourceUnavailable
 from imgbackend.sources.glance import GlanceSource
 from imgbackend.types import ignore

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from imgbackend import Engine, errors
-from imgbackend.manifests import content_digest
 from imgbackend.sources.peer import HOST
+from imgbackend.state.digests import content_digest
 from imgbackend.types import Mi, base_name
 from labs import images as making
 from labs import ssh as ssh_lab

@@ -10,7 +10,7 @@ import pytest
 
 from imgbackend.errors import ConfigError, SourceDenied, SourceUnavailable, TemplateCorrupt, TemplateTooLarge
 from imgbackend.sources.retry import Interrupted, Retry
-from imgbackend.sources.sink import BLOCK, SparseFile
+from imgbackend.sources.sparse_file import BLOCK, SparseFile
 from imgbackend.sources.stream import Body, Limits, Wanted, fetch
 from imgbackend.types import Ki, Mi, Ti, ignore
 from labs.told import CancelledError, Told

@@ -14,7 +14,7 @@ import pytest
 import zstandard
 
 from imgbackend.errors import TemplateCorrupt, TemplateError, TemplateTooLarge
-from imgbackend.sources.names import Suffixes, suffixes
+from imgbackend.sources.filenames import Suffixes, suffixes
 from imgbackend.sources.retry import Retry
 from imgbackend.sources.stream import Body, Limits, Wanted, fetch
 from imgbackend.types import Delivered, Gi, Ki, Mi, Ti, ignore

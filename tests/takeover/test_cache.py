@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from imgbackend import Engine
-from imgbackend.bases import generated_name
-from imgbackend.cache.hosts import Hosts
+from imgbackend.bases.store import generated_name
+from imgbackend.cache.sharing_hosts import Hosts
 from imgbackend.types import Mi, base_name
 from labs.images import same_for_guest
 from labs.nova import Nova

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from imgbackend import Engine, errors
-from imgbackend.abilities import Flattenable, Snapshottable
-from imgbackend.backend import Disk
+from imgbackend.driver.abilities import Flattenable, Snapshottable
+from imgbackend.driver.contract import Disk
 from imgbackend.types import Declared, Delivered, Gi, Mi, Progress, base_name
 from labs.corpus import SECRET, patch
 from labs.images import same_for_guest

@@ -6,7 +6,7 @@ import pytest
 
 from cli.harness import Cli, assert_one_line
 from imgbackend import errors
-from imgbackend.abilities import Snapshottable
+from imgbackend.driver.abilities import Snapshottable
 from imgbackend.types import Ki, Mi
 from labs.images import qcow2
 from trust.conftest import MakeEngine, assert_nothing_left

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from imgbackend import Engine
-from imgbackend.abilities import Flattenable, Snapshottable
+from imgbackend.driver.abilities import Flattenable, Snapshottable
 from imgbackend.types import Mi
 from labs.corpus import content
 from labs.images import qcow2, same_for_guest, sparse_raw

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from imgbackend import Engine
-from imgbackend.abilities import Flattenable, Snapshottable
+from imgbackend.driver.abilities import Flattenable, Snapshottable
 from imgbackend.errors import CommandFailed, ConfigError
 from imgbackend.types import Mi
 from labs.corpus import filled

@@ -5,7 +5,8 @@ from oslo_config import cfg
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from imgbackend import conf, loader
+from imgbackend.config import options as conf
+from imgbackend.config import plugins as loader
 
 
 class BackendOptions(SphinxDirective):

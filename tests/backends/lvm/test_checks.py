@@ -7,7 +7,7 @@ import pytest
 
 from imgbackend.types import Gi, Verdict
 from imgbackend_lvm import checks
-from imgbackend_lvm.reports import LogicalVolume, VolumeGroup
+from imgbackend_lvm.lvm2_reports import LogicalVolume, VolumeGroup
 
 _GROUP: Final = VolumeGroup(vg_name="vms", vg_size=100 * Gi, vg_free=30 * Gi, vg_extent_size=4 << 20, vg_tags=())
 _POOL: Final = LogicalVolume(

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from imgbackend import Engine
-from imgbackend.cache import Leftover
-from imgbackend_lvm.commands import Commands
+from imgbackend.cache.garbage.collect import Leftover
+from imgbackend_lvm.lvm2_run import Commands
 from labs.lvm import Group, lvm
 from labs.templates import Template
 from labs.volumes import KilledError

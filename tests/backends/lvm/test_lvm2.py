@@ -16,7 +16,7 @@ import pytest
 
 from imgbackend import errors
 from imgbackend.types import Gi, Mi
-from imgbackend_lvm import names
+from imgbackend_lvm import lvm2_names as names
 from imgbackend_lvm.lvm2 import LogicalVolume, Lvm2, tag_of, tags_of, value_of
 from labs.lvm import Group, MakeGroup, lvm
 

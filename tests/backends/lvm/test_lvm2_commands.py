@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from imgbackend import errors
-from imgbackend_lvm.commands import Commands
+from imgbackend_lvm.lvm2_run import Commands
 
 
 def _runs_of(path: Path) -> list[str]:
@@ -49,7 +49,7 @@ def test_output_and_arguments_pass_unchanged(tmp_path: Path) -> None:
 def test_command_that_is_not_installed_is_named_with_its_package(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("imgbackend_lvm.commands.path_of", lambda tool: str(tmp_path / tool))
+    monkeypatch.setattr("imgbackend_lvm.lvm2_run.path_of", lambda tool: str(tmp_path / tool))
     with pytest.raises(errors.ConfigError, match=r"lvs cannot be started .*; install lvm2"):
         Commands(root_helper="env").run("lvs")
 

@@ -20,9 +20,9 @@ from oslo_rootwrap import wrapper
 from imgbackend import errors
 from imgbackend.types import Mi
 from imgbackend_lvm import wipe
-from imgbackend_lvm.commands import Commands
 from imgbackend_lvm.lvm2 import MOST_TAGS, Lvm2
-from imgbackend_lvm.meanings import TOOLS
+from imgbackend_lvm.lvm2_errors import TOOLS
+from imgbackend_lvm.lvm2_run import Commands
 from labs.lvm import Group
 
 _USER: Final = "imgbackend"

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgbackend import errors
-from imgbackend_lvm import reports
+from imgbackend_lvm import lvm2_reports as reports
 from imgbackend_lvm.lvm2 import check_group, check_name, check_tag, tag_of, tags_of, value_of
-from imgbackend_lvm.meanings import OutOfExtents, meaning
+from imgbackend_lvm.lvm2_errors import OutOfExtents, meaning
 
 _LVS_PRINTED = """
   {

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from imgbackend import Engine, errors
-from imgbackend.abilities import abilities
+from imgbackend.driver.abilities import abilities
 from imgbackend.types import BlockSource, DiskId
 from labs.engines import MakeEngine
 

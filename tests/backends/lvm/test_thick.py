@@ -10,7 +10,7 @@ import pytest
 
 from imgbackend import Engine, errors
 from imgbackend.types import Declared, ImageInfo, Mi
-from imgbackend_lvm.commands import Commands
+from imgbackend_lvm.lvm2_run import Commands
 from labs.engines import MakeEngine
 from labs.images import sparse_raw
 from labs.lvm import Group, MakeGroup, lvm

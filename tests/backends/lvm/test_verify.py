@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from imgbackend import Engine
-from imgbackend.cache import Verified
+from imgbackend.cache.verify.of_folder import Verified
 from imgbackend.types import Mi
 from imgbackend_lvm.driver import ThinBackend
 from labs.engines import MakeEngine

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from imgbackend.host import Host, Settings
+from imgbackend.system.host import Host, Settings
 from imgbackend.types import Finding, Gi, Verdict
 from imgbackend_rbd import checks
 from imgbackend_rbd.cluster import Access

@@ -10,7 +10,7 @@ import pytest
 
 from backends.rbd.conftest import Hosts, backend_of, disk_of, read
 from imgbackend import Engine, errors
-from imgbackend.abilities import abilities
+from imgbackend.driver.abilities import abilities
 from imgbackend.testing import oracle
 from imgbackend.types import DiskId, DiskInfo, Mi, NetworkSource
 from imgbackend_rbd import RbdBackend, headers, images

@@ -10,7 +10,7 @@ import pytest
 
 from cli.harness import Cli
 from imgbackend import Engine
-from imgbackend.abilities import HoldsBases
+from imgbackend.driver.abilities import HoldsBases
 from imgbackend.types import Mi
 from imgbackend_rbd.disk import RbdDisk
 from labs import bootsector

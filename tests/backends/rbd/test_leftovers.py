@@ -10,7 +10,7 @@ import pytest
 from backends.rbd.conftest import Hosts, backend_of, disk_of, options, read
 from backends.rbd.test_bases import _expire
 from imgbackend import Engine
-from imgbackend.cache import Leftover
+from imgbackend.cache.garbage.collect import Leftover
 from imgbackend.testing.children import Child
 from imgbackend.types import Mi
 from imgbackend_rbd import RbdBackend

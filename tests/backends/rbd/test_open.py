@@ -11,7 +11,7 @@ import pytest
 
 from backends.rbd.conftest import Hosts, backend_of, disk_of, options
 from imgbackend import Engine, errors
-from imgbackend import conf as configuration
+from imgbackend.config import options as configuration
 from imgbackend.testing.children import Child
 from imgbackend.types import Declared, DiskId, ImageInfo, Location, Mi, Record
 from imgbackend_rbd import RbdBackend, headers

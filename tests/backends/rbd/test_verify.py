@@ -8,7 +8,7 @@ import pytest
 
 from backends.rbd.conftest import Hosts, backend_of, disk_of, emptied, read
 from imgbackend import Engine, errors
-from imgbackend.cache import Verified
+from imgbackend.cache.verify.of_folder import Verified
 from imgbackend.types import Mi
 from imgbackend_rbd import headers
 from imgbackend_rbd.bases import PoolBases, image_of

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from imgbackend import errors
-from imgbackend.failures import SECONDS, Shared
+from imgbackend.state.shared_failure import SECONDS, Shared
 from imgbackend.types import Gi
 
 NAME = "a" * 40

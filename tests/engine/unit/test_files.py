@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from imgbackend import errors, files
+from imgbackend import errors
+from imgbackend.system import files
 from imgbackend.types import Ki, Mi, Progress, ignore
 from labs.images import sparse_raw
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from imgbackend import errors
-from imgbackend.locks import Held, Locks
+from imgbackend.system.locks import Held, Locks
 from imgbackend.types import DiskId, Progress, ignore
 
 DISK = DiskId(instance="web1", name="disk")

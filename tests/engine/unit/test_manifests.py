@@ -9,8 +9,9 @@ from blake3 import blake3
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from imgbackend import files, manifests
-from imgbackend.manifests import Identity, Manifest
+from imgbackend.state import digests, manifests
+from imgbackend.state.manifests import Identity, Manifest
+from imgbackend.system import files
 from imgbackend.types import Ki, Mi
 
 _BLOCK = 1 << 20
@@ -26,7 +27,7 @@ def slow_digest(content: bytes) -> str:
 
 def digest_of(path: Path) -> str:
     with files.open_fd(path, os.O_RDONLY) as fd:
-        return manifests.content_digest(fd)
+        return digests.content_digest(fd)
 
 
 EXTENTS = st.lists(
@@ -64,7 +65,7 @@ def test_digest_does_not_read_holes(tmp_path: Path) -> None:
         file.write(b"x")
     told: list[int] = []
     with files.open_fd(path, os.O_RDONLY) as fd:
-        manifests.content_digest(fd, lambda _phase, done, _total: told.append(done))
+        digests.content_digest(fd, lambda _phase, done, _total: told.append(done))
     assert told == [(1 << 41) + _BLOCK, 1 << 42], "one block, and the end"
 
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from imgbackend import errors, qcow2
+from imgbackend import errors
+from imgbackend.system import qcow2
 from imgbackend.types import Gi, Ki, Mi, SnapshotInfo
 from labs import images
 

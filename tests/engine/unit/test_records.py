@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from imgbackend import errors
-from imgbackend.locks import Locks
-from imgbackend.records import Records
+from imgbackend.state.records import Records
+from imgbackend.system.locks import Locks
 from imgbackend.types import DiskId, Record
 
 DISK = DiskId(instance="web1", name="disk")

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from imgbackend import errors, runner
-from imgbackend.runner import Identity, Limits
+from imgbackend import errors
+from imgbackend.system import runner
+from imgbackend.system.runner import Identity, Limits
 from imgbackend.types import Gi, Mi
 
 LIMITS = Limits(cpu_seconds=5, address_space=Gi, stall_seconds=30)
@@ -132,7 +133,7 @@ def test_only_the_descriptors_that_are_passed_are_there(tmp_path: Path, identity
 def test_a_command_dies_with_the_process_that_started_it(tmp_path: Path, identity: Identity | None) -> None:
     tmp_path.chmod(0o777)
     program = f"""
-from imgbackend.runner import *
+from imgbackend.system.runner import *
 from imgbackend.types import Gi
 run(["sh", "-c", "echo $$ > {tmp_path}/pid.part; mv {tmp_path}/pid.part {tmp_path}/pid; exec sleep 300"],
     limits=Limits(cpu_seconds=5, address_space=Gi), identity={identity!r})

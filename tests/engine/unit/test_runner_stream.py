@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from imgbackend import errors, runner
-from imgbackend.runner import Limits
+from imgbackend import errors
+from imgbackend.system import runner
+from imgbackend.system.runner import Limits
 from imgbackend.types import Gi, Mi
 
 _LIMITS = Limits(cpu_seconds=60, address_space=Gi, stall_seconds=60)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from imgbackend import errors, files
-from imgbackend.locks import Locks
-from imgbackend.space import Quota, Space
+from imgbackend import errors
+from imgbackend.system import files
+from imgbackend.system.locks import Locks
+from imgbackend.system.space import Quota, Space
 from imgbackend.types import Mi
 
 MakeTmpfs = Callable[[int], Path]
@@ -84,8 +85,8 @@ def test_the_promise_of_a_killed_process_is_forgotten(
     program = f"""
 import sys
 from pathlib import Path
-from imgbackend.locks import Locks
-from imgbackend.space import Quota, Space
+from imgbackend.system.locks import Locks
+from imgbackend.system.space import Quota, Space
 folder = Path({str(folder)!r})
 with Space(folder, Locks(folder)).reserved(Path({str(place / "a")!r}), {3 * Mi}):
     print("promised", flush=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from imgbackend import errors
-from imgbackend.templates import Base, PrepareTemplate
+from imgbackend.driver.template import Base, PrepareTemplate
 from imgbackend.testing import conforming
 from imgbackend.testing.memory import MemoryBackend, MemoryDisk
 from imgbackend.types import DiskId, Mi, Progress, Way, base_name

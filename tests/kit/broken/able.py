@@ -5,9 +5,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from imgbackend import files
-from imgbackend.abilities import Snapshottable
-from imgbackend.backend import Disk
+from imgbackend.driver.abilities import Snapshottable
+from imgbackend.driver.contract import Disk
+from imgbackend.system import files
 from imgbackend.testing import MemoryBackend
 from imgbackend.testing.memory import MemoryDisk
 from imgbackend.types import Progress, SnapshotInfo

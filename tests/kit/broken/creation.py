@@ -3,9 +3,10 @@
 import os
 import shutil
 
-from imgbackend import errors, files
-from imgbackend.host import DISK_MODE
-from imgbackend.templates import Base, PrepareTemplate
+from imgbackend import errors
+from imgbackend.driver.template import Base, PrepareTemplate
+from imgbackend.system import files
+from imgbackend.system.host import DISK_MODE
 from imgbackend.testing.memory import MemoryDisk
 from imgbackend.types import Mi, Way
 from kit.faults import caught

@@ -4,7 +4,8 @@ import os
 import subprocess
 from pathlib import Path
 
-from imgbackend import errors, files
+from imgbackend import errors
+from imgbackend.system import files
 from imgbackend.testing.memory import MemoryDisk
 from imgbackend.types import Progress, ignore
 from imgbackend_qcow2.driver import Qcow2Disk

@@ -5,7 +5,8 @@ import os
 import shutil
 from pathlib import Path
 
-from imgbackend import errors, files
+from imgbackend import errors
+from imgbackend.system import files
 from imgbackend.types import Progress, ignore
 from imgbackend_qcow2.driver import Qcow2Disk
 from kit.faults import caught

@@ -3,8 +3,9 @@
 import contextlib
 import os
 
-from imgbackend import errors, files
-from imgbackend.templates import Base, PrepareTemplate
+from imgbackend import errors
+from imgbackend.driver.template import Base, PrepareTemplate
+from imgbackend.system import files
 from imgbackend.testing import MemoryBackend
 from imgbackend.testing.memory import MemoryDisk
 from imgbackend.types import Mi, Traits, Way

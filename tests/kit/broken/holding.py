@@ -9,9 +9,10 @@ from pathlib import Path
 
 from oslo_config import cfg
 
-from imgbackend import errors, files
-from imgbackend.host import Host
-from imgbackend.templates import Base, PrepareTemplate
+from imgbackend import errors
+from imgbackend.driver.template import Base, PrepareTemplate
+from imgbackend.system import files
+from imgbackend.system.host import Host
 from imgbackend.testing import MemoryBackend
 from imgbackend.testing.memory import MemoryDisk
 from imgbackend.types import DiskId, Way

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from imgbackend.templates import Base, PrepareTemplate
+from imgbackend.driver.template import Base, PrepareTemplate
 from imgbackend.testing import MemoryBackend
 from imgbackend.testing.memory import MemoryDisk
 from imgbackend.types import Capacity, DiskId, DiskInfo, FileSource, Way

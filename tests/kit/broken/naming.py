@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from imgbackend import files
-from imgbackend.templates import Base, PrepareTemplate
+from imgbackend.driver.template import Base, PrepareTemplate
+from imgbackend.system import files
 from imgbackend.testing.memory import MemoryDisk
 from imgbackend.types import Way
 from kit.faults import caught

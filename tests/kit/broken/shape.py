@@ -7,7 +7,7 @@ from typing import ClassVar
 from oslo_config import cfg
 
 from imgbackend import errors
-from imgbackend.backend import Disk
+from imgbackend.driver.contract import Disk
 from imgbackend.testing import MemoryBackend
 from imgbackend.testing.memory import MemoryDisk
 from imgbackend.types import Declared, DiskInfo, ImageInfo, Plan, Progress, Traits, Way, ignore

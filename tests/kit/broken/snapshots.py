@@ -3,8 +3,9 @@
 import os
 from collections.abc import Iterator
 
-from imgbackend import errors, files, qemu_img
-from imgbackend.host import DISK_MODE
+from imgbackend import errors
+from imgbackend.system import files, qemu_img
+from imgbackend.system.host import DISK_MODE
 from imgbackend.types import DiskInfo, SnapshotInfo
 from imgbackend_qcow2.driver import Qcow2Disk
 from kit.faults import caught

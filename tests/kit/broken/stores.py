@@ -6,8 +6,9 @@ import shutil
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 
-from imgbackend import errors, files
-from imgbackend.templates import Base, PrepareTemplate
+from imgbackend import errors
+from imgbackend.driver.template import Base, PrepareTemplate
+from imgbackend.system import files
 from imgbackend.types import Finding, ImageInfo, Mi, Progress, StoreBase, StoreLeftover, Way
 from kit.faults import caught
 from labs.able import SCHEME, AbleBackend, AbleDisk

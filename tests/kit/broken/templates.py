@@ -3,8 +3,9 @@
 import os
 import zlib
 
-from imgbackend import errors, files
-from imgbackend.templates import Base, PrepareTemplate
+from imgbackend import errors
+from imgbackend.driver.template import Base, PrepareTemplate
+from imgbackend.system import files
 from imgbackend.testing.memory import MemoryDisk
 from imgbackend.types import DiskInfo, FileSource, ImageInfo, Mi, Way
 from kit.faults import caught

@@ -18,12 +18,13 @@ from typing import ClassVar, Final
 
 from oslo_config import cfg
 
-from imgbackend import errors, files, qemu_img
-from imgbackend.abilities import Snapshottable
-from imgbackend.filedisk import FileBackend, FileDisk
-from imgbackend.host import DISK_MODE, SECRET_MODE
-from imgbackend.runner import Limits
-from imgbackend.templates import Base
+from imgbackend import errors
+from imgbackend.driver.abilities import Snapshottable
+from imgbackend.driver.file_disk import FileBackend, FileDisk
+from imgbackend.driver.template import Base
+from imgbackend.system import files, qemu_img
+from imgbackend.system.host import DISK_MODE, SECRET_MODE
+from imgbackend.system.runner import Limits
 from imgbackend.types import SnapshotInfo
 
 _SNAP: Final = "snap."

@@ -1,0 +1,1 @@
+"""Base images in the base folder: fetched once, checked, published whole."""

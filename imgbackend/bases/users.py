@@ -1,0 +1,343 @@
+"""Which disks hang on which base, by their headers: no process is started.
+
+A file that is recorded as raw is not read: a guest writes on it what it likes.  Of one that
+nobody recorded, the header is believed only to say that a base is in use, never what
+the base's format is.
+
+Folders are renamed and files replaced while they are looked at.  What was listed and is gone
+is looked for again, so that a disk that only moved is not missed.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from imgbackend import errors
+from imgbackend.state import records
+from imgbackend.system import qcow2
+from imgbackend.system.host import Host
+from imgbackend.types import DiskId, Record
+
+_ROUNDS: Final = 8
+"""How often a folder is listed again, in which something was gone when it was its turn."""
+_RECORDS: Final = frozenset({records.OURS, records.NOVAS})
+_DEEPEST: Final = 16
+"""Files that are followed from a disk to its base."""
+_SAME_TICK: Final = 2_000_000_000
+"""Nanoseconds: a folder that changed so shortly before it was listed may have changed after it with the same time."""
+
+
+def nothing() -> None:
+    """For whom nobody waits for a sign of life."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlay:
+    """A qcow2 file of an instance that refers to a base."""
+
+    instance: str
+    name: str
+    base: str
+    """The name of the base."""
+    format: str | None
+    """That of the base, as the header states it."""
+    recorded: bool
+
+
+class Look:
+    """One look at the folders of all instances, and what it could not see."""
+
+    def __init__(self, host: Host, alive: Callable[[], object] = nothing) -> None:
+        """Keep the host; nothing is looked at.  A first look calls ``alive`` before each folder; it may raise."""
+        self._host, self._alive = host, alive
+        self._bases = os.path.realpath(host.bases)
+        self._root = os.path.realpath(host.instances)
+        self._real: dict[str, str] = {}
+        self._listed: dict[str, tuple[int, int]] = {}
+        self._below: dict[str, dict[str, int]] = {}
+        self.unseen: dict[str, None] = {}
+        """What may hang on a base and could not be read, a line each: no base is known to be unused."""
+        self.foreign: dict[str, None] = {}
+        """Files whose headers refer to what is no base of this host, a line each; they count for nothing."""
+        self.named: dict[tuple[str, str], dict[str, float]] = {}
+        """The disks whose records name a base, by backend and base, as ``instance/disk``; and since when they do."""
+
+    def overlays(self) -> Iterator[Overlay]:
+        """All overlays of all instances on bases of the base folder; a base may be gone.
+
+        Folders of instances that Nova is moving or removing (``_resize``, ``_del``) count too.
+        """
+        done: set[str] = set()
+        self._find_lost()
+        for _ in range(_ROUNDS):
+            names = [name for name in self._instances() if name not in done]
+            if not names:
+                return
+            for name in names:
+                self._alive()
+                if (yield from self._instance(name)):
+                    done.add(name)
+        self.unseen[_line(f"{self._root}: folders come and go too fast to be looked at; try again")] = None
+
+    def again(self) -> Iterator[Overlay]:
+        """The overlays in folders that are new, or changed since they were listed."""
+        for name in self._instances():
+            if self._has_changed(name):
+                yield from self._instance(name)
+
+    def base_under(self, path: str, format: str | None) -> str | None:
+        """The name of the base that a file is, or hangs on, which a domain opens as ``format``; None: it needs none.
+
+        Its files may be anywhere: the domain names the first, and no guest writes a qcow2's header.
+        """
+        folder, name = os.path.split(path)
+        if os.path.realpath(folder) == self._bases:
+            return name
+        if format != "qcow2":
+            return None
+        try:
+            header = self._header(path, needed=False, wanted=True)
+        except FileNotFoundError:
+            return None
+        if header is None or header.backing_file is None:
+            return None
+        return self._root_of(path, header.backing_file, recorded=True, anywhere=True)
+
+    def _instances(self) -> list[str]:
+        try:
+            return instances(self._host)
+        except OSError as exc:
+            self.unseen[_line(_told(exc, self._root))] = None
+            return []
+
+    def _find_lost(self) -> None:
+        """Links that stand for folders of instances, elsewhere, where nothing is mounted now."""
+        try:
+            with os.scandir(self._root) as entries:
+                links = [entry.name for entry in entries if entry.is_symlink()]
+        except OSError:
+            return  # told, or nothing is there
+        for name in links:
+            if _is_disk(name, "disk") and not os.path.exists(f"{self._root}/{name}"):
+                self.unseen[_line(f"{self._root}/{name} is a link to nothing that is here now")] = None
+
+    def _has_changed(self, instance: str) -> bool:
+        """Whether a folder, or one below it, is new or changed since it was listed."""
+        before, listed = self._listed.get(instance, (-1, 0))
+        folders = {f"{self._root}/{instance}": before, **self._below.get(instance, {})}
+        return any(
+            changed != _changed_at(folder) or listed - changed < _SAME_TICK for folder, changed in folders.items()
+        )
+
+    def _instance(self, instance: str) -> Generator[Overlay, None, bool]:
+        """The overlays of one; it returns whether the folder was there."""
+        folder = f"{self._root}/{instance}"
+        self._listed[instance] = _changed_at(folder), time.time_ns()
+        self._below.pop(instance, None)
+        formats = self._recorded(instance)
+        done: set[str] = set()
+        for _ in range(_ROUNDS):
+            whole = True
+            try:
+                for path in self._files(instance, folder):
+                    name = path[len(folder) + 1 :]
+                    if name in done or name in _RECORDS or formats.get(name, "qcow2") != "qcow2":
+                        continue
+                    try:
+                        found = self._overlay(instance, name, path, recorded=name in formats)
+                    except FileNotFoundError:
+                        whole = False
+                        continue
+                    done.add(name)
+                    if found is not None:
+                        yield found
+            except FileNotFoundError:
+                if not os.path.isdir(folder):
+                    return False
+                whole = False
+            except OSError as exc:
+                self.unseen[_line(_told(exc, folder))] = None
+                return True
+            if whole:
+                return True
+        self.unseen[_line(f"{folder}: files come and go too fast to be looked at; try again")] = None
+        return True
+
+    def _files(self, instance: str, folder: str) -> Iterator[str]:
+        """The paths of the files and links in a folder and those below it, by name.
+
+        :raises FileNotFoundError: if the folder is not there.
+        """
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+        for entry in found:
+            if entry.is_dir(follow_symlinks=False):
+                self._below.setdefault(instance, {})[entry.path] = _changed_at(entry.path)
+                yield from self._files(instance, entry.path)
+            elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
+                yield entry.path
+
+    def _recorded(self, instance: str) -> dict[str, str]:
+        """The formats on record; of broken records nothing is believed, and their disks count all the same."""
+        try:
+            found = self._host.records.all(instance)
+            formats = self._host.records.nova_formats(instance)
+        except errors.DiskError as exc:
+            self.unseen[_line(str(exc))] = None
+            return {}
+        except OSError as exc:
+            self.unseen[_line(_told(exc, f"{self._root}/{instance}"))] = None
+            return {}
+        self._note(instance, found)
+        return formats | {name: record.format for name, record in found.items()}
+
+    def _note(self, instance: str, found: Mapping[str, Record]) -> None:
+        for name, record in found.items():
+            if record.base is not None:
+                self.named.setdefault((record.backend, record.base), {})[f"{instance}/{name}"] = record.time
+
+    def _overlay(self, instance: str, name: str, path: str, *, recorded: bool) -> Overlay | None:
+        header = self._header(path, needed=recorded, wanted=recorded or _is_disk(instance, name))
+        if header is None or header.backing_file is None:
+            return None
+        base = self._root_of(path, header.backing_file, recorded=recorded)
+        if base is None:
+            return None
+        return Overlay(instance=instance, name=name, base=base, format=header.backing_format, recorded=recorded)
+
+    def _header(self, path: str, *, needed: bool, wanted: bool) -> qcow2.Header | None:
+        """A header.  What is ``needed`` must have one, what is ``wanted`` must be readable.
+
+        :raises FileNotFoundError: if the file is gone.
+        """
+        try:
+            return qcow2.read(path)
+        except errors.DiskError as exc:
+            if needed:
+                self.unseen[_line(f"{exc}, and is recorded as one")] = None
+        except FileNotFoundError:
+            if not os.path.islink(path):
+                raise
+            if wanted:
+                self.unseen[_line(f"{path} is a link to nothing that is here now")] = None
+        except OSError as exc:
+            if wanted:
+                self.unseen[_line(_told(exc, path))] = None
+        return None
+
+    def _root_of(self, path: str, backing: str, *, recorded: bool, anywhere: bool = False) -> str | None:
+        """The name of the base at the end of a chain; None: it does not end in one that counts."""
+        first = path
+        for _ in range(_DEEPEST):
+            target = self._resolved(path, backing)
+            if target is None:
+                self.foreign[_line(f"{first} refers to {backing}, which is no file of this host")] = None
+                return None
+            folder, _, name = target.rpartition("/")
+            if folder == self._bases:
+                return name
+            if not anywhere and not target.startswith(f"{self._root}/"):
+                self.foreign[_line(f"{first} refers to {target}, which is outside {self._root}")] = None
+                return None
+            try:
+                header = self._header(target, needed=False, wanted=recorded)
+            except FileNotFoundError:
+                self.foreign[_line(f"{first} refers to {target}, which is not there")] = None
+                return None
+            if header is None or header.backing_file is None:
+                return None
+            path, backing = target, header.backing_file
+        self.foreign[_line(f"{first} has too many files below it")] = None
+        return None
+
+    def _resolved(self, path: str, backing: str) -> str | None:
+        """A backing file's real path; None: it is no path (``nbd://``)."""
+        backing = (_named_in(backing) if backing.startswith("json:") else backing).removeprefix("file:")
+        scheme, colon, _ = backing.partition(":")
+        if colon and "/" not in scheme:
+            return None
+        folder, _, name = (backing if backing[:1] == "/" else f"{os.path.dirname(path)}/{backing}").rpartition("/")
+        if folder not in self._real:
+            self._real[folder] = os.path.realpath(folder or "/")
+        return f"{self._real[folder]}/{name}"
+
+
+def overlays(host: Host) -> Iterator[Overlay]:
+    """All overlays that can be seen; for who need not know whether there are others."""
+    return Look(host).overlays()
+
+
+def hangs_on(host: Host, base: str) -> bool:
+    """Whether a disk hangs on a base, or may do so: not every disk could be looked at."""
+    look = Look(host)
+    return any(overlay.base == base for overlay in look.overlays()) or bool(look.unseen)
+
+
+def instances(host: Host) -> list[str]:
+    """The folders of instances, by name; one may be a link to a folder elsewhere.
+
+    :raises OSError: if they cannot be listed; where there is no ``instances_path`` yet, there are none.
+    """
+    skipped = {host.settings.bases, "locks", "snapshots"}
+    try:
+        with os.scandir(host.instances) as entries:
+            return sorted(entry.name for entry in entries if entry.name not in skipped and _is_folder(entry))
+    except FileNotFoundError:
+        return []
+
+
+def stated_formats(host: Host, base: Path) -> set[str]:
+    """The formats that recorded overlays of a base state for it; at most one, if all is well."""
+    return {
+        overlay.format
+        for overlay in overlays(host)
+        if overlay.base == base.name and overlay.recorded and overlay.format is not None
+    }
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path))
+
+
+def _changed_at(folder: str) -> int:
+    """When something was last put into a folder, or taken out, in nanoseconds; -1 where it is gone."""
+    try:
+        return os.stat(folder).st_mtime_ns
+    except OSError:
+        return -1
+
+
+def _named_in(backing: str) -> str:
+    """The file that QEMU's long form of a name leads to; itself where it leads to none.
+
+    ``json:{...}``: the options of a block driver, flat (``file.filename``) or nested; qemu-block-drivers(7).
+    """
+    try:
+        found = json.loads(backing.removeprefix("json:"))
+        while isinstance(found, dict):
+            found = found.get("filename") or found.get("file.filename") or found.get("file")
+        return found if isinstance(found, str) and b"\0" not in os.fsencode(found) else backing
+    except (ValueError, RecursionError):
+        return backing
+
+
+def _is_disk(instance: str, name: str) -> bool:
+    """Whether a file has the name of a disk; a console's log may well be somebody else's."""
+    try:
+        DiskId(instance=instance.removesuffix("_resize").removesuffix("_del"), name=name)
+    except ValueError:
+        return False
+    return True
+
+
+def _line(told: str) -> str:
+    """One line to show to people: a guest may have written what is in it."""
+    return told if told.isprintable() else told.encode("unicode_escape").decode()
+
+
+def _told(exc: OSError, where: str) -> str:
+    return f"{exc.filename or where}: {exc.strerror or exc}"

@@ -1,0 +1,342 @@
+"""Leftovers of disks: records without a disk, disks without a record, folders of instances that were being destroyed,
+and what is unfinished in the stores of backends.
+
+A disk that is whole is never removed here, whatever is known of it: it may hold a guest's data.
+"""
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from imgbackend import errors
+from imgbackend.bases import users as overlays
+from imgbackend.cache.garbage.collect import Candidate, Guard, State
+from imgbackend.cache.policy import Policy, span
+from imgbackend.cache.ports import Reach
+from imgbackend.disks.prepare import store_lock
+from imgbackend.driver.abilities import HoldsBases, SharedStore, TellsLeftovers
+from imgbackend.driver.contract import Backend, Disk
+from imgbackend.state import records
+from imgbackend.system import files, locks
+from imgbackend.system.host import Host
+from imgbackend.types import DiskId, StoreLeftover, is_base_name
+
+_GOING: Final = "_del"
+
+
+class Orphans:
+    """Looks for them, on one host."""
+
+    def __init__(
+        self,
+        host: Host,
+        reach: Reach,
+        policy: Policy,
+        clock: Callable[[], float],
+        alive: Callable[[], object] = overlays.nothing,
+        *,
+        whole: bool = True,
+    ) -> None:
+        """Keep them; nothing is looked at.  ``alive`` is called before each folder, and may raise.
+
+        ``whole``: tell of whole disks too of which no record tells; none of these is removed.
+        """
+        self._alive, self._whole = alive, whole
+        self._host, self._reach, self._policy, self._clock = host, reach, policy, clock
+        self.faults: list[str] = []
+        """What could not be looked at, a line each."""
+        self._root = str(host.instances)
+        self._opened: dict[str, Backend | None] = {}
+        self._lists: dict[str, set[DiskId]] = {}
+
+    def candidates(self) -> Iterator[Candidate]:
+        """All of them."""
+        for disk, kept_by in self._missing():
+            yield self._of_record(kept_by.disk(disk))
+        for name in sorted({*self._reach.configured(), *self._opened}):
+            backend = self._backend(name)
+            if backend is not None and not backend.traits.files:
+                yield from self._of_backend(backend)
+        yield from self._going()
+        yield from self._emptied()
+
+    # What there is
+
+    def _of_backend(self, backend: Backend) -> Iterator[Candidate]:
+        unfinished: set[DiskId] = set()
+        for left in self._told(backend):
+            yield self._of_store(backend, left)
+            unfinished |= {left.disk} if left.disk is not None else set()
+        for disk in sorted(self._made_here(backend) - unfinished, key=str) if self._whole else ():
+            if not self._is_known(disk):
+                yield self._unrecorded(backend, disk)
+
+    def _made_here(self, backend: Backend) -> set[DiskId]:
+        """The disks whose records are on this host, if they are anywhere, as far as the store can tell."""
+        if not backend.traits.shared:
+            return self._listed(backend)
+        try:
+            return set((backend.made_here() if isinstance(backend, SharedStore) else None) or ())
+        except (OSError, errors.Error) as exc:
+            self._fault(f"the disks of {backend.name} cannot be listed", exc)
+            return set()
+
+    def _missing(self) -> Iterator[tuple[DiskId, Backend]]:
+        """The disks on record that are not there, at a first look."""
+        for instance in self._instances():
+            try:
+                found = self._host.records.backends(instance)
+            except (OSError, errors.Error) as exc:
+                self._fault(f"the records of {instance} cannot be read", exc)
+                continue
+            for name, backend_name in found.items():
+                backend = self._backend(backend_name)
+                if backend is None or (backend.traits.files and os.path.lexists(f"{self._root}/{instance}/{name}")):
+                    continue
+                with contextlib.suppress(ValueError):  # a folder that is going, or another's
+                    disk = DiskId(instance=instance, name=name)
+                    if backend.traits.files or not self._is_there(backend, disk):
+                        yield disk, backend
+
+    def _backend(self, name: str) -> Backend | None:
+        """A backend, opened; None, and told once: it cannot be."""
+        if name not in self._opened:
+            self._opened[name] = None
+            try:
+                self._opened[name] = self._reach.backend(name)
+            except errors.Error as exc:
+                self.faults.append(f"the backend {name} cannot be opened, and what is left in it is not known: {exc}")
+        return self._opened[name]
+
+    def _listed(self, backend: Backend) -> set[DiskId]:
+        """What a store lists; told once: it cannot."""
+        if backend.name not in self._lists:
+            self._lists[backend.name] = set()
+            try:
+                self._lists[backend.name] = set(backend.list_disks())
+            except (OSError, errors.Error) as exc:
+                self._fault(f"the disks of {backend.name} cannot be listed", exc)
+        return self._lists[backend.name]
+
+    def _told(self, backend: Backend) -> list[StoreLeftover]:
+        try:
+            return list(backend.leftovers()) if isinstance(backend, TellsLeftovers) else []
+        except (OSError, errors.Error) as exc:
+            self._fault(f"what is left in {backend.name} cannot be told", exc)
+            return []
+
+    def _instances(self) -> Iterator[str]:
+        try:
+            found = overlays.instances(self._host)
+        except OSError:
+            return  # told by who looks for files there
+        for instance in found:
+            self._alive()
+            yield instance
+
+    def _fault(self, what: str, exc: OSError | errors.Error) -> None:
+        told = files.translated(exc, self._host.instances) if isinstance(exc, OSError) else exc
+        self.faults.append(f"{what}: {told}")
+
+    def _is_there(self, backend: Backend, disk: DiskId) -> bool:
+        """A first look, without a lock; of a store of this host's own that tells what is in it by one list of all."""
+        listed = isinstance(backend, TellsLeftovers) and not backend.traits.shared
+        if listed and disk in self._listed(backend):
+            return True
+        try:
+            return backend.disk(disk).exists()
+        except (OSError, errors.Error) as exc:
+            self._fault(f"whether {disk} is there cannot be told", exc)
+            return True
+
+    def _is_known(self, disk: DiskId) -> bool:
+        """Whether a record tells of a disk; broken ones might."""
+        folders = (disk.instance, f"{disk.instance}{_GOING}")
+        try:
+            return any(disk.name in self._host.records.all(folder) for folder in folders)
+        except (OSError, errors.Error):
+            return True
+
+    # How it is looked at, and how it goes
+
+    def _guard(self, name: str, take: Callable[..., Any]) -> Guard:
+        return Guard(file=self._host.instances / "locks" / name, take=take)
+
+    def _disk_guard(self, disk: DiskId) -> Guard:
+        return self._guard(locks.name_of(disk), functools.partial(self._host.locks.disk, disk))
+
+    def _of_record(self, disk: Disk[Any]) -> Candidate:
+        def look() -> State | None:
+            with disk.looking():
+                record = self._host.records.of(disk.id)
+                if record is None or disk.find() is not None:
+                    return None
+            return self._aged(record.time, "there is no such disk: its making was broken off, or it was taken away")
+
+        def remove() -> None:
+            with disk.looking():
+                disk.discard()
+            self._host.records.forget(disk.id, durable=self._host.settings.durable)
+            self._host.locks.forget(disk.id)
+
+        name = f"{disk.id.instance}/{records.OURS}: {disk.id.name}"
+        return Candidate(kind="record", name=name, guard=self._disk_guard(disk.id), look=look, remove=remove)
+
+    def _unrecorded(self, backend: Backend, disk: DiskId) -> Candidate:
+        def look() -> State | None:
+            if self._is_known(disk):
+                return None
+            found = backend.disk(disk).find()
+            reason = "no record tells of it, and it may hold a guest's data: take it over by disk create, or delete it"
+            return None if found is None else State(size=found.allocated, time=0.0, dead=False, reason=reason)
+
+        return Candidate(
+            kind="disk",
+            store=backend.name,
+            name=str(disk),
+            guard=self._disk_guard(disk),
+            look=look,
+            remove=_never,
+        )
+
+    def _of_store(self, backend: Backend, left: StoreLeftover) -> Candidate:
+        if left.disk is not None:
+            guard, look, remove = self._of_stored_disk(backend, left, left.disk)
+        else:
+            guard, look, remove = self._of_stored_base(backend, left)
+        return Candidate(
+            kind="disk" if left.disk is not None else "base",
+            store=backend.name,
+            name=left.name,
+            guard=guard,
+            look=look,
+            remove=remove,
+            size=left.allocated,
+            time=left.time,
+        )
+
+    def _of_stored_disk(
+        self, backend: Backend, left: StoreLeftover, disk: DiskId
+    ) -> tuple[Guard, Callable[[], State | None], Callable[[], None]]:
+        made = backend.disk(disk)
+
+        def look() -> State | None:
+            return self._aged(left.time, "its making or removal was broken off", left.allocated)
+
+        def remove() -> None:
+            with made.looking():
+                made.discard()
+
+        return self._disk_guard(disk), look, remove
+
+    def _of_stored_base(
+        self, backend: Backend, left: StoreLeftover
+    ) -> tuple[Guard, Callable[[], State | None], Callable[[], None]]:
+        base = left.base
+        if base is None or not is_base_name(base) or not isinstance(backend, HoldsBases):
+            raise errors.StorageError(f"{backend.name} tells of {left.name}, which is neither a disk's nor a base's")
+        store: HoldsBases = backend
+
+        def look() -> State | None:
+            if store.find_base(base) is not None:
+                return self._beside(left)
+            return self._aged(left.time, "its import was broken off", left.allocated)
+
+        def remove() -> None:
+            with store_lock(store, base, _busy):
+                if store.find_base(base) is None:
+                    store.remove_base(base)
+
+        name = f"{locks.BASE_PREFIX}{base}"
+        return self._guard(name, functools.partial(self._host.locks.base, base)), look, remove
+
+    def _beside(self, left: StoreLeftover) -> State:
+        reason = "the base itself is whole, and what is beside it goes with it"
+        return State(size=left.allocated, time=left.time, dead=False, reason=reason)
+
+    def _going(self) -> Iterator[Candidate]:
+        """Folders of instances that were being destroyed by us; a Nova's own has nothing of ours in it."""
+        for folder in self._instances():
+            if not folder.endswith(_GOING):
+                continue
+            name, path = folder.removesuffix(_GOING), self._host.instances / folder
+            try:
+                DiskId(instance=name, name="disk")
+            except ValueError:
+                continue
+            guard = self._guard(f"{locks.INSTANCE_PREFIX}{name}", functools.partial(self._host.locks.instance, name))
+            if any(each.exists() for each in (guard.file, path / records.OURS, path / records.DOMAIN)):
+                yield Candidate(
+                    kind="instance",
+                    name=folder,
+                    guard=guard,
+                    look=functools.partial(self._folder, path),
+                    remove=functools.partial(self._reach.finish, name),
+                )
+
+    def _emptied(self) -> Iterator[Candidate]:
+        """Folders whose last record was being taken away, as the lock tells that was taken for it; Nova takes none."""
+        for instance in self._instances():
+            lock = f"{locks.RECORD_PREFIX}{instance}"
+            if not os.path.exists(f"{self._host.instances}/locks/{lock}"):
+                continue
+            path = self._host.instances / instance
+            if _holds_nothing(path):
+                yield Candidate(
+                    kind="instance",
+                    name=instance,
+                    guard=self._guard(lock, functools.partial(self._host.locks.record, instance)),
+                    look=functools.partial(self._empty_folder, path),
+                    remove=functools.partial(_remove_empty, path),
+                )
+
+    def _empty_folder(self, path: Path) -> State | None:
+        if not _holds_nothing(path):
+            return None
+        return self._aged(os.stat(path).st_mtime, "the removal of its last disk was broken off", _allocated_below(path))
+
+    def _folder(self, path: Path) -> State | None:
+        try:
+            changed = os.stat(path).st_mtime
+        except FileNotFoundError:
+            return None
+        return self._aged(changed, "its destruction was broken off", _allocated_below(path))
+
+    def _aged(self, since: float, reason: str, size: int = 0) -> State:
+        age = self._clock() - since
+        dead = age >= self._policy.lease
+        told = reason if dead else f"{reason}, {span(age)} ago; left for {span(self._policy.lease)}"
+        return State(size=size, time=since, dead=dead, reason=told)
+
+
+def _allocated_below(folder: Path) -> int:
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(root, name)).st_blocks * 512
+    return total
+
+
+def _holds_nothing(folder: Path) -> bool:
+    """No disk, no record of ours; a link to a folder is its maker's."""
+    try:
+        return not folder.is_symlink() and set(os.listdir(folder)) <= {records.NOVAS}
+    except OSError:
+        return False
+
+
+def _remove_empty(folder: Path) -> None:
+    (folder / records.NOVAS).unlink(missing_ok=True)
+    folder.rmdir()
+
+
+def _never() -> None:
+    raise errors.StorageError("a whole disk is not removed as a leftover")
+
+
+def _busy(_phase: str, _done: int, _total: int | None) -> None:
+    raise errors.DiskBusy("another host is at it")

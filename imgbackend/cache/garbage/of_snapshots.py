@@ -1,0 +1,66 @@
+"""Leftovers of snapshots that were worked on: folders of ``[libvirt] snapshots_directory``."""
+
+import functools
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from imgbackend import errors
+from imgbackend.cache.garbage.collect import Candidate, Guard, State
+from imgbackend.cache.policy import Policy, span
+from imgbackend.cache.ports import Reach, Workroom
+from imgbackend.system import files
+from imgbackend.system.host import Host
+
+
+class Workrooms:
+    """Looks for them."""
+
+    def __init__(self, host: Host, reach: Reach, policy: Policy, clock: Callable[[], float]) -> None:
+        """Keep them; nothing is looked at."""
+        self._host, self._reach, self._policy, self._clock = host, reach, policy, clock
+        self.faults: list[str] = []
+        """What could not be looked at, a line each."""
+
+    def candidates(self) -> Iterator[Candidate]:
+        """All of them, those that are worked in too."""
+        try:
+            found = list(self._reach.workrooms())
+        except OSError as exc:
+            self.faults.append(str(files.translated(exc, self._host.instances)))
+            return
+        except errors.Error as exc:
+            self.faults.append(f"what is left of snapshots is not known: {exc}")
+            return
+        for room in found:
+            yield Candidate(
+                kind="snapshot",
+                name=os.path.relpath(room.path, self._host.instances)
+                if room.path.is_relative_to(self._host.instances)
+                else str(room.path),
+                guard=Guard(file=room.path, take=room.held),
+                look=functools.partial(self._state, room),
+                remove=functools.partial(shutil.rmtree, room.path),
+            )
+
+    def _state(self, room: Workroom) -> State:
+        """Its lock is free: on the host that made it, its maker is gone; of another, the lock may not reach us."""
+        size, changed = _seen(room.path)
+        if room.host == self._host.settings.hostname:
+            return State(size=size, time=changed, dead=True, reason="the process that made it is gone")
+        age, told = self._clock() - changed, f"by {room.host}"
+        if age >= self._policy.lease:
+            return State(size=size, time=changed, dead=True, reason=f"unchanged for {span(age)} {told}")
+        reason = f"changed {span(age)} ago {told}, and left for {span(self._policy.lease)}"
+        return State(size=size, time=changed, dead=False, reason=reason)
+
+
+def _seen(folder: Path) -> tuple[int, float]:
+    """Bytes below a folder, and when something of it was last changed."""
+    size, changed = 0, os.stat(folder).st_mtime
+    for root, _, names in os.walk(folder):
+        for name in names:
+            found = os.lstat(os.path.join(root, name))
+            size, changed = size + found.st_blocks * 512, max(changed, found.st_mtime)
+    return size, changed

@@ -1,0 +1,1 @@
+"""Whether the bytes of bases are still those that were published."""

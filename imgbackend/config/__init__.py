@@ -1,0 +1,1 @@
+"""Options, their values, and the plugins that an installation has."""

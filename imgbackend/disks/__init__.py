@@ -1,0 +1,1 @@
+"""Disks as callers see them: made, kept, exported, bound to their records."""

@@ -1,0 +1,382 @@
+"""How a disk comes to be: the algorithm behind ``Disk.cache``.
+
+Under the disk's lock: found, it is kept, its base brought back, and grown; absent, what a
+killed creation left is discarded, and it is cloned or created, compared, grown, and undone
+on failure.  No driver knows of this.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from imgbackend import errors
+from imgbackend.bases import fetch as fetching
+from imgbackend.bases import inspect as inspection
+from imgbackend.disks import clone_parent as parents
+from imgbackend.disks.prepare import Preparer
+from imgbackend.driver.abilities import Backed, Cloneable, HoldsBases
+from imgbackend.state import manifests
+from imgbackend.state.manifests import Manifest
+from imgbackend.system import files
+from imgbackend.system.host import Host
+from imgbackend.types import (
+    Cached,
+    Declared,
+    DiskInfo,
+    FetchFunc,
+    ImageInfo,
+    Plan,
+    Progress,
+    Record,
+    Role,
+    Way,
+    is_base_name,
+)
+
+if TYPE_CHECKING:
+    from imgbackend.bases.store import Bases
+    from imgbackend.driver.contract import Disk
+
+    AnyDisk: TypeAlias = Disk[Any]
+
+LOG = logging.getLogger(__name__)
+
+
+class _Passed(BaseException):
+    """On its way out instead of what the caller's progress raised, so that nothing takes that for its own."""
+
+
+class Watched:
+    """Progress whose errors pass through everything unchanged, and once it raised it stays so."""
+
+    def __init__(self, progress: Progress) -> None:
+        """Keep the callback."""
+        self._progress = progress
+        self.raised: BaseException | None = None
+
+    def __call__(self, phase: str, done: int, total: int | None, /) -> None:
+        """Call it."""
+        if self.raised is None:
+            try:
+                self._progress(phase, done, total)
+            except BaseException as exc:
+                self.raised = exc
+        if self.raised is not None:
+            raise _Passed
+
+
+@contextlib.contextmanager
+def translated(host: Host, watched: Watched) -> Iterator[None]:
+    """Let no ``OSError`` out but the one that the caller's own progress raised."""
+    try:
+        yield
+    except OSError as exc:
+        raise files.translated(exc, host.instances) from exc
+    except _Passed:
+        if watched.raised is None:
+            raise
+        raise watched.raised from watched.raised.__cause__
+
+
+def whole_size(disk: "AnyDisk", size: int | None) -> int | None:
+    """A size rounded up to what the backend can make.
+
+    :raises DiskError: if it is none.
+    """
+    if size is None:
+        return None
+    if size <= 0:
+        raise errors.DiskError(f"{size} is no size for a disk; give bytes, or None for the image's own size")
+    return inspection.rounded(size, disk.backend.traits.granularity)
+
+
+def cache(disk: "AnyDisk", fetch: FetchFunc, filename: str, size: int | None, progress: Progress) -> Cached:
+    """See :meth:`imgbackend.driver.contract.Disk.cache`."""
+    started = time.monotonic()
+    role = fetching.role_of(fetch)
+    _check(disk, role, filename, size)
+    order = _Order(disk=disk, fetch=fetch, name=filename, role=role, size=whole_size(disk, size))
+    with disk.changing(progress) as watched:
+        found = disk.find()
+        if found is not None:
+            return _kept(order, found, watched, started)
+        disk.recorded = None
+        try:
+            return _made(order, watched, started)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                disk.backend.host.locks.forget(disk.id)
+            raise
+
+
+def explain(disk: "AnyDisk", fetch: FetchFunc, filename: str, size: int | None) -> Plan | None:
+    """See :meth:`imgbackend.driver.contract.Disk.explain`."""
+    role = fetching.role_of(fetch)
+    _check(disk, role, filename, size)
+    wanted = whole_size(disk, size)
+    with disk.looking():
+        if disk.find() is not None:
+            return None
+        declared = fetching.declared_of(fetch) or _bare(role)
+        fetching.refuse_early(disk.backend.host, declared, wanted)
+        parent, refused = parents.find(disk, declared, wanted)
+        if parent is not None:
+            return Plan(way="clone")
+        plan = disk.plan(declared, _known(disk, role, filename, wanted), wanted)
+        return dataclasses.replace(plan, reason="; ".join(filter(None, [refused, plan.reason])))
+
+
+def _known(disk: "AnyDisk", role: Role, name: str, size: int | None) -> ImageInfo | None:
+    """The base that is there already, in the backend's store or in the folder of bases."""
+    if role == "private":
+        return None
+    if isinstance(disk.backend, HoldsBases):
+        held = disk.backend.find_base(name)
+        if held is not None and size is not None and held.size > size:
+            raise errors.TemplateTooLarge(held.size, size)
+        return ImageInfo(format="raw", virtual_size=held.size) if held is not None else None
+    manifest = manifests.read(disk.backend.attached.bases.path(name))
+    if manifest is not None:
+        manifest.check_size(size)
+    return manifest.info if manifest is not None else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Order:
+    disk: "AnyDisk"
+    fetch: FetchFunc
+    name: str
+    role: Role
+    size: int | None
+
+
+def _check(disk: "AnyDisk", role: Role, filename: str, size: int | None) -> None:
+    if role != "private" and not is_base_name(filename):
+        raise errors.DiskError(f"not a name for a base: {filename!r}; it is the sha1 of the image's id, in hex")
+    if role == "boot-file" and size is not None:
+        raise errors.DiskError("a kernel or ramdisk is kept byte for byte and has no size of its own; give none")
+    if role == "boot-file" and disk.backend.traits.formats[0] != "raw":
+        raise errors.ConfigError(f"{disk.backend.name} does not keep a file byte for byte; keep this disk on raw")
+
+
+def _bare(role: Role) -> Declared:
+    return Declared(image_id="", source="", role=role)
+
+
+def _kept(order: _Order, found: DiskInfo, progress: Progress, started: float) -> Cached:
+    """The disk exists: bring its base back where that is gone, and grow it."""
+    disk, fetched, grown = order.disk, False, False
+    _adopt(disk, found)
+    if isinstance(disk, Backed):
+        backing = disk.backing()
+        if backing is not None:
+            fetched = _bring_back(order, backing[0].name, backing[1], progress)
+    if order.size is not None and found.size < order.size and order.role != "boot-file":
+        disk.resize_image(order.size)
+        found, grown = disk.found(), True
+    base = disk.recorded.base if disk.recorded else None
+    return Cached(
+        way="exists",
+        reason="",
+        base=base,
+        fetched=fetched,
+        grown=grown,
+        size=found.size,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _adopt(disk: "AnyDisk", found: DiskInfo) -> None:
+    """Remember a disk that nobody here made: Nova's, another host's, one whose record was lost.
+
+    Its store knew it by its name or its tags.  A file says nothing of whose it is, and its
+    format is not guessed: that takes a record.
+    """
+    if disk.recorded is not None or disk.backend.traits.files:
+        return
+    host, folder = disk.backend.host, disk.backend.host.folder(disk.id)
+    changed = [*host.new_folder(folder), folder]
+    disk.recorded = Record(
+        backend=disk.backend.name, driver=disk.backend.driver, format=found.format, way="exists", time=time.time()
+    )
+    disk.remember(disk.recorded)
+    host.flush_folders(changed)
+
+
+def _bring_back(order: _Order, name: str, format: str, progress: Progress) -> bool:
+    bases: Bases = order.disk.backend.attached.bases
+    if bases.path(name).exists():
+        return False
+    if order.name != name and not name.startswith(f"{order.name}_"):
+        raise errors.BaseMissing(f"the base {name} of {order.disk.id} is gone; give the image that it was made from")
+    digest = order.disk.recorded.digest if order.disk.recorded else None
+    return bases.bring_back(name, order.fetch, format, digest, progress)
+
+
+def _made(order: _Order, progress: Progress, started: float) -> Cached:
+    """The disk is absent: make it, or leave nothing."""
+    disk, host = order.disk, order.disk.backend.host
+    folder = host.folder(disk.id)
+    changed = host.new_folder(folder)
+    if not disk.backend.traits.files:
+        changed.append(folder)  # the record is in it, and no file of the disk
+    disk.discard()
+    with contextlib.ExitStack() as undo:
+        undo.callback(_forget, disk)
+        undo.callback(disk.discard)
+        undo.callback(disk.remove_image)  # a driver may fail after it published
+        making = _Making(order, progress)
+        undo.callback(making.close)
+        way = making.cloned() or making.created()
+        found = disk.find()
+        if found is None:
+            raise errors.StorageError(f"the driver {disk.backend.driver} made no disk")
+        grown = order.size is not None and found.size < order.size
+        if grown and order.size is not None:
+            disk.resize_image(order.size)
+            found = disk.found()
+        making.compare_base()
+        host.flush_folders(changed)
+        undo.pop_all()
+    making.close()
+    seconds = time.monotonic() - started
+    if making.based:
+        host.metrics.record_disk(hit=not making.fetched, seconds=seconds)
+    return Cached(
+        way=way,
+        reason=making.reason(way),
+        base=disk.recorded.base if disk.recorded else None,
+        fetched=making.fetched,
+        grown=grown,
+        size=found.size,
+        seconds=seconds,
+    )
+
+
+def _forget(disk: "AnyDisk") -> None:
+    """Undo the record; what fails here must not hide why the disk was not made."""
+    with contextlib.suppress(OSError, errors.Error):
+        disk.backend.host.records.forget(disk.id, durable=False, keep_folder=True)
+
+
+class _Making:
+    """One attempt, or two, at a disk that is absent."""
+
+    def __init__(self, order: _Order, progress: Progress) -> None:
+        self._order, self._disk, self._progress = order, order.disk, progress
+        self._preparer: Preparer | None = None
+        self._planned: Plan | None = None
+        self._refused = ""
+
+    @property
+    def in_place(self) -> bool:
+        return self._preparer is not None and self._preparer.in_place
+
+    @property
+    def based(self) -> bool:
+        """It is made from a base: no clone of the source's own image, and nothing put in place."""
+        return self._preparer is not None and not self.in_place
+
+    @property
+    def fetched(self) -> bool:
+        return self._preparer is not None and self._preparer.fetched
+
+    def close(self) -> None:
+        if self._preparer is not None:
+            self._preparer.close()
+
+    def cloned(self) -> Way | None:
+        """Clone the disk from a location of the source, where its storage can."""
+        disk = self._disk
+        if not isinstance(disk, Cloneable) or self._order.role != "image":
+            return None
+        try:
+            declared = fetching.declared_of(self._order.fetch)
+        except errors.SourceUnavailable as exc:
+            LOG.warning("Cannot ask for locations to clone from: %s", exc)
+            return None
+        parent, self._refused = parents.find(disk, declared, self._order.size)
+        if parent is None:
+            return None
+        url, info = parent
+        self._remember(info, None, "clone", declared)
+        return disk.clone_image(url)
+
+    def created(self) -> Way:
+        """Make the disk from its template; once more where the store's base just vanished."""
+        if not isinstance(self._disk.backend, HoldsBases):
+            return self._create()
+        try:
+            return self._create()
+        except errors.BaseMissing:
+            self._disk.discard()
+            return self._create()
+
+    def _create(self) -> Way:
+        order, backend = self._order, self._disk.backend
+        self.close()
+        self._preparer = Preparer(
+            backend.host,
+            backend.attached.bases,
+            backend if isinstance(backend, HoldsBases) else None,
+            order.fetch,
+            order.name,
+            order.size,
+            self._progress,
+            self._prepared,
+        )
+        way = self._disk.create_image(self._preparer, self._preparer.base, order.size)
+        if self._planned is not None and way != self._planned.way and self._disk.recorded is not None:
+            self._disk.amend(way=way)
+        return way
+
+    def _prepared(self, info: ImageInfo, manifest: Manifest | None) -> None:
+        """The template's facts are known: write the record, before anything is published."""
+        known = None if self.in_place else info
+        self._planned = self._disk.plan(_bare(self._order.role), known, self._order.size)
+        self._remember(info, manifest, self._planned.way)
+
+    def _remember(self, info: ImageInfo, manifest: Manifest | None, way: Way, cloned: Declared | None = None) -> None:
+        """Write the record; a disk that is ``cloned`` from its source's own has no base."""
+        disk = self._disk
+        kept = disk.backend.traits.formats
+        tags = self._preparer.tags if self._preparer else {}
+        disk.recorded = Record(
+            backend=disk.backend.name,
+            driver=disk.backend.driver,
+            format=info.format if info.format in kept else kept[0],
+            image_id=cloned.image_id if cloned else manifest.image_id if manifest else tags.get("image_id") or None,
+            base=None if cloned or self.in_place else self._order.name,
+            digest=manifest.digest if manifest else tags.get("digest") or None,
+            way=way,
+            time=time.time(),
+        )
+        disk.remember(disk.recorded)
+
+    def reason(self, way: Way) -> str:
+        """Why not a faster way."""
+        planned = self._planned
+        why = planned.reason if planned else ""
+        if planned is not None and planned.way != way:
+            why = f"the storage refused the way {planned.way}"
+        return "; ".join(filter(None, [self._refused, why]))
+
+    def compare_base(self) -> None:
+        """The base of an overlay may have gone meanwhile: bring it back, or undo the disk."""
+        disk = self._disk
+        if not isinstance(disk, Backed) or self._preparer is None or self._preparer.manifest is None:
+            return
+        bases, manifest = disk.backend.attached.bases, self._preparer.manifest
+        if bases.same(self._order.name, manifest.identity):
+            return
+        if not bases.bring_back(self._order.name, self._order.fetch, manifest.format, manifest.digest, self._progress):
+            now = manifests.read(bases.path(self._order.name))
+            if now is None or now.digest is None or now.digest != manifest.digest:
+                raise errors.BaseMissing(
+                    f"the base {self._order.name} was replaced while {disk.id} was made; try again"
+                )
+        LOG.warning("The base %s went away while %s was made, and was fetched again", self._order.name, disk.id)

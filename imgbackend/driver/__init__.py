@@ -1,0 +1,1 @@
+"""What an author of a driver derives from and calls."""

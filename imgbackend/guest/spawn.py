@@ -1,0 +1,244 @@
+"""From a spec to a running instance; where that fails, what this call made goes again, and nothing else."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from imgbackend import errors
+from imgbackend.guest import console
+from imgbackend.guest.domain import Alter, Domain, to_xml
+from imgbackend.guest.file_import import import_file
+from imgbackend.guest.hypervisor import Hypervisor, State
+from imgbackend.guest.plan import Layout, Making
+from imgbackend.guest.settings import GuestSettings
+from imgbackend.state.records import DOMAIN
+from imgbackend.system import files
+from imgbackend.system.host import Host
+from imgbackend.system.parallel import all_at_once
+from imgbackend.types import Cached, DiskSource, Progress, ignore
+
+LOG = logging.getLogger(__name__)
+
+_POLL: Final = 0.5
+_FIRST_POLLS: Final = (0.01, 0.05, 0.1)
+"""A guest that starts as usual is not waited for half a second."""
+_OFF: Final = (None, State.OFF, State.CRASHED)
+_XML_MODE: Final = 0o640
+
+ProgressOf = Callable[[str], Progress]
+"""The progress of a disk, by its name; and by :data:`STARTING`."""
+STARTING: Final = "start"
+"""Of the domain's start, and of the wait for another call that works on the instance."""
+
+
+def silent(_name: str) -> Progress:
+    """Nobody looks."""
+    return ignore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spawned:
+    """What a spawn did."""
+
+    id: str
+    uuid: str
+    disks: dict[str, Cached]
+    """By the disks' names."""
+    existed: bool
+    """It ran already, and nothing was changed."""
+    seconds: float
+
+
+class Spawning:
+    """One spawn, with the instance's lock held."""
+
+    def __init__(
+        self, host: Host, settings: GuestSettings, hypervisor: Hypervisor, layout: Layout, bounded: "Bounded"
+    ) -> None:
+        """``bounded`` is entered around the making of each disk."""
+        self._host, self._settings, self._hypervisor, self._layout = host, settings, hypervisor, layout
+        self._bounded = bounded
+        self._spec = layout.spec
+        self._folder = host.instances / layout.spec.id
+        self._undo = contextlib.ExitStack()
+
+    def run(self, progress_of: ProgressOf, alter: Alter | None) -> Spawned:
+        """Spawn it.
+
+        :raises InstanceError: if the name is another domain's, or the instance does not come to run.
+        :raises Error: whatever a disk, an image or the hypervisor failed with.
+        """
+        started, spec = time.monotonic(), self._spec
+        for nic in spec.nics:
+            self._hypervisor.check_link(nic)
+        state = self._state()
+        if state is State.RUNNING:
+            self._check_disks()
+            return Spawned(id=spec.id, uuid=spec.uuid, disks={}, existed=True, seconds=time.monotonic() - started)
+        with self._undo:
+            disks = self._disks(progress_of)
+            self._define(alter, state)
+            self._hypervisor.start(spec.id)
+            self._wait(progress_of(STARTING))
+            self._undo.pop_all()
+        LOG.info("Instance %s spawned successfully", spec.id)
+        return Spawned(id=spec.id, uuid=spec.uuid, disks=disks, existed=False, seconds=time.monotonic() - started)
+
+    def _state(self) -> State | None:
+        """Of the instance's domain, if there is one; another's of that name is refused."""
+        spec, found = self._spec, self._hypervisor.find(self._spec.id)
+        if found is None:
+            return None
+        if found.instance != spec.id:
+            raise errors.InstanceError(
+                f"libvirt has a domain {spec.id} that imgbackend did not make; use another name, or undefine it"
+            )
+        if found.uuid != spec.uuid:
+            raise errors.InstanceError(f"the instance {spec.id} has the uuid {found.uuid}, not {spec.uuid}")
+        return found.state
+
+    def _check_disks(self) -> None:
+        """Of an instance that runs: it could run on files that somebody has unlinked."""
+        for making in self._layout.makings:
+            if not making.disk.exists():
+                raise errors.InstanceError(f"{self._spec.id} runs, and has no {making.disk.id.name}; destroy it first")
+
+    def _disks(self, progress_of: ProgressOf) -> dict[str, Cached]:
+        """Make all disks, side by side."""
+        makings = self._layout.makings
+        with translated(self._host):
+            changed = self._host.new_folder(self._folder)
+            if changed:
+                self._undo.callback(self._remove_folder)
+            self._host.flush_folders(changed)
+        jobs = [partial(self._made, making) for making in makings]
+        made = all_at_once(jobs, [progress_of(making.disk.id.name) for making in makings])
+        return {making.disk.id.name: cached for making, cached in zip(makings, made, strict=True)}
+
+    def _made(self, making: Making, progress: Progress) -> Cached:
+        with self._bounded(progress):
+            if making.imported:
+                done = import_file(making.disk, making.template, progress)
+            else:
+                done = making.disk.cache(making.template, making.filename, making.size, progress=progress)
+        if done.way != "exists":
+            self._undo.callback(making.disk.remove)
+        return done
+
+    def _define(self, alter: Alter | None, state: State | None) -> None:
+        """Write libvirt.xml and make the domain known; ``state`` is that of the one that is known."""
+        known, before = state is not None, self._kept_xml() if state is not None else None
+        xml = to_xml(domain_of(self._host, self._settings, self._layout), alter)
+        self._undo.callback(partial(self._restore_files, before, known=known))
+        with translated(self._host):
+            if state in _OFF:
+                console.begin(console.path_of(self._host, self._spec.id))
+            self._write_xml(xml)
+        if state in _OFF:
+            self._undo.callback(partial(self._end_domain, before, forget=not known))
+        self._hypervisor.define(xml)
+
+    def _kept_xml(self) -> str | None:
+        with contextlib.suppress(OSError):
+            return (self._folder / DOMAIN).read_text()
+        return None
+
+    def _write_xml(self, xml: str) -> None:
+        files.write_whole(self._folder / DOMAIN, xml.encode(), mode=_XML_MODE, durable=self._host.settings.durable)
+
+    def _wait(self, progress: Progress) -> None:
+        """Until it runs.
+
+        :raises InstanceFailed: if it ends first, or takes too long; with the end of its console.
+        """
+        name, end, polls = self._spec.id, time.monotonic() + self._settings.start_seconds, iter(_FIRST_POLLS)
+        while True:
+            state = self._hypervisor.state(name)
+            if state is State.RUNNING:
+                LOG.info("Instance %s is running", name)
+                return
+            said = console.tail(console.path_of(self._host, name))
+            if state in _OFF:
+                raise errors.InstanceFailed(f"the instance {name} ended before it ran ({state or 'gone'})", said)
+            if time.monotonic() > end:
+                raise errors.InstanceFailed(
+                    f"the instance {name} did not run in {self._settings.start_seconds} s", said
+                )
+            progress("wait", 0, None)
+            time.sleep(next(polls, _POLL))
+
+    # Undoing: what fails here must not hide why the instance was not spawned.
+
+    def _end_domain(self, before: str | None, *, forget: bool) -> None:
+        """Have the domain be as it was; where that fails it may run, and what it runs on has to stay."""
+        try:
+            self._hypervisor.force_off(self._spec.id)
+            if forget:
+                self._hypervisor.forget(self._spec.id)
+            elif before is not None:
+                self._hypervisor.define(before)
+        except errors.Error as exc:
+            LOG.warning(
+                "The domain %s cannot be ended (%s), so its disks are left; spawn it again, or destroy it",
+                self._spec.id,
+                str(exc),
+            )
+            self._undo.pop_all()
+
+    def _restore_files(self, before: str | None, *, known: bool) -> None:
+        with contextlib.suppress(OSError):
+            if before is not None:
+                self._write_xml(before)
+            for path in [] if known else [self._folder / DOMAIN, console.path_of(self._host, self._spec.id)]:
+                path.unlink(missing_ok=True)
+
+    def _remove_folder(self) -> None:
+        with contextlib.suppress(OSError):
+            self._folder.rmdir()
+
+
+Bounded = Callable[[Progress], contextlib.AbstractContextManager[None]]
+
+
+def domain_of(host: Host, settings: GuestSettings, layout: Layout) -> Domain:
+    """The domain of an instance; its disks need not be there."""
+    spec = layout.spec
+    kernel, ramdisk = layout.disk(f"kernel{spec.suffix}"), layout.disk(f"ramdisk{spec.suffix}")
+    volumes = {f"volume{number}": volume.source for number, volume in enumerate(spec.volumes)}
+    return Domain(
+        spec=spec,
+        devices=layout.devices,
+        sources={making.disk.id.name: _source(making) for making in layout.makings} | volumes,
+        console_log=console.path_of(host, spec.id),
+        machine=layout.machine,
+        properties=layout.properties,
+        virt_type=settings.virt_type,
+        kernel=host.path(kernel.id) if kernel is not None else None,
+        ramdisk=host.path(ramdisk.id) if ramdisk is not None else None,
+        modes=settings.modes(host.instances),
+    )
+
+
+def _source(making: Making) -> DiskSource:
+    with making.disk.looking():
+        found: DiskSource = making.disk.source()
+        return found
+
+
+@contextlib.contextmanager
+def translated(host: Host) -> Iterator[None]:
+    """Let no ``OSError`` of the folder of the instances out; nothing of the caller's is called within."""
+    try:
+        yield
+    except OSError as exc:
+        raise files.translated(exc, host.instances) from exc
+
+
+def xml_path(host: Host, instance: str) -> Path:
+    """Where the XML of an instance is kept."""
+    return host.instances / instance / DOMAIN

@@ -1,0 +1,160 @@
+"""What is known of each disk: ``<instance>/disks.json``, and Nova's ``disk.info`` beside it.
+
+disks.json decides.  disk.info, Nova's one line ``{absolute path: format}``, is written
+for disks that are files, and read where disks.json says nothing.  Neither binds anybody
+without the disk.  A file that cannot be read as what it should be is an error: a format
+is never guessed instead.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from imgbackend import errors
+from imgbackend.system import files
+from imgbackend.system.locks import Locks
+from imgbackend.types import DiskId, Record
+
+OURS: Final = "disks.json"
+NOVAS: Final = "disk.info"
+DOMAIN: Final = "libvirt.xml"
+"""What was told to libvirt, beside the records: the instance was spawned here."""
+
+
+class Records:
+    """The records of all instances of one ``instances_path``."""
+
+    def __init__(self, instances: Path, locks: Locks) -> None:
+        """Keep the folder."""
+        self._instances, self._locks = instances, locks
+
+    def of(self, disk: DiskId) -> Record | None:
+        """What disks.json says.
+
+        :raises DiskError: if the file is broken.
+        """
+        return self.all(disk.instance).get(disk.name)
+
+    def all(self, instance: str) -> dict[str, Record]:
+        """What disks.json says of every disk of an instance, by the disks' names."""
+        path = f"{self._instances}/{instance}/{OURS}"
+        try:
+            return {name: Record(**fields) for name, fields in _read(path).get("disks", {}).items()}
+        except (TypeError, AttributeError) as exc:
+            raise errors.DiskError(f"{path} is not what imgbackend writes ({exc}); restore it, or remove it") from exc
+
+    def backends(self, instance: str) -> dict[str, str]:
+        """The backend of every disk that disks.json tells of, by the disks' names; for who looks at many instances."""
+        path = f"{self._instances}/{instance}/{OURS}"
+        try:
+            return {name: str(fields["backend"]) for name, fields in _read(path).get("disks", {}).items()}
+        except (TypeError, KeyError, AttributeError) as exc:
+            raise errors.DiskError(f"{path} is not what imgbackend writes ({exc}); restore it, or remove it") from exc
+
+    def nova_format(self, disk: DiskId) -> str | None:
+        """What disk.info says of a disk, whichever folder the instances were in when Nova wrote it.
+
+        :raises DiskError: if the file is broken.
+        """
+        return self.nova_formats(disk.instance).get(disk.name)
+
+    def nova_formats(self, instance: str) -> dict[str, str]:
+        """What disk.info says of every disk of an instance."""
+        path, whose = f"{self._instances}/{instance}/{NOVAS}", instance.removesuffix("_resize").removesuffix("_del")
+        found: dict[str, str] = {}
+        for key, value in _read(path).items():
+            if not isinstance(value, str):
+                raise errors.DiskError(f"{path} does not hold formats by path; restore it, or remove it")
+            folder, _, name = key.rpartition("/")
+            if folder.rpartition("/")[2] == whose:
+                found[name] = value
+        return found
+
+    def kept_by(self, backend: str) -> Iterator[DiskId]:
+        """The disks that are on record as that backend's, by the name of its section; whole or not.
+
+        :raises DiskError: if the records of an instance are broken.
+        :raises StorageError: if they cannot be read, or ConfigError.
+        """
+        try:
+            for instance in sorted(os.listdir(self._instances)):
+                for name, record in self.all(instance).items():
+                    if record.backend == backend:
+                        with contextlib.suppress(ValueError):
+                            yield DiskId(instance=instance, name=name)
+        except FileNotFoundError:
+            return  # no disk was made yet
+        except OSError as exc:
+            raise files.translated(exc, self._instances) from exc
+
+    def write(self, disk: DiskId, record: Record, *, as_file: bool, durable: bool) -> None:
+        """Remember a disk; before it is published."""
+        fields = {key: value for key, value in asdict(record).items() if value is not None}
+        self._change(disk, fields, record.format if as_file else None, durable=durable)
+
+    def forget(self, disk: DiskId, *, durable: bool, keep_folder: bool = False) -> None:
+        """Remember a disk no longer, after it is removed; an empty folder goes with the last one."""
+        if (self._instances / disk.instance).is_dir():
+            self._change(disk, None, None, durable=durable, keep_folder=keep_folder)
+
+    def _change(
+        self,
+        disk: DiskId,
+        fields: dict[str, Any] | None,
+        nova: str | None,
+        *,
+        durable: bool,
+        keep_folder: bool = True,
+    ) -> None:
+        folder = self._instances / disk.instance
+        with self._locks.record(disk.instance) as lock:
+            if fields is not None:
+                files.make_folders(folder)  # the removal of another disk may have taken it
+            changed: dict[Path, dict[str, Any]] = {}
+            disks = _read(folder / OURS).get("disks", {})
+            if _changed(disks, disk.name, fields):
+                changed[folder / OURS] = {"version": 1, "disks": disks} if disks else {}
+            formats = _read(folder / NOVAS)
+            known = [key for key in formats if Path(key).parts[-2:] == (disk.instance, disk.name)]
+            key = known[0] if known else str(folder / disk.name)
+            if _changed(formats, key, nova):
+                changed[folder / NOVAS] = formats
+            _write(changed, durable=durable)
+            if not disks:
+                if not keep_folder:
+                    with contextlib.suppress(OSError):
+                        folder.rmdir()
+                lock.forget()
+
+
+def _changed(known: dict[str, Any], key: str, value: Any) -> bool:
+    before = known.get(key)
+    if value is None:
+        known.pop(key, None)
+    else:
+        known[key] = value
+    return bool(before != value)
+
+
+def _read(path: Path | str) -> dict[str, Any]:
+    try:
+        found = json.loads(files.content(path).decode())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except ValueError as exc:
+        raise errors.DiskError(f"{path} is broken ({exc}); restore it, or remove it if its disks are gone") from exc
+    if not isinstance(found, dict):
+        raise errors.DiskError(f"{path} is broken; restore it, or remove it if its disks are gone")
+    return found
+
+
+def _write(changed: dict[Path, dict[str, Any]], *, durable: bool) -> None:
+    """What is empty is removed."""
+    told = {path: json.dumps(content).encode() for path, content in changed.items() if content}
+    files.write_all(told, durable=durable)
+    for path in changed.keys() - told.keys():
+        path.unlink(missing_ok=True)
