@@ -5,17 +5,16 @@ import hashlib
 import os
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from imgbackend import errors
 from imgbackend.system import files
 from imgbackend.types import ImageInfo, Progress, StoreBase, StoreLeftover, is_base_name
 from imgbackend_lvm.block_io import opened, pieces
+from imgbackend_lvm.group import GroupBackend
 from imgbackend_lvm.lvm2 import LogicalVolume, tag_of, tags_of, value_of
+from imgbackend_lvm.pool import Pool
 from imgbackend_lvm.volumes import BACKEND, FROM, VolumeDisk, spent
-
-if TYPE_CHECKING:
-    from imgbackend_lvm.driver import ThinBackend
 
 BASE: Final = "imgbackend.base"
 """The tag of a base: its name."""
@@ -34,9 +33,9 @@ _ATTEMPTS: Final = 3
 class PoolBases:
     """The bases of a backend.  What is whole is under its own name, and tagged."""
 
-    def __init__(self, backend: "ThinBackend") -> None:
-        """Keep the backend; nothing is run."""
-        self._backend = backend
+    def __init__(self, backend: GroupBackend, pool: Pool) -> None:
+        """Keep both; nothing is run."""
+        self._backend, self._pool = backend, pool
         self.seen: list[LogicalVolume] = []
         """All volumes of the group, as they were when the bases were last looked at."""
         self.offered: VolumeDisk | None = None
@@ -151,14 +150,14 @@ class PoolBases:
         self.touch(name)
         found = self.find(name)
         if found is None:
-            raise errors.StorageUnavailable(f"the base {name} was imported into {self._backend.pool}, and is gone")
+            raise errors.StorageUnavailable(f"the base {name} was imported into {self._pool.name}, and is gone")
         return found
 
     def _write(self, unfinished: str, path: Path, size: int, tags: list[str], progress: Progress) -> None:
         """Make a volume of a raw file, read-only and without a device."""
         backend, lvm = self._backend, self._backend.lvm
         with files.open_fd(path, os.O_RDONLY) as source:
-            backend.thin.make(unfinished, source, size, tags, progress, phase="import", seen=self.seen)
+            self._pool.make(unfinished, source, size, tags, progress, phase="import", seen=self.seen)
         [volume] = [volume for volume in self._look() if volume.lv_name == unfinished]
         allocated = tag_of(_ALLOCATED, str(spent(volume)))
         lvm.lvchange(backend.group, unfinished, addtag=[allocated], permission="r", setactivationskip=True)
@@ -196,7 +195,7 @@ class PoolBases:
         for volume in self._look():
             if value_of(volume.lv_tags, BASE) == name and volume.lv_name[0] != "." and self._is_mine(volume):
                 return volume
-        raise errors.BaseMissing(f"there is no base {name} in {self._backend.group}/{self._backend.pool}")
+        raise errors.BaseMissing(f"there is no base {name} in {self._pool.name}")
 
     def tag(self, name: str, tags: Mapping[str, str]) -> None:
         """See :meth:`imgbackend.driver.abilities.ChecksBases.tag_base`."""

@@ -1,25 +1,18 @@
 """The driver ``lvm``: with a thin pool, or without one."""
 
-import dataclasses
-import functools
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from oslo_config import cfg, types
 
-from imgbackend import errors
 from imgbackend.driver.abilities import Checkable, ChecksBases, TellsLeftovers
-from imgbackend.driver.contract import Backend
 from imgbackend.types import Capacity, DiskId, Finding, ImageInfo, Progress, StoreBase, StoreLeftover
-from imgbackend_lvm import checks
-from imgbackend_lvm import leftovers as remains
-from imgbackend_lvm.bases import PoolBases
-from imgbackend_lvm.block_io import BLOCK
-from imgbackend_lvm.lvm2 import Lvm2, check_name, value_of
-from imgbackend_lvm.pool import Pool
+from imgbackend_lvm import checks, leftovers
+from imgbackend_lvm.group import GroupBackend
+from imgbackend_lvm.lvm2 import value_of
 from imgbackend_lvm.thick import ThickDisk
-from imgbackend_lvm.thin import ThinDisk
+from imgbackend_lvm.thin import ThinDisk, ThinGroup
 from imgbackend_lvm.volumes import BACKEND, VolumeDisk, volume_name
 
 
@@ -27,7 +20,7 @@ def _novas(name: str) -> list[cfg.DeprecatedOpt]:
     return [cfg.DeprecatedOpt(name, group="libvirt")]
 
 
-class LvmBackend(Backend, Checkable, TellsLeftovers):
+class LvmBackend(GroupBackend, Checkable, TellsLeftovers):
     """A volume group, whose disks are thick volumes; with a thin pool, :class:`ThinBackend`."""
 
     disk_type: ClassVar[type[VolumeDisk]] = ThickDisk
@@ -70,36 +63,6 @@ class LvmBackend(Backend, Checkable, TellsLeftovers):
         """With a thin pool, or without."""
         return ThinBackend if conf.thin_pool else cls
 
-    @functools.cached_property
-    def lvm(self) -> Lvm2:
-        """The commands of lvm2."""
-        return Lvm2(root_helper=self.conf.root_helper)
-
-    extent = 0
-    """Bytes of an extent of the group; known when it is open."""
-
-    @property
-    def group(self) -> str:
-        """The volume group's name."""
-        return str(self.conf.volume_group)
-
-    def open(self) -> None:
-        """See that the group is there, and may be looked at."""
-        if not self.conf.volume_group:
-            raise errors.ConfigError(
-                f"[{self.name}] volume_group is not set; name the volume group that holds the disks"
-            )
-        self.extent = self.lvm.vgs(self.group).vg_extent_size
-        self.traits = dataclasses.replace(self.traits, granularity=max(self.extent, BLOCK))
-
-    def rounded(self, size: int) -> int:
-        """Up to what a volume can have."""
-        return -(-size // self.traits.granularity) * self.traits.granularity
-
-    def device(self, name: str) -> Path:
-        """The device of a volume, while it is active."""
-        return Path("/dev", self.group, name)
-
     def capacity(self) -> Capacity:
         """Of the group."""
         found = self.lvm.vgs(self.group)
@@ -115,7 +78,7 @@ class LvmBackend(Backend, Checkable, TellsLeftovers):
         volumes = self.lvm.lvs(self.group)
         names = {volume.lv_name for volume in volumes}
         for volume in volumes:
-            disk = remains.disk_of(volume.lv_tags)
+            disk = leftovers.disk_of(volume.lv_tags)
             if value_of(volume.lv_tags, BACKEND) == self.name and disk is not None:
                 found[disk] = None
         for disk in self.host.records.kept_by(self.name):
@@ -125,38 +88,13 @@ class LvmBackend(Backend, Checkable, TellsLeftovers):
 
     def leftovers(self) -> Iterator[StoreLeftover]:
         """By their tags."""
-        return remains.leftovers(self, self.lvm.lvs(self.group))
+        return leftovers.leftovers(self, self.lvm.lvs(self.group))
 
 
-class ThinBackend(LvmBackend, ChecksBases):
+class ThinBackend(LvmBackend, ThinGroup, ChecksBases):
     """Disks are thin volumes, and the pool keeps their bases."""
 
     disk_type = ThinDisk
-
-    @property
-    def pool(self) -> str:
-        """The thin pool's name."""
-        return str(self.conf.thin_pool)
-
-    @functools.cached_property
-    def thin(self) -> Pool:
-        """Its room."""
-        return Pool(self)
-
-    @functools.cached_property
-    def bases(self) -> PoolBases:
-        """Its bases."""
-        return PoolBases(self)
-
-    def open(self) -> None:
-        """See that the pool is there, and gives out zeroes."""
-        super().open()
-        check_name(self.group, self.pool)
-        if not self.thin.volume().zeroes and not self.conf.allow_unzeroed_pool:
-            raise errors.ConfigError(
-                f"{self.thin.name} does not zero new chunks: guests would see what others have written; "
-                f"set it: lvchange --zero y {self.group}/{self.pool}"
-            )
 
     def capacity(self) -> Capacity:
         """Of the pool."""
@@ -165,7 +103,7 @@ class ThinBackend(LvmBackend, ChecksBases):
     def leftovers(self) -> Iterator[StoreLeftover]:
         """By their tags; and what tells when bases were used that are gone."""
         volumes = self.lvm.lvs(self.group)
-        yield from remains.leftovers(self, volumes)
+        yield from leftovers.leftovers(self, volumes)
         yield from self.bases.outlived(volumes)
 
     def find_base(self, name: str) -> StoreBase | None:

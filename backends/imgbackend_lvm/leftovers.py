@@ -1,19 +1,17 @@
 """What killed calls left in a group, known by the tags of volumes."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from imgbackend.types import DiskId, StoreLeftover
+from imgbackend_lvm.group import GroupBackend
 from imgbackend_lvm.lvm2 import LogicalVolume, value_of
 from imgbackend_lvm.volumes import BACKEND, DISK, spent, volume_name
-
-if TYPE_CHECKING:
-    from imgbackend_lvm.driver import LvmBackend
 
 _BASE: Final = "imgbackend.base"
 
 
-def leftovers(backend: "LvmBackend", volumes: list[LogicalVolume]) -> Iterator[StoreLeftover]:
+def leftovers(backend: GroupBackend, volumes: list[LogicalVolume]) -> Iterator[StoreLeftover]:
     """Volumes whose names begin with a dot, and snapshots of disks that are gone."""
     names = {volume.lv_name for volume in volumes}
     for volume in volumes:

@@ -9,6 +9,7 @@ import contextlib
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 from typing import Final
@@ -76,10 +77,17 @@ class Commands:
         except FileNotFoundError as exc:
             if exc.filename == line[0] and root:
                 raise not_started(tool, f"{exc.filename}: {exc.strerror}") from exc
-            raise errors.ConfigError(f"{exc.filename} is not installed; install it, or set root_helper") from exc
+            raise _not_installed(exc.filename) from exc
         except OSError as exc:
+            # a folder in PATH that may not be searched makes EACCES of what is nowhere
+            if isinstance(exc, PermissionError) and shutil.which(exc.filename) is None:
+                raise _not_installed(exc.filename) from exc
             raise errors.StorageError(f"cannot start {tool}: {exc.strerror}") from exc
         return out
+
+
+def _not_installed(helper: str) -> errors.ConfigError:
+    return errors.ConfigError(f"{helper} is not installed; install it, or set root_helper")
 
 
 def _all_match(fine: re.Pattern[str], stderr: str) -> bool:

@@ -3,16 +3,14 @@
 import os
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from imgbackend import errors
 from imgbackend.system import files
 from imgbackend.types import Capacity, Progress
 from imgbackend_lvm.block_io import fill, opened
+from imgbackend_lvm.group import GroupBackend
 from imgbackend_lvm.lvm2 import LogicalVolume
-
-if TYPE_CHECKING:
-    from imgbackend_lvm.driver import ThinBackend
 
 _WATCHED: Final = 2.0
 """Seconds between two looks at the pool while it is written to."""
@@ -25,10 +23,10 @@ _USABLE: Final = 0.9
 class Pool:
     """The thin pool of a backend."""
 
-    def __init__(self, backend: "ThinBackend") -> None:
-        """Keep the backend; nothing is run."""
-        self._backend = backend
-        self.name = f"the thin pool {backend.group}/{backend.pool}"
+    def __init__(self, backend: GroupBackend, volume: str) -> None:
+        """Keep the backend, and the name of the pool's own volume; nothing is run."""
+        self._backend, self._volume = backend, volume
+        self.name = f"the thin pool {backend.group}/{volume}"
         """For messages."""
 
     def volume(self, seen: Sequence[LogicalVolume] | None = None) -> LogicalVolume:
@@ -38,11 +36,11 @@ class Pool:
         """
         backend = self._backend
         if seen is None:
-            seen = backend.lvm.lvs(backend.group, backend.pool)
-        found = [volume for volume in seen if volume.lv_name == backend.pool]
+            seen = backend.lvm.lvs(backend.group, self._volume)
+        found = [volume for volume in seen if volume.lv_name == self._volume]
         if not found or not found[0].is_thin_pool:
-            what = f"{backend.group}/{backend.pool} is no thin pool" if found else f"{self.name} is not there"
-            made = f"lvcreate --type thin-pool -n {backend.pool} -L SIZE {backend.group}"
+            what = f"{backend.group}/{self._volume} is no thin pool" if found else f"{self.name} is not there"
+            made = f"lvcreate --type thin-pool -n {self._volume} -L SIZE {backend.group}"
             raise errors.ConfigError(f"{what}; set thin_pool, or make one: {made}")
         return found[0]
 
@@ -89,7 +87,7 @@ class Pool:
         backend, volume = self._backend, self.volume(seen)
         data = _data(source, volume.chunk_size or 1)
         self._refuse(volume, data)
-        backend.lvm.lvcreate_thin(backend.group, backend.pool, name, size, tags=tags)
+        backend.lvm.lvcreate_thin(backend.group, self._volume, name, size, tags=tags)
         watched = time.monotonic()
 
         def look() -> None:

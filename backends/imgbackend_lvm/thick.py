@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from imgbackend import errors
 from imgbackend.driver.template import Base, PrepareTemplate
@@ -10,11 +10,9 @@ from imgbackend.system import qemu_img
 from imgbackend.types import Declared, ImageInfo, Mi, Plan, Progress, Way
 from imgbackend_lvm import wipe
 from imgbackend_lvm.block_io import BLOCK, fill, opened, zero
+from imgbackend_lvm.group import GroupBackend
 from imgbackend_lvm.lvm2 import LogicalVolume
 from imgbackend_lvm.volumes import VolumeDisk
-
-if TYPE_CHECKING:
-    from imgbackend_lvm.driver import LvmBackend
 
 _NO_POOL: Final = "no thin pool: set thin_pool, and further disks of an image are made at once"
 _TRIES: Final = 5
@@ -27,7 +25,7 @@ class _TakenError(Exception):
 class ThickDisk(VolumeDisk):
     """A thick volume: its room may be somebody else's bytes until it is overwritten."""
 
-    backend: "LvmBackend"
+    backend: GroupBackend
 
     def plan(self, template: Declared, base: ImageInfo | None, size: int | None) -> Plan:
         """A copy, always."""

@@ -1,20 +1,21 @@
 """Disks in a thin pool: a snapshot of a base, whatever its size."""
 
 import dataclasses
+import functools
 import hashlib
 import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from imgbackend import errors
 from imgbackend.driver.abilities import Snapshottable
 from imgbackend.driver.template import Base, PrepareTemplate
 from imgbackend.types import Declared, DiskInfo, ImageInfo, Plan, Progress, SnapshotInfo, Way
-from imgbackend_lvm.lvm2 import LogicalVolume, tag_of, value_of
+from imgbackend_lvm.bases import PoolBases
+from imgbackend_lvm.group import GroupBackend
+from imgbackend_lvm.lvm2 import LogicalVolume, check_name, tag_of, value_of
+from imgbackend_lvm.pool import Pool
 from imgbackend_lvm.volumes import FROM, VolumeDisk, spent
-
-if TYPE_CHECKING:
-    from imgbackend_lvm.driver import ThinBackend
 
 SNAPSHOT: Final = "imgbackend.snapshot"
 """The tag of a snapshot: its name."""
@@ -22,10 +23,39 @@ TIME: Final = "imgbackend.time"
 """When it was made, in seconds since 1970."""
 
 
+class ThinGroup(GroupBackend):
+    """A group with a thin pool, which keeps the bases of its disks."""
+
+    @property
+    def pool(self) -> str:
+        """The thin pool's name."""
+        return str(self.conf.thin_pool)
+
+    @functools.cached_property
+    def thin(self) -> Pool:
+        """Its room."""
+        return Pool(self, self.pool)
+
+    @functools.cached_property
+    def bases(self) -> PoolBases:
+        """Its bases."""
+        return PoolBases(self, self.thin)
+
+    def open(self) -> None:
+        """See that the pool is there, and gives out zeroes."""
+        super().open()
+        check_name(self.group, self.pool)
+        if not self.thin.volume().zeroes and not self.conf.allow_unzeroed_pool:
+            raise errors.ConfigError(
+                f"{self.thin.name} does not zero new chunks: guests would see what others have written; "
+                f"set it: lvchange --zero y {self.group}/{self.pool}"
+            )
+
+
 class ThinDisk(VolumeDisk, Snapshottable):
     """A thin volume; its snapshots are thin volumes too, which are not active."""
 
-    backend: "ThinBackend"
+    backend: ThinGroup
     _made: tuple[object, DiskInfo] | None = None
 
     def find(self) -> DiskInfo | None:

@@ -10,7 +10,7 @@ import math
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from imgbackend import errors
 from imgbackend.driver.abilities import Importable
@@ -19,10 +19,8 @@ from imgbackend.driver.template import Base, PrepareTemplate
 from imgbackend.system import files, qemu_img
 from imgbackend.types import BlockSource, DiskId, DiskInfo, Progress, Way, ignore
 from imgbackend_lvm.block_io import opened
+from imgbackend_lvm.group import GroupBackend
 from imgbackend_lvm.lvm2 import LogicalVolume, tag_of, value_of
-
-if TYPE_CHECKING:
-    from imgbackend_lvm.driver import LvmBackend
 
 BACKEND: Final = "imgbackend.backend"
 """The tag of whatever is ours: the section's name."""
@@ -43,7 +41,7 @@ def volume_name(disk: DiskId) -> str:
 class VolumeDisk(Disk[Any], Importable):
     """A disk that is a logical volume."""
 
-    backend: "LvmBackend"
+    backend: GroupBackend
     _seen: "tuple[object, list[LogicalVolume]] | None" = None
 
     @property

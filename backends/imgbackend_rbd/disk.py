@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from imgbackend import errors
 from imgbackend.driver.abilities import Cloneable, Flattenable, Importable, Snapshottable
@@ -29,9 +29,7 @@ from imgbackend_rbd import bases, headers, images, locations, lock
 from imgbackend_rbd import to_image as handover
 from imgbackend_rbd.images import Patience
 from imgbackend_rbd.locations import Place
-
-if TYPE_CHECKING:
-    from imgbackend_rbd.driver import RbdBackend
+from imgbackend_rbd.pool import PoolBackend
 
 MARK: Final = "imgbackend.disk"
 """The key of an image's metadata that says whose disk it is."""
@@ -47,10 +45,10 @@ def own_mark(header: headers.Header) -> dict[str, Any]:
     return mark if mark.get("image") == header.id else {}
 
 
-class RbdDisk(Disk["RbdBackend"], Cloneable, Importable, Snapshottable, Flattenable):
+class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Snapshottable, Flattenable):
     """An image named ``<instance>_<disk>``, as Nova's; whole where the pool's list does not say unfinished."""
 
-    backend: "RbdBackend"
+    backend: PoolBackend
     _made: "tuple[object, DiskInfo] | None" = None
     """The turn in which the disk was cloned here, and what it is since then."""
 

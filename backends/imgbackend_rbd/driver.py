@@ -1,16 +1,14 @@
 """The backend: a Ceph pool, its options, its bases and its lock."""
 
 import contextlib
-import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import ClassVar, Final
 
 from oslo_config import cfg, types
 
 from imgbackend import errors
-from imgbackend.driver.abilities import Checkable, ChecksBases, SharedStore, TellsLeftovers
-from imgbackend.driver.contract import Backend
+from imgbackend.driver.abilities import Checkable, SharedStore, TellsLeftovers
 from imgbackend.system.host import Host
 from imgbackend.types import (
     Capacity,
@@ -25,26 +23,19 @@ from imgbackend.types import (
 )
 from imgbackend_rbd import checks, headers, locations
 from imgbackend_rbd.bases import PoolBases
-from imgbackend_rbd.cluster import Access, Cluster
 from imgbackend_rbd.disk import MARK, RbdDisk, own_mark
-from imgbackend_rbd.images import Patience
 from imgbackend_rbd.lock import StoreLock
-from imgbackend_rbd.unfinished import Unfinished
-
-if TYPE_CHECKING:
-    from rados import Ioctx
+from imgbackend_rbd.pool import PoolBackend
 
 _LOCK_SECONDS: Final = 30
 """How long an importer that was killed holds others up."""
-_ROLLBACK_SECONDS: Final = 6
-"""The same of a rollback: whoever looks at the disk waits for it."""
 
 
 def _was(name: str) -> list[cfg.DeprecatedOpt]:
     return [cfg.DeprecatedOpt(name, group="libvirt")]
 
 
-class RbdBackend(Backend, ChecksBases, SharedStore, Checkable, TellsLeftovers):
+class RbdBackend(PoolBackend, SharedStore, Checkable, TellsLeftovers):
     """Disks are clones of a base that the pool keeps once, or of Glance's own image in the same cluster."""
 
     disk_type = RbdDisk
@@ -97,43 +88,14 @@ class RbdBackend(Backend, ChecksBases, SharedStore, Checkable, TellsLeftovers):
     )
 
     def __init__(self, name: str, conf: cfg.ConfigOpts.GroupAttr, host: Host) -> None:
-        """Keep them; a cluster that is not open asks nobody."""
+        """Keep them; nobody is asked."""
         super().__init__(name, conf, host)
         self._locks: dict[str, StoreLock] = {}
-        self.cluster = Cluster(Access(conf="", user=None, connect_timeout=0, operation_timeout=1))
-        self.pool = ""
 
     def open(self) -> None:
         """Connect, find the pool, and see that we may read it."""
-        conf = self.conf
-        self.pool = conf.pool
-        self.patience = Patience(retries=conf.destroy_volume_retries, interval=conf.destroy_volume_retry_interval)
-        access = Access(
-            conf=conf.ceph_conf,
-            user=conf.user or None,
-            connect_timeout=conf.connect_timeout,
-            operation_timeout=conf.operation_timeout,
-        )
-        self.cluster = Cluster(access)
+        super().open()
         self._bases = PoolBases(self.cluster, self.pool, self.patience)
-        self.unfinished = Unfinished(self.cluster, self.pool, self.host.instances)
-        try:
-            self.cluster.open()
-            absent = contextlib.suppress(*self.cluster.absent)
-            with self.cluster.asked(f"reading the pool {self.pool}", self.pool), absent:
-                self.ioctx.stat("rbd_directory")
-        except BaseException:
-            self.cluster.close()
-            raise
-
-    def close(self) -> None:
-        """Disconnect."""
-        self.cluster.close()
-
-    @property
-    def ioctx(self) -> "Ioctx":
-        """The pool, over this process's connection."""
-        return self.cluster.pool(self.pool)
 
     def list_disks(self) -> Iterator[DiskId]:
         """By their marks; and by this host's records, for one that is unfinished, or was taken over, has none."""
@@ -240,16 +202,3 @@ class RbdBackend(Backend, ChecksBases, SharedStore, Checkable, TellsLeftovers):
                 yield
             finally:
                 del self._locks[name]
-
-    def rolling(self, image: str) -> contextlib.AbstractContextManager[StoreLock]:
-        """The lock of one disk's rollback.
-
-        :raises StorageUnavailable: if it is held for long: somebody is at it.
-        """
-        end = time.monotonic() + 2 * _ROLLBACK_SECONDS
-
-        def wait(_phase: str, _done: int, _total: int | None) -> None:
-            if time.monotonic() > end:
-                raise errors.StorageUnavailable(f"{self.pool}/{image} is being rolled back just now; try again later")
-
-        return StoreLock(self.cluster, self.pool, f"rollback.{image}", _ROLLBACK_SECONDS).held(wait)

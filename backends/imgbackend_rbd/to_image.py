@@ -3,16 +3,14 @@
 import contextlib
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from imgbackend import errors
 from imgbackend.types import Location, Progress
 from imgbackend_rbd import headers, images
 from imgbackend_rbd.locations import Place
+from imgbackend_rbd.pool import PoolBackend
 from imgbackend_rbd.unfinished import Unfinished
-
-if TYPE_CHECKING:
-    from imgbackend_rbd.driver import RbdBackend
 
 SNAPSHOT: Final = ".imgbackend-image"
 """Of the disk, while the image is made; no name that a user's snapshot can have."""
@@ -21,7 +19,7 @@ _PUBLISHED: Final = "snap"
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}\Z")
 
 
-def made(backend: "RbdBackend", disk: str, image_id: str, pool: str | None, progress: Progress) -> Location:
+def made(backend: PoolBackend, disk: str, image_id: str, pool: str | None, progress: Progress) -> Location:
     """See :meth:`imgbackend_rbd.disk.RbdDisk.to_image`; the disk's lock is held."""
     if not _ID.match(image_id):
         raise errors.DiskError(f"not an id of an image: {image_id!r}; use up to 63 letters, digits, dots and hyphens")
@@ -42,7 +40,7 @@ def made(backend: "RbdBackend", disk: str, image_id: str, pool: str | None, prog
     return Location(url=place.url, format="raw", virtual_size=size)
 
 
-def _parents_pool(backend: "RbdBackend", disk: str) -> str:
+def _parents_pool(backend: PoolBackend, disk: str) -> str:
     with backend.cluster.image(backend.pool, disk, read_only=True) as image:
         try:
             return image.parent_info()[0]
@@ -52,7 +50,7 @@ def _parents_pool(backend: "RbdBackend", disk: str) -> str:
             ) from exc
 
 
-def _clear(backend: "RbdBackend", place: Place) -> None:
+def _clear(backend: PoolBackend, place: Place) -> None:
     """Take away what a killed call left of the image, which has to be absent then."""
     cluster, image = backend.cluster, place.image
     waiting = Unfinished(cluster, place.pool, backend.host.instances)
@@ -66,7 +64,7 @@ def _clear(backend: "RbdBackend", place: Place) -> None:
 
 
 @contextlib.contextmanager
-def _unfinished(backend: "RbdBackend", place: Place) -> Iterator[None]:
+def _unfinished(backend: PoolBackend, place: Place) -> Iterator[None]:
     """The image is on its pool's list until the end of this; on an error it goes."""
     cluster, image = backend.cluster, place.image
     waiting = Unfinished(cluster, place.pool, backend.host.instances)
@@ -85,7 +83,7 @@ def _unfinished(backend: "RbdBackend", place: Place) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _snapshot(backend: "RbdBackend", disk: str) -> Iterator[None]:
+def _snapshot(backend: PoolBackend, disk: str) -> Iterator[None]:
     """A protected snapshot of the disk, for as long; one that a killed call left goes first."""
     _unsnapped(backend, disk)
     try:
@@ -100,7 +98,7 @@ def _snapshot(backend: "RbdBackend", disk: str) -> Iterator[None]:
     _unsnapped(backend, disk)
 
 
-def _unsnapped(backend: "RbdBackend", disk: str) -> None:
+def _unsnapped(backend: PoolBackend, disk: str) -> None:
     with backend.cluster.image(backend.pool, disk) as image:
         if any(snap["name"] == SNAPSHOT for snap in images.snapshots(image)):
             if image.is_protected_snap(SNAPSHOT):

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def test_failure_is_none_where_every_complaint_is_expected(tmp_path: Path) -> No
 
 
 def _as_user(work: Callable[[], str]) -> str:
-    """What ``work`` says in a child process that is no root."""
+    """What ``work`` says in a child process that is no root; of a child that fails, where it failed."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -78,6 +79,8 @@ def _as_user(work: Callable[[], str]) -> str:
                 os.setgid(65534)
                 os.setuid(65534)
             os.write(write, work().encode())
+        except BaseException:
+            os.write(write, traceback.format_exc().encode())
         finally:
             os._exit(0)
     os.close(write)
