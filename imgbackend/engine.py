@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any
 from oslo_config import cfg
 
 from imgbackend import errors
-from imgbackend.bases import users as overlays
+from imgbackend.bases import users
 from imgbackend.bases.store import BaseEntry, Bases
-from imgbackend.config import options
-from imgbackend.config import plugins as loader
+from imgbackend.config import options, plugins
 from imgbackend.config.overrides import Overrides
 from imgbackend.config.settings import settings_of
-from imgbackend.disks import image_refs as references
-from imgbackend.disks import record_binding as binding
+from imgbackend.disks import image_refs, record_binding
 from imgbackend.driver.abilities import HoldsBases
 from imgbackend.driver.contract import Attached, Backend, Disk
 from imgbackend.sources.contract import Image, Source
@@ -28,7 +26,7 @@ from imgbackend.system.host import Host
 from imgbackend.types import DiskId
 
 if TYPE_CHECKING:
-    from imgbackend.cache.ports import Reach, Stores, Workroom
+    from imgbackend.cache.ports import SnapshotFolder, Stores
     from imgbackend.cache.service import Cache
     from imgbackend.cache.usage import DomainFile
     from imgbackend.guest.instances import Instances
@@ -53,15 +51,13 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         for group, opts in options.GROUPS.items():
             options.check(conf, group, opts)
         self.host = Host(settings_of(conf))
-        self._bases = Bases(self.host)
-        self._bases.make_room = lambda need: self.cache.make_room(need)
-        self._bases.in_use = lambda name: self.cache.in_use(name)
+        self._bases = Bases(self.host, _Evictor(self))
         self._backends: dict[str, Backend] = {}
         self._sources: dict[str, Source] = {}
         self._cache: Cache | None = None
         self._instances: Instances | None = None
         self._guard = threading.RLock()
-        self._binding = binding.Binding(self.host, self.backend, self._resolved)
+        self._binding = record_binding.Binding(self.host, self.backend, self._resolved)
         self._overrides.check(lambda section: self.driver_of(section) in self._installed())
 
     @classmethod
@@ -107,7 +103,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
                 from imgbackend.cache.service import Cache, policy_of
 
                 policy = policy_of(self.conf)
-                self._cache = Cache(self.host, self._bases, self._reach(), policy, domains=self._domains)
+                self._cache = Cache(self.host, self._bases, _CachePorts(self), policy, domains=self._domains)
             return self._cache
 
     @property
@@ -127,7 +123,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         """What the domains of libvirt open, where it is configured: it is named, or instances were spawned by it."""
         where = self.conf.get_location("connection_uri", "libvirt")
         named = where is not None and where.location is not cfg.Locations.opt_default
-        folders = [] if named else overlays.instances(self.host)
+        folders = [] if named else users.instances(self.host)
         if named or any(os.path.exists(f"{self.host.instances}/{name}/{records.DOMAIN}") for name in folders):
             return self.instances.files()
         return ()
@@ -157,9 +153,9 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         :raises SourceUnavailable: if the source is down, and the image is not cached.
         :raises ConfigError: if the source lacks configuration, or both a session and another host are given.
         """
-        source = self.source(references.source_of(ref, self.conf.sources.default))
+        source = self.source(image_refs.source_of(ref, self.conf.sources.default))
         if fallback_from_host is None:
-            return references.find(source, ref, session, self._bases)
+            return image_refs.find(source, ref, session, self._bases)
         from imgbackend.sources.peer import PeerSource
 
         peers = self.source("peer")
@@ -167,13 +163,13 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
             raise errors.ConfigError(
                 "fallback_from_host: whether a caller may see an image, no base can tell; use neither"
             )
-        return references.find_or_fall_back(
+        return image_refs.find_or_fall_back(
             source, ref, self._bases, host=fallback_from_host, peers=peers, image_id=image_id
         )
 
     def source_names(self) -> list[str]:
         """The installed sources."""
-        return sorted({found.name for found in loader.drivers(loader.SOURCES)})
+        return sorted({found.name for found in plugins.drivers(plugins.SOURCES)})
 
     def source(self, name: str) -> Source:
         """A source, made when it is first asked for.
@@ -182,7 +178,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         """
         with self._guard:
             if name not in self._sources:
-                kind = loader.load_source(name)
+                kind = plugins.load_source(name)
                 self._overrides.set_for_source(kind)
                 options.check(self.conf, kind.group, kind.opts)
                 self._sources[name] = kind(self.conf)
@@ -192,7 +188,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
 
     def backend_names(self) -> list[str]:
         """The backends that are configured, and the installed drivers, each usable as one."""
-        return sorted({found.name for found in loader.drivers()} | self.configured())
+        return sorted({found.name for found in plugins.drivers()} | self.configured())
 
     def configured(self) -> set[str]:
         """The backends that somebody wants: sections with an installed driver, and what ``images_type`` names."""
@@ -202,52 +198,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
 
     @staticmethod
     def _installed() -> set[str]:
-        return {found.name for found in loader.drivers()}
-
-    def _reach(self) -> "Reach":
-        from imgbackend.cache.ports import Reach
-
-        def asked(ref: str) -> Image:
-            return self.source(references.source_of(ref, self.conf.sources.default)).find(ref)
-
-        def beside(ref: str, image_id: str) -> Image:
-            return self.image(references.beside(ref, image_id, self.conf.sources.default)).as_boot_file()
-
-        return Reach(
-            stores=self._stores,
-            backend=self.backend,
-            configured=self.configured,
-            finish=lambda name: self.instances.finish(name),
-            image=self.image,
-            beside=beside,
-            asked=asked,
-            workrooms=self._workrooms,
-        )
-
-    def _workrooms(self) -> "Iterable[Workroom]":
-        from imgbackend.guest import snapshots
-
-        return snapshots.rooms(snapshots.folder_of(self.host, self.conf.libvirt.snapshots_directory))
-
-    def _stores(self, recorded: Collection[str]) -> "Stores":
-        """The backends that hold bases, opened: the configured ones, and those that records of disks name."""
-        from imgbackend.cache.ports import Stores
-
-        opened: dict[str, HoldsBases] = {}
-        faults = []
-        for name in sorted(self.configured().union(recorded)):
-            try:
-                if not issubclass(self.backend_class(name), HoldsBases):
-                    continue
-                if name == "local":
-                    raise errors.ConfigError("local is what the base folder is called; rename the section")
-                backend = self.backend(name)
-            except errors.Error as exc:
-                faults.append(f"the backend {name} cannot be opened, and what bases it holds is not known: {exc}")
-                continue
-            if isinstance(backend, HoldsBases):
-                opened[name] = backend
-        return Stores(opened=opened, faults=faults)
+        return {found.name for found in plugins.drivers()}
 
     def backend(self, name: str | None = None) -> Backend:
         """A backend, opened; None: the one that ``images_type`` names.
@@ -283,7 +234,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         if name in options.RESERVED:
             raise errors.ConfigError(f"images_type: {name} is a section of its own, not a backend")
         driver = self.driver_of(name)
-        kind = loader.load_driver(driver)
+        kind = plugins.load_driver(driver)
         opts = options.backend_opts(name, driver, kind.opts)
         options.register(self.conf, name, opts)
         self._overrides.set_for_backend(name, {opt.dest for opt in opts})
@@ -328,7 +279,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
 
         :raises DiskError: if the records of the instance that is given are broken.
         """
-        for folder in [instance] if instance else overlays.instances(self.host):
+        for folder in [instance] if instance else users.instances(self.host):
             try:
                 names = {*self.host.records.all(folder), *self.host.records.nova_formats(folder)}
             except errors.DiskError as exc:
@@ -361,3 +312,63 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         from imgbackend.cache.usage import Use
 
         return Use(self.host).local()
+
+
+class _Evictor:
+    """Makes room for a fetch by the engine's cache, which is not loaded before."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def make_room(self, need: int) -> bool:
+        return self._engine.cache.make_room(need)
+
+    def in_use(self, name: str) -> bool:
+        return self._engine.cache.in_use(name)
+
+
+class _CachePorts:
+    """The ways from the cache into its engine; see :class:`imgbackend.cache.ports.Ports`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.backend = engine.backend
+        self.configured = engine.configured
+
+    def stores(self, recorded: Collection[str]) -> "Stores":
+        from imgbackend.cache.ports import Stores
+
+        engine, opened, faults = self._engine, dict[str, HoldsBases](), list[str]()
+        for name in sorted(engine.configured().union(recorded)):
+            try:
+                if not issubclass(engine.backend_class(name), HoldsBases):
+                    continue
+                if name == "local":
+                    raise errors.ConfigError("local is what the base folder is called; rename the section")
+                backend = engine.backend(name)
+            except errors.Error as exc:
+                faults.append(f"the backend {name} cannot be opened, and what bases it holds is not known: {exc}")
+                continue
+            if isinstance(backend, HoldsBases):
+                opened[name] = backend
+        return Stores(opened=opened, faults=faults)
+
+    def finish_destroying(self, instance: str) -> None:
+        self._engine.instances.finish(instance)
+
+    def image(self, ref: str) -> Image:
+        return self._engine.image(ref)
+
+    def image_now(self, ref: str) -> Image:
+        engine = self._engine
+        return engine.source(image_refs.source_of(ref, engine.conf.sources.default)).find(ref)
+
+    def boot_file(self, ref: str, image_id: str) -> Image:
+        default = self._engine.conf.sources.default
+        return self._engine.image(image_refs.beside(ref, image_id, default)).as_boot_file()
+
+    def snapshot_folders(self) -> "Iterable[SnapshotFolder]":
+        from imgbackend.guest import snapshots
+
+        engine = self._engine
+        return snapshots.rooms(snapshots.folder_of(engine.host, engine.conf.libvirt.snapshots_directory))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 from imgbackend import errors
-from imgbackend_lvm import lvm2_reports as reports
+from imgbackend_lvm import lvm2_reports
 from imgbackend_lvm.lvm2_errors import OutOfExtents
 from imgbackend_lvm.lvm2_names import check_group, check_name, check_tag, tag_of, tags_of, value_of
 from imgbackend_lvm.lvm2_reports import LogicalVolume, VolumeGroup
@@ -67,7 +67,7 @@ class Lvm2:
         :raises ConfigError: if there is none of this name.
         """
         check_group(group)
-        found = reports.groups(self._report("vgs", reports.GROUP_FIELDS, group))
+        found = lvm2_reports.groups(self._report("vgs", lvm2_reports.GROUP_FIELDS, group))
         if not found:
             raise errors.StorageUnavailable(f"vgs says nothing of {group}, which it found")
         return found[0]
@@ -83,7 +83,7 @@ class Lvm2:
         if name is not None:
             check_name(group, name)
         what = group if name is None else f"{group}/{name}"
-        found = reports.volumes(self._report("lvs", reports.VOLUME_FIELDS, what))
+        found = lvm2_reports.volumes(self._report("lvs", lvm2_reports.VOLUME_FIELDS, what))
         return [volume for volume in found if tag is None or tag in volume.lv_tags]
 
     def lvcreate(
@@ -159,8 +159,8 @@ class Lvm2:
     def pe_ranges(self, group: str, name: str) -> list[str]:
         """The extents that a thick volume has, ``<device>:<first>-<last>``, in its own order."""
         check_name(group, name)
-        printed = self.commands.run("lvs", *reports.OPTIONS, "--options", "seg_pe_ranges", "--", f"{group}/{name}")
-        return reports.extents(printed)
+        printed = self.commands.run("lvs", *lvm2_reports.OPTIONS, "--options", "seg_pe_ranges", "--", f"{group}/{name}")
+        return lvm2_reports.extents(printed)
 
     def lvrename(self, group: str, name: str, new: str) -> None:
         """Rename a volume, open ones too, in one step.
@@ -226,7 +226,7 @@ class Lvm2:
             raise errors.StorageFull(f"the volume group {group}", exc.needed * extent, exc.left * extent) from exc
 
     def _report(self, tool: str, fields: str, what: str) -> str:
-        return self.commands.run(tool, *reports.OPTIONS, "--options", fields, "--", what, fine=_ABSENT)
+        return self.commands.run(tool, *lvm2_reports.OPTIONS, "--options", fields, "--", what, fine=_ABSENT)
 
 
 def _size(option: str, size: int) -> tuple[str, str]:

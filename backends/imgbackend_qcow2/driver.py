@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from imgbackend import errors
-from imgbackend.driver import overlay_chain as chains
+from imgbackend.driver import overlay_chain
 from imgbackend.driver.abilities import Backed, Flattenable, Snapshottable
 from imgbackend.driver.file_disk import FileBackend, FileDisk
 from imgbackend.driver.template import Base, PrepareTemplate
@@ -20,7 +20,7 @@ class Qcow2Disk(FileDisk["Qcow2Backend"], Backed, Snapshottable, Flattenable):
 
     def virtual_size(self, _length: int) -> int:
         """As the header says."""
-        return chains.header_of(self.path).virtual_size
+        return overlay_chain.header_of(self.path).virtual_size
 
     def plan(self, template: Declared, base: ImageInfo | None, size: int | None) -> Plan:
         """An overlay, always."""
@@ -49,7 +49,7 @@ class Qcow2Disk(FileDisk["Qcow2Backend"], Backed, Snapshottable, Flattenable):
 
     def backing(self) -> tuple[Path, str] | None:
         """Only what is directly in the base folder is ever a backing file."""
-        return chains.backing_of(self.backend.host, self.path)
+        return overlay_chain.backing_of(self.backend.host, self.path)
 
     def resize_image(self, size: int) -> None:
         """By qemu-img; the base is not opened."""
@@ -108,7 +108,7 @@ class Qcow2Disk(FileDisk["Qcow2Backend"], Backed, Snapshottable, Flattenable):
             files.flush(layers[0][0])
 
     def _layers(self, flags: int) -> contextlib.AbstractContextManager[list[qemu_img.Layer]]:
-        return chains.opened(self.backend.host, self.path, flags, recorded=self.recorded is not None)
+        return overlay_chain.opened(self.backend.host, self.path, flags, recorded=self.recorded is not None)
 
 
 class Qcow2Backend(FileBackend):

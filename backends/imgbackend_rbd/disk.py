@@ -25,8 +25,7 @@ from imgbackend.types import (
     Way,
     ignore,
 )
-from imgbackend_rbd import bases, headers, images, locations, lock
-from imgbackend_rbd import to_image as handover
+from imgbackend_rbd import bases, headers, images, locations, lock, to_image
 from imgbackend_rbd.images import Patience
 from imgbackend_rbd.locations import Place
 from imgbackend_rbd.pool import PoolBackend
@@ -319,7 +318,7 @@ class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Snapshottable, Flattenab
             found = [
                 SnapshotInfo(name=snap["name"], size=snap["size"], time=images.taken(image, snap["id"]))
                 for snap in images.snapshots(image)
-                if snap["name"] != handover.SNAPSHOT
+                if snap["name"] != to_image.SNAPSHOT
             ]
         yield from found
 
@@ -338,7 +337,7 @@ class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Snapshottable, Flattenab
         with self.changing(progress) as watched:
             self.found()
             with self._asked("making an image of"):
-                return handover.made(self.backend, self.image, image_id, pool, watched)
+                return to_image.made(self.backend, self.image, image_id, pool, watched)
 
     def flatten_image(self, progress: Progress) -> None:
         """By librbd, object by object; at each of them the bytes are the same."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from imgbackend import errors
-from imgbackend.bases import inspect as inspection
+from imgbackend.bases import inspect
 from imgbackend.state import digests, manifests
 from imgbackend.state.manifests import Identity, Manifest
 from imgbackend.system import files, qemu_img
@@ -133,7 +133,7 @@ class Fetching:
         with (
             self._host.metrics.timed("fetch"),
             self._room_for(size) as progress,
-            inspection.loaded_meanwhile(),
+            inspect.loaded_meanwhile(),
         ):
             told = self._order.fetch(self._part, progress)
         declared = declared_of(self._order.fetch)  # had from elsewhere, it is what is said of it there
@@ -260,20 +260,20 @@ class Fetching:
                 delivered_format=came_as,
                 delivered_size=delivered.size,
                 delivered_digests=delivered.digests,
-                inspected_by=inspection.NAME if role == "image" else "nobody: not a disk image",
+                inspected_by=inspect.NAME if role == "image" else "nobody: not a disk image",
                 inspected_at=time.time(),
                 identity=Identity.of(fd),
             )
-        replace(self._order.base, whole, manifest)
+        replace_base(self._order.base, whole, manifest)
         return manifest
 
     def _ready(self, role: Role, declared: Declared | None) -> tuple[ImageInfo, Path, str]:
         """What the base is, where it is, and what it was delivered as."""
         length = os.stat(self._part).st_size
         if role != "image":
-            whole = inspection.rounded(length) if role == "generated" else length
+            whole = inspect.rounded(length) if role == "generated" else length
             return ImageInfo(format="raw", virtual_size=whole), self._part, "raw"
-        info, data = inspection.inspect(self._host, self._part, declared.format if declared else None)
+        info, data = inspect.inspect(self._host, self._part, declared.format if declared else None)
         limit = self._host.settings.max_virtual_size
         if info.virtual_size > limit:
             raise errors.TemplateTooLarge(info.virtual_size, limit, limit="max_image_virtual_size")
@@ -340,7 +340,7 @@ def put_aside(base: Path) -> Path:
     return aside
 
 
-def replace(base: Path, whole: Path, manifest: Manifest) -> None:
+def replace_base(base: Path, whole: Path, manifest: Manifest) -> None:
     """Publish a base, its manifest first; a bad one of the same name is put aside, not removed."""
     if base.exists():
         put_aside(base)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from imgbackend import errors
-from imgbackend.bases import container_checks as containers
+from imgbackend.bases import container_checks
 from imgbackend.system import files, qcow2, qemu_img
 from imgbackend.system.host import Host
 from imgbackend.types import ImageInfo
@@ -125,7 +125,7 @@ def _check_safety(match: Any, name: str) -> None:
 
 def _ends_as_vhd(path: Path) -> bool:
     with files.open_fd(path, os.O_RDONLY) as fd:
-        return containers.is_fixed_vhd(fd)
+        return container_checks.is_fixed_vhd(fd)
 
 
 def _compare(found: str, declared: str | None) -> None:
@@ -139,7 +139,7 @@ def _compare(found: str, declared: str | None) -> None:
 def _container(host: Host, path: Path, found: str, size: int) -> tuple[ImageInfo, int]:
     """QEMU's own view of a container, which must be the inspector's."""
     with files.open_fd(path, os.O_RDONLY) as fd:
-        size = containers.check(fd, found, size)
+        size = container_checks.check(fd, found, size)
         if size > host.settings.max_virtual_size:
             raise errors.TemplateTooLarge(size, host.settings.max_virtual_size, limit="max_image_virtual_size")
         _agree(host, qemu_img.info(host, (fd, found)), found, size)

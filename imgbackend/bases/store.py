@@ -13,18 +13,15 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from imgbackend import errors
-from imgbackend.bases import fetch as fetching
-from imgbackend.bases import inspect as inspection
-from imgbackend.bases import users as overlays
-from imgbackend.bases.fetch import Fetching, Order
-from imgbackend.state import digests, manifests
-from imgbackend.state import shared_failure as failures
+from imgbackend.bases import inspect, users
+from imgbackend.bases.fetch import Fetching, Order, declared_of, replace_base, role_of
+from imgbackend.state import digests, manifests, shared_failure
 from imgbackend.state.manifests import Identity, Manifest
 from imgbackend.system import files, qemu_img
 from imgbackend.system.host import BASE_MODE, Host
@@ -67,16 +64,43 @@ class Ready:
     fetched: bool
 
 
-class Bases:
-    """The bases of one ``instances_path``."""
+class Evictor(Protocol):
+    """Who knows which bases of the folder may go."""
+
+    def make_room(self, need: int, /) -> bool:
+        """Remove bases, so that ``need`` bytes are freed; whether one went."""
+
+    def in_use(self, name: str, /) -> bool:
+        """Whether anything needs a base, or may do so."""
+
+
+class NoEvictor:
+    """Removes none, and knows of no other use than that of overlays below ``instances_path``."""
 
     def __init__(self, host: Host) -> None:
         """Keep the host; nothing is touched."""
         self._host = host
-        self.make_room: Callable[[int], bool] | None = None
-        """Removes other bases for a fetch that lacks so many bytes, and says whether one went; None: nobody does."""
-        self.in_use: Callable[[str], bool] = lambda name: overlays.hangs_on(host, name)
-        """Whether anything needs a base of the folder, or may do so: an engine knows of domains too."""
+
+    def make_room(self, _need: int, /) -> bool:
+        """None goes."""
+        return False
+
+    def in_use(self, name: str, /) -> bool:
+        """Whether an overlay hangs on it."""
+        return users.hangs_on(self._host, name)
+
+
+class Bases:
+    """The bases of one ``instances_path``."""
+
+    def __init__(self, host: Host, evictor: Evictor | None = None) -> None:
+        """Keep both; nothing is touched.  ``evictor`` None: no base goes to make room for another."""
+        self._host = host
+        self._evictor: Evictor = evictor or NoEvictor(host)
+
+    def in_use(self, name: str) -> bool:
+        """Whether anything needs a base of the folder, or may do so."""
+        return self._evictor.in_use(name)
 
     def path(self, name: str) -> Path:
         """Where a base is, or would be."""
@@ -173,7 +197,7 @@ class Bases:
 
     def ready_held(self, order: Order, asked: float, progress: Progress) -> Ready:
         """As :meth:`ready`, for a caller that holds the base's lock since it asked, at ``asked``."""
-        shared = failures.Shared(self._host.instances / "locks", order.base.name)
+        shared = shared_failure.Shared(self._host.instances / "locks", order.base.name)
         found = self._known(order, progress)
         if found is None:
             shared.raise_recent(asked, order.size)
@@ -181,7 +205,7 @@ class Bases:
             if before is not None and before.digest is not None and order.digest is None:
                 order = dataclasses.replace(order, digest=before.digest)
             with shared.told():
-                manifest = Fetching(self._host, order, progress, self.make_room).run()
+                manifest = Fetching(self._host, order, progress, self._evictor.make_room).run()
             found = Ready(fd=os.open(order.base, os.O_RDONLY | os.O_CLOEXEC), manifest=manifest, fetched=True)
         try:
             self._usable(found.manifest, order)
@@ -192,7 +216,7 @@ class Bases:
         return found
 
     def _usable(self, manifest: Manifest, order: Order) -> None:
-        role = fetching.role_of(order.fetch)
+        role = role_of(order.fetch)
         if role == "image" and manifest.role == "boot-file":
             raise errors.TemplateUnsafe("this was cached as a kernel or ramdisk, byte for byte; it is no disk image")
         if role == "boot-file" and manifest.role != role and manifest.delivered_format != "raw":
@@ -228,7 +252,7 @@ class Bases:
         what looks like a container is refused where bases are raw: a raw image may contain
         anything, and its content must not decide what it is.
         """
-        role, stated = fetching.role_of(order.fetch), overlays.stated_formats(self._host, order.base)
+        role, stated = role_of(order.fetch), users.stated_formats(self._host, order.base)
         if len(stated) > 1:
             raise errors.TemplateUnsafe(
                 f"the disks on {order.base} differ over its format: {', '.join(sorted(stated))}"
@@ -236,24 +260,24 @@ class Bases:
         name, size, by = next(iter(stated), None), os.fstat(fd).st_size, "the headers of its overlays"
         cluster: int | None = None
         if name is None and role == "image":
-            if self._host.settings.force_raw and inspection.looks_like_container(order.base):
+            if self._host.settings.force_raw and inspect.looks_like_container(order.base):
                 raise errors.TemplateUnsafe(
                     f"{order.base} has no manifest and is no plain raw image, though force_raw_images is on; "
                     "remove it, and it is fetched again"
                 )
-            info, _ = inspection.inspect(self._host, order.base, None)
-            name, size, cluster, by = info.format, info.virtual_size, info.cluster_size, inspection.NAME
+            info, _ = inspect.inspect(self._host, order.base, None)
+            name, size, cluster, by = info.format, info.virtual_size, info.cluster_size, inspect.NAME
         elif name not in (None, "raw"):
-            info, _ = inspection.inspect(self._host, order.base, name)
+            info, _ = inspect.inspect(self._host, order.base, name)
             size, cluster = info.virtual_size, info.cluster_size
         name = name or "raw"
-        declared = fetching.declared_of(order.fetch) if role == "image" else None
+        declared = declared_of(order.fetch) if role == "image" else None
         made = Manifest(
             image_id=declared.image_id if declared else None,
             source=declared.source if declared else None,
             role=role,
             format=name,
-            virtual_size=size if role != "image" else inspection.rounded(size),
+            virtual_size=size if role != "image" else inspect.rounded(size),
             cluster_size=cluster,
             digest=digests.content_digest(fd, progress) if name == "raw" else None,
             inspected_by=by,
@@ -294,4 +318,4 @@ class Bases:
                 self._host.finish(target, mode=BASE_MODE, durable=True)
                 digest = digests.content_digest(target, progress) if manifest.format == "raw" else None
                 made = dataclasses.replace(manifest, virtual_size=size, digest=digest, identity=Identity.of(target))
-            fetching.replace(legacy, whole, made)
+            replace_base(legacy, whole, made)

@@ -1,6 +1,6 @@
 """What the cache reaches through its engine: backends and images, opened and found when they are wanted."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ class Bootable(Wanted, Protocol):
     def ramdisk_id(self) -> str | None: ...
 
 
-class Workroom(Protocol):
+class SnapshotFolder(Protocol):
     """A folder in which a snapshot is worked on, or was."""
 
     @property
@@ -54,23 +54,29 @@ class Stores:
     """Why others could not be opened, a line each."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reach:
-    """The ways through one engine."""
+class Ports(Protocol):
+    """The ways from the cache to what lies beyond it; an engine offers them."""
 
-    stores: Callable[[Collection[str]], Stores]
-    """The configured backends that hold bases, opened, and of those named what can be."""
-    backend: Callable[[str | None], Backend]
-    """A backend by its name; None: that of new disks."""
-    configured: Callable[[], Collection[str]]
-    """The names of the backends that somebody wants."""
-    finish: Callable[[str], None]
-    """Goes on with the destruction of an instance that was broken off; the caller holds the instance's lock."""
-    image: Callable[[str], Bootable]
-    """An image by a reference, as for a disk: where its source is down, its base will do."""
-    beside: Callable[[str, str], Wanted]
-    """Another image in the source of the one that a reference names, by its id, as a kernel or a ramdisk."""
-    asked: Callable[[str], Wanted]
-    """The same, of a source that has to answer."""
-    workrooms: Callable[[], Iterable[Workroom]]
-    """The folders in which snapshots are worked on, of all hosts."""
+    def stores(self, recorded: Collection[str], /) -> Stores:
+        """The configured backends that hold bases, opened, and of those named in ``recorded`` what can be."""
+
+    def backend(self, name: str | None, /) -> Backend:
+        """A backend by its name; None: that of new disks."""
+
+    def configured(self) -> Collection[str]:
+        """The names of the backends that somebody wants."""
+
+    def finish_destroying(self, instance: str, /) -> None:
+        """Go on with the destruction of an instance that was broken off; the caller holds the instance's lock."""
+
+    def image(self, ref: str, /) -> Bootable:
+        """An image by a reference, as for a disk: where its source is down, its base will do."""
+
+    def image_now(self, ref: str, /) -> Wanted:
+        """The same, of a source that has to answer now."""
+
+    def boot_file(self, ref: str, image_id: str, /) -> Wanted:
+        """A kernel or a ramdisk by its id, in the source of the image that ``ref`` names."""
+
+    def snapshot_folders(self) -> Iterable[SnapshotFolder]:
+        """The folders in which snapshots are worked on, of all hosts."""

@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from imgbackend import errors
-from imgbackend.bases import fetch as fetching
+from imgbackend.bases import fetch
 from imgbackend.bases.store import Bases
-from imgbackend.cache.ports import Bootable, Wanted
-from imgbackend.disks import clone_parent as parents
+from imgbackend.cache.ports import Bootable, Ports, Wanted
+from imgbackend.disks import clone_parent
 from imgbackend.disks.create import Watched, translated
 from imgbackend.disks.prepare import Preparer
 from imgbackend.driver.abilities import Cloneable, HoldsBases
 from imgbackend.driver.contract import Backend
 from imgbackend.state.manifests import Manifest
-from imgbackend.system import parallel as together
+from imgbackend.system import parallel
 from imgbackend.system.host import Host
 from imgbackend.types import DiskId, ImageInfo, Progress, ignore
 
@@ -59,11 +59,10 @@ class Prefetching:
         host: Host,
         bases: Bases,
         backend: Backend,
-        find: Callable[[str], Bootable],
-        beside: Callable[[str, str], Wanted],
+        ports: Ports,
     ) -> None:
-        """``find`` is the engine's way from a reference to an image, ``beside`` to a boot file in the same source."""
-        self._host, self._bases, self._backend, self._find, self._beside = host, bases, backend, find, beside
+        """``ports`` is the way to images."""
+        self._host, self._bases, self._backend, self._ports = host, bases, backend, ports
 
     def all(
         self, refs: Iterable[str], *, at_once: int, jitter: float, progress: Callable[[str], Progress]
@@ -74,7 +73,7 @@ class Prefetching:
         """
         wanted = list(dict.fromkeys(refs))
         jobs = [functools.partial(self._job, ref, jitter) for ref in wanted]
-        return together.all_at_once(jobs, [progress(ref) for ref in wanted], most=at_once)
+        return parallel.all_at_once(jobs, [progress(ref) for ref in wanted], most=at_once)
 
     def _job(self, ref: str, jitter: float, progress: Progress) -> Prefetched:
         return self.one(ref, jitter=jitter, progress=progress)
@@ -88,7 +87,7 @@ class Prefetching:
         try:
             with translated(self._host, watched):
                 _wait(random.uniform(0.0, jitter), watched)  # noqa: S311 - no secret: it only spreads the load
-                image = self._find(ref)
+                image = self._ports.image(ref)
                 done = replace(done, image_id=image.id, base=image.filename)
                 done = self._booted(image, self._had(image, done, watched), watched)
         except errors.Error as exc:
@@ -113,7 +112,7 @@ class Prefetching:
         files = list[str]()
         for image_id in named:
             try:
-                file = self._beside(done.ref, image_id)
+                file = self._ports.boot_file(done.ref, image_id)
                 if self._prepared(file, None, progress).fetched and done.status == "existing":
                     done = replace(done, status="cached")
             except errors.Error as exc:
@@ -136,7 +135,7 @@ class Prefetching:
         if not issubclass(self._backend.disk_type, Cloneable):
             return None
         disk = self._backend.disk(_NOBODY)
-        parent, _ = parents.find(disk, fetching.declared_of(image), None)
+        parent, _ = clone_parent.find(disk, fetch.declared_of(image), None)
         return None if parent is None else parent[0]
 
 

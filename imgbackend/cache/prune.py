@@ -6,8 +6,7 @@ from dataclasses import dataclass, field, replace
 from imgbackend import errors
 from imgbackend.bases.store import Bases
 from imgbackend.bases.users import nothing
-from imgbackend.cache import inventory
-from imgbackend.cache import watermarks as limits
+from imgbackend.cache import inventory, watermarks
 from imgbackend.cache.evict import Outcome, Removal
 from imgbackend.cache.garbage.collect import Leftover
 from imgbackend.cache.policy import CachedBase, OtherHost, Policy, Verdict, judge
@@ -110,7 +109,7 @@ class Sweep:
         if use.unseen:
             return False
         removal = Removal(self._host, self._bases, {}, self._policy, use, self._clock, other)
-        outcomes = [removal.remove(verdict) for verdict in limits.for_need(verdicts, need)]
+        outcomes = [removal.remove(verdict) for verdict in watermarks.for_need(verdicts, need)]
         return any(each.action == "removed" for each in outcomes)
 
     def _others(self, faults: list[str]) -> tuple[OtherHost | None, list[str]]:
@@ -127,16 +126,18 @@ class Sweep:
         folder, policy = files.nearest(self._host.bases), self._policy
         free, total, rooms = files.free_bytes(folder), files.total_bytes(folder), self._rooms(stores, faults)
         now = self._clock()
-        verdicts = limits.decide(found, policy, now, free=free, total=total, stores=rooms, unseen=unseen, other=other)
-        faults += _too_full(verdicts, limits.place(policy, free=free))
-        for name in limits.bounded(policy):
-            faults += _too_full(verdicts, limits.store_place(policy, name, rooms.get(name)))
+        verdicts = watermarks.decide(
+            found, policy, now, free=free, total=total, stores=rooms, unseen=unseen, other=other
+        )
+        faults += _too_full(verdicts, watermarks.place(policy, free=free))
+        for name in watermarks.bounded(policy):
+            faults += _too_full(verdicts, watermarks.store_place(policy, name, rooms.get(name)))
         return verdicts
 
     def _rooms(self, stores: Stores, faults: list[str]) -> dict[str, Capacity]:
         """What room there is in the stores of which so much is to be free."""
         found: dict[str, Capacity] = {}
-        for name in limits.bounded(self._policy):
+        for name in watermarks.bounded(self._policy):
             store = stores.opened.get(name)
             if not isinstance(store, Backend):
                 faults.append(f"[image_cache] has limits for {name}, which was not opened, or keeps no bases")
@@ -186,8 +187,8 @@ def _would(verdict: Verdict) -> Outcome:
     return Outcome(base=verdict.base, action="would be removed", reason=verdict.reason, freed=verdict.base.frees)
 
 
-def _too_full(verdicts: list[Verdict], place: limits.Place) -> Iterator[str]:
-    over, short = limits.missing_room(verdicts, place)
+def _too_full(verdicts: list[Verdict], place: watermarks.Place) -> Iterator[str]:
+    over, short = watermarks.missing_room(verdicts, place)
     most, least = f"{place.prefix}max_size", f"{place.prefix}min_free"
     if over:
         left = "all that is left is in use or held"

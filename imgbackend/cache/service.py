@@ -24,7 +24,7 @@ from imgbackend.cache.garbage.of_disks import Orphans
 from imgbackend.cache.garbage.of_files import Strewn
 from imgbackend.cache.garbage.of_snapshots import Workrooms
 from imgbackend.cache.policy import CachedBase, Policy
-from imgbackend.cache.ports import Reach, Stores
+from imgbackend.cache.ports import Ports, Stores
 from imgbackend.cache.prefetch import Prefetched, Prefetching, silent
 from imgbackend.cache.prune import Pass, Sweep, go_on
 from imgbackend.cache.sharing_hosts import Hosts, SeenHost
@@ -45,7 +45,6 @@ __all__ = [
     "Pass",
     "Policy",
     "Prefetched",
-    "Reach",
     "SeenHost",
     "Stores",
     "Verified",
@@ -74,18 +73,18 @@ class Cache:
         self,
         host: Host,
         bases: Bases,
-        reach: Reach,
+        ports: Ports,
         policy: Policy,
         clock: Callable[[], float] = time.time,
         domains: Domains = no_domains,
     ) -> None:
         """``domains`` tells what the hypervisor's domains open."""
-        self._host, self._bases, self._reach = host, bases, reach
+        self._host, self._bases, self._ports = host, bases, ports
         self.policy = policy
         """What the configuration allows."""
         self._clock, self._domains = clock, domains
         self._hosts = Hosts(host, clock)
-        self._sweep = Sweep(host, bases, reach.stores, policy, clock, self._look)
+        self._sweep = Sweep(host, bases, ports.stores, policy, clock, self._look)
 
     def bases(self, *, ask_sources: bool = False) -> Listing:
         """Every base, with the disks that hang on it.
@@ -101,7 +100,7 @@ class Cache:
 
     def _listed(self) -> tuple[Listing, Stores]:
         use = self._look()
-        stores = self._reach.stores(use.backends)
+        stores = self._ports.stores(use.backends)
         found, faults = inventory.everything(self._host, self._bases, stores.opened, use)
         faults = [*use.unseen, *stores.faults, *faults]
         return Listing(bases=found, stores=sorted(stores.opened), faults=faults, foreign=use.foreign), stores
@@ -186,19 +185,19 @@ class Cache:
             return done
 
     def _asked(self, bases: list[CachedBase]) -> list[CachedBase]:
-        return upstream.asked(bases, self._reach.asked)
+        return upstream.asked(bases, self._ports.image_now)
 
     def _tell(self, done: Pass, path: Path) -> None:
-        from imgbackend.cache import prometheus as exposition
+        from imgbackend.cache import prometheus
 
-        measured = exposition.Measured(
+        measured = prometheus.Measured(
             bases=[each.base for each in done.outcomes if each.action not in ("removed", "gone")],
             free=files.free_bytes(files.nearest(self._host.bases)),
             faults=len(done.faults),
             hosts=sum(each.alive or each.here for each in self._hosts.all()),
         )
         try:
-            exposition.write(path, self._host.metrics.counts(), measured)
+            prometheus.write(path, self._host.metrics.counts(), measured)
         except OSError as exc:
             done.faults.append(f"the metrics cannot be written: {files.translated(exc, path)}")
 
@@ -223,8 +222,8 @@ class Cache:
         :raises ConfigError: if there is no such backend.
         :raises StorageUnavailable: if its storage does not answer.
         """
-        reach = self._reach
-        return Prefetching(self._host, self._bases, reach.backend(images_type), reach.image, reach.beside).all(
+        backend = self._ports.backend(images_type)
+        return Prefetching(self._host, self._bases, backend, self._ports).all(
             refs,
             at_once=at_once or self.policy.at_once,
             jitter=self.policy.jitter if jitter is None else jitter,
@@ -281,9 +280,9 @@ class Cache:
     def _left(self, *, remove: bool, alive: Callable[[], object], whole: bool = True) -> LeftBehind:
         with self._translated():
             strewn = Strewn(self._host, self._bases, self.policy, lambda: self._look(alive), self._clock, alive)
-            orphans = Orphans(self._host, self._reach, self.policy, self._clock, alive, whole=whole)
+            orphans = Orphans(self._host, self._ports, self.policy, self._clock, alive, whole=whole)
             faults: list[str] = []
-            rooms = Workrooms(self._host, self._reach, self.policy, self._clock)
+            rooms = Workrooms(self._host, self._ports, self.policy, self._clock)
             candidates = itertools.chain(orphans.candidates(), strewn.candidates(), rooms.candidates())
             found = list(settled(candidates, self._host, faults, remove=remove))
             unknown = [*strewn.faults, *orphans.faults, *rooms.faults]

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 def _package(driver: str) -> str | None:
     """The distribution that a driver comes with, and its version."""
-    from imgbackend.config import plugins as loader
+    from imgbackend.config import plugins
 
-    found = [info for info in loader.drivers() if info.name == driver]
+    found = [info for info in plugins.drivers() if info.name == driver]
     return ", ".join(f"{info.distribution} {info.version}" for info in found) or None
 
 
@@ -48,14 +48,14 @@ def _seen(engine: "Engine", name: str) -> dict[str, Any]:
 
     :raises ConfigError: if there is no such driver.
     """
-    from imgbackend.config import plugins as loader
+    from imgbackend.config import plugins
 
     try:
         backend = engine.backend(name)
         capacity = backend.capacity()
     except Error as exc:
         driver = engine.driver_of(name)
-        if driver not in {info.name for info in loader.drivers()}:
+        if driver not in {info.name for info in plugins.drivers()}:
             raise
         return _facts(name, driver, _class_of(engine, name), str(exc))
     kind = type(backend)
@@ -85,10 +85,10 @@ class List(Lister):
             return self.columns, list(self._rows(engine))
 
     def _rows(self, engine: "Engine") -> Iterator[Sequence[Any]]:
-        from imgbackend.config import plugins as loader
+        from imgbackend.config import plugins
 
         names = engine.backend_names()
-        for name in (*names, *(info.name for info in loader.drivers() if info.name not in names)):
+        for name in (*names, *(info.name for info in plugins.drivers() if info.name not in names)):
             yield row(self.columns, self._told(engine, name))
 
     @staticmethod

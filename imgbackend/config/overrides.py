@@ -12,8 +12,7 @@ from typing import Any
 from oslo_config import cfg
 
 from imgbackend import errors
-from imgbackend.config import options
-from imgbackend.config import plugins as loader
+from imgbackend.config import options, plugins
 from imgbackend.sources.contract import Source
 
 
@@ -111,7 +110,7 @@ def _name(key: str) -> str:
 def _sources() -> Iterator[type[Source]]:
     """The classes of all sources that can be imported."""
     found = []
-    for name in dict.fromkeys(source.name for source in loader.drivers(loader.SOURCES)):
+    for name in dict.fromkeys(source.name for source in plugins.drivers(plugins.SOURCES)):
         with contextlib.suppress(errors.ConfigError):  # told to whoever asks for that one
-            found.append(loader.load_source(name))
+            found.append(plugins.load_source(name))
     yield from dict.fromkeys(found)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from imgbackend import errors
-from imgbackend.bases import fetch as fetching
-from imgbackend.bases import inspect as inspection
-from imgbackend.disks import clone_parent as parents
+from imgbackend.bases import inspect
+from imgbackend.bases.fetch import declared_of, refuse_early, role_of
+from imgbackend.disks import clone_parent
 from imgbackend.disks.prepare import Preparer
 from imgbackend.driver.abilities import Backed, Cloneable, HoldsBases
 from imgbackend.state import manifests
@@ -91,13 +91,13 @@ def whole_size(disk: "AnyDisk", size: int | None) -> int | None:
         return None
     if size <= 0:
         raise errors.DiskError(f"{size} is no size for a disk; give bytes, or None for the image's own size")
-    return inspection.rounded(size, disk.backend.traits.granularity)
+    return inspect.rounded(size, disk.backend.traits.granularity)
 
 
 def cache(disk: "AnyDisk", fetch: FetchFunc, filename: str, size: int | None, progress: Progress) -> Cached:
     """See :meth:`imgbackend.driver.contract.Disk.cache`."""
     started = time.monotonic()
-    role = fetching.role_of(fetch)
+    role = role_of(fetch)
     _check(disk, role, filename, size)
     order = _Order(disk=disk, fetch=fetch, name=filename, role=role, size=whole_size(disk, size))
     with disk.changing(progress) as watched:
@@ -115,15 +115,15 @@ def cache(disk: "AnyDisk", fetch: FetchFunc, filename: str, size: int | None, pr
 
 def explain(disk: "AnyDisk", fetch: FetchFunc, filename: str, size: int | None) -> Plan | None:
     """See :meth:`imgbackend.driver.contract.Disk.explain`."""
-    role = fetching.role_of(fetch)
+    role = role_of(fetch)
     _check(disk, role, filename, size)
     wanted = whole_size(disk, size)
     with disk.looking():
         if disk.find() is not None:
             return None
-        declared = fetching.declared_of(fetch) or _bare(role)
-        fetching.refuse_early(disk.backend.host, declared, wanted)
-        parent, refused = parents.find(disk, declared, wanted)
+        declared = declared_of(fetch) or _bare(role)
+        refuse_early(disk.backend.host, declared, wanted)
+        parent, refused = clone_parent.find(disk, declared, wanted)
         if parent is not None:
             return Plan(way="clone")
         plan = disk.plan(declared, _known(disk, role, filename, wanted), wanted)
@@ -295,11 +295,11 @@ class _Making:
         if not isinstance(disk, Cloneable) or self._order.role != "image":
             return None
         try:
-            declared = fetching.declared_of(self._order.fetch)
+            declared = declared_of(self._order.fetch)
         except errors.SourceUnavailable as exc:
             LOG.warning("Cannot ask for locations to clone from: %s", exc)
             return None
-        parent, self._refused = parents.find(disk, declared, self._order.size)
+        parent, self._refused = clone_parent.find(disk, declared, self._order.size)
         if parent is None:
             return None
         url, info = parent

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgbackend import errors
-from imgbackend.bases import fetch as fetching
-from imgbackend.bases import inspect as inspection
-from imgbackend.bases.fetch import Order
+from imgbackend.bases import inspect
+from imgbackend.bases.fetch import Order, role_of
 from imgbackend.bases.store import Bases, Ready
 from imgbackend.driver.template import Base
 from imgbackend.state import digests, manifests
@@ -41,7 +40,7 @@ class Preparer:
         """``remember`` writes the disk's record; called when the template's facts are known."""
         self._host, self._bases, self._store = host, bases, store
         self._fetch, self._size, self._progress, self._remember = fetch, size, progress, remember
-        role = fetching.role_of(fetch)
+        role = role_of(fetch)
         self.base = Base(name, None if store is not None else bases.path(name), role, progress)
         self.manifest: Manifest | None = None
         self.fetched = False
@@ -76,7 +75,7 @@ class Preparer:
                 pass  # it is nobody else's from the first byte, whoever writes it
         self._fetch(target, self._progress)
         self.fetched = True
-        size = inspection.rounded(os.stat(target).st_size)
+        size = inspect.rounded(os.stat(target).st_size)
         if self._size is not None and size > self._size:
             raise errors.TemplateTooLarge(size, self._size)
         os.truncate(target, size)

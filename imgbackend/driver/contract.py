@@ -34,8 +34,7 @@ from oslo_config import cfg
 
 from imgbackend import errors
 from imgbackend.bases.store import Bases
-from imgbackend.disks import create as creation
-from imgbackend.disks import export
+from imgbackend.disks import create, export
 from imgbackend.disks.create import Watched
 from imgbackend.driver.abilities import Changing
 from imgbackend.driver.template import Base, PrepareTemplate
@@ -191,12 +190,12 @@ class Disk(Changing, Generic[BackendT]):
         :raises StorageError: if the storage fails.
         :raises ConfigError: if the operator has to change something.
         """
-        return creation.cache(self, fetch_func, filename, size, progress)
+        return create.cache(self, fetch_func, filename, size, progress)
 
     @final
     def explain(self, fetch_func: FetchFunc, filename: str, size: int | None = None) -> Plan | None:
         """What :meth:`cache` would do, without doing it; None: the disk exists."""
-        return creation.explain(self, fetch_func, filename, size)
+        return create.explain(self, fetch_func, filename, size)
 
     @final
     def exists(self) -> bool:
@@ -223,7 +222,7 @@ class Disk(Changing, Generic[BackendT]):
         :raises DiskError: if the disk is larger: it is never shrunk.
         :raises DiskNotFound: if there is none.
         """
-        wanted = creation.whole_size(self, size)
+        wanted = create.whole_size(self, size)
         with self.changing():
             now = self.found().size
             if wanted is not None and wanted < now:
@@ -327,7 +326,7 @@ class Disk(Changing, Generic[BackendT]):
     @contextlib.contextmanager
     def looking(self) -> Iterator[None]:
         """The record looked up, no lock held, for what changes nothing."""
-        with creation.translated(self.backend.host, Watched(ignore)):
+        with create.translated(self.backend.host, Watched(ignore)):
             self.recorded = self.backend.attached.bind(cast("Disk[Any]", self))
             yield
 
@@ -337,7 +336,7 @@ class Disk(Changing, Generic[BackendT]):
         """The disk's lock held, its record looked up under it, and ``OSError`` translated."""
         watched = Watched(progress)
         host = self.backend.host
-        with creation.translated(host, watched), host.locks.disk(self.id, watched):
+        with create.translated(host, watched), host.locks.disk(self.id, watched):
             if self.backend.traits.files:
                 qemu_img.take_back(host, host.path(self.id))
             self.recorded = self.backend.attached.bind(cast("Disk[Any]", self))

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from imgbackend import errors
 from imgbackend.driver.contract import Disk
-from imgbackend.guest import console, snapshots
-from imgbackend.guest import destroy as ending
+from imgbackend.guest import console, destroy, snapshots
 from imgbackend.guest.domain import Alter, to_xml
 from imgbackend.guest.hypervisor import Hypervisor, State
 from imgbackend.guest.plan import Layout, layout_of
@@ -87,7 +86,7 @@ class Instances:
         self._hypervisor.check()
         with self._held(spec.id, progress(STARTING)):
             with translated(self._engine.host):
-                ending.finish(self._engine, self._hypervisor, spec.id)
+                destroy.finish(self._engine, self._hypervisor, spec.id)
             layout = self.layout(spec)
             work = Spawning(self._engine.host, self._settings, self._hypervisor, layout, self._bounded)
             return work.run(progress, alter)
@@ -137,7 +136,7 @@ class Instances:
         _checked(name)
         found = self._hypervisor.find(name)
         mine = found is not None and found.instance == name
-        if not mine and not ending.is_ours(self._engine, name):
+        if not mine and not destroy.is_ours(self._engine, name):
             raise errors.InstanceNotFound(f"there is no instance {name}")
         return Instance(
             id=name,
@@ -226,7 +225,7 @@ class Instances:
         _checked(name)
         with self._held(name, progress), translated(self._engine.host):
             snapshots.sweep(self._snapshots, self._engine.host.settings.hostname)
-            ending.destroy(self._engine, self._hypervisor, name)
+            destroy.destroy(self._engine, self._hypervisor, name)
 
     @contextlib.contextmanager
     def snapshot(
@@ -263,7 +262,7 @@ class Instances:
         :raises InstanceError: if the domain of that name is not imgbackend's.
         """
         with translated(self._engine.host):
-            ending.clear(self._engine, self._hypervisor, name)
+            destroy.clear(self._engine, self._hypervisor, name)
 
     def console(self, name: str, *, follow: bool = False) -> Iterator[bytes]:
         """What the guest said so far; with ``follow``, and what it says until it is off."""
@@ -281,7 +280,7 @@ class Instances:
             try:
                 yield
             finally:
-                if not ending.is_there(self._engine, name):
+                if not destroy.is_there(self._engine, name):
                     lock.forget()
 
     def _kept_xml(self, name: str) -> str:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from imgbackend import errors
-from imgbackend.disks import image_refs as references
+from imgbackend.disks import image_refs
 from imgbackend.driver.abilities import Importable
 from imgbackend.driver.contract import Disk
-from imgbackend.guest import fresh_disks as generated
+from imgbackend.guest import fresh_disks
 from imgbackend.guest.config_drive import ConfigDriveImage
 from imgbackend.guest.devices import Device, Machine, lay_out
 from imgbackend.guest.settings import GuestSettings
@@ -106,7 +106,7 @@ class _Disks:
     def _beside(self, image_id: str | None) -> str | None:
         if image_id is None or self._spec.image is None:
             return None
-        return references.beside(self._spec.image, image_id, self._engine.conf.sources.default)
+        return image_refs.beside(self._spec.image, image_id, self._engine.conf.sources.default)
 
     def of(self, device: Device, image: Image | None) -> Making:
         """A disk that is attached."""
@@ -131,7 +131,7 @@ class _Disks:
     def _ephemeral(self, name: str, number: int, told: Ephemeral | None) -> Making:
         if told is None:
             raise errors.ConfigError(f"{name}: there is no size for it")
-        template = generated.ephemeral(
+        template = fresh_disks.ephemeral(
             self._engine.host,
             told.size,
             number,
@@ -145,7 +145,7 @@ class _Disks:
         size = self._spec.swap
         if size is None:
             raise errors.ConfigError("disk.swap: there is no size for it")
-        template = generated.swap(self._engine.host, size)
+        template = fresh_disks.swap(self._engine.host, size)
         return Making(disk=self._disk("disk.swap"), template=template, filename=template.filename, size=size)
 
     def _config_drive(self) -> Making:

@@ -10,7 +10,7 @@ from typing import Final
 from oslo_config import cfg
 
 from imgbackend.errors import ConfigError
-from imgbackend.guest import fresh_disks as generated
+from imgbackend.guest import fresh_disks
 from imgbackend.guest.devices import Machine
 from imgbackend.guest.disk_xml import DiskModes
 from imgbackend.guest.spec import InstanceSpec
@@ -93,7 +93,7 @@ def settings_of(conf: cfg.ConfigOpts) -> GuestSettings:
         stop_seconds=libvirt.wait_soft_reboot_seconds,
         snapshots=libvirt.snapshots_directory,
         ephemeral_format=conf.default_ephemeral_format,
-        mkfs=generated.mkfs_commands(conf.virt_mkfs),
+        mkfs=fresh_disks.mkfs_commands(conf.virt_mkfs),
     )
 
 

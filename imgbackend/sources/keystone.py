@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from oslo_config import cfg, types
 
 from imgbackend.errors import ConfigError, Error, SourceDenied, SourceUnavailable
-from imgbackend.sources import clouds_yaml as clouds
+from imgbackend.sources import clouds_yaml
 from imgbackend.sources.retry import Interrupted, reason
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def connect(conf: Any) -> Access:
     """
     options = conf[GROUP]
     if options.cloud:
-        return _by_cloud(clouds.read(options.cloud), options)
+        return _by_cloud(clouds_yaml.read(options.cloud), options)
     session = _session(
         _plugin(conf, options.auth_section or GROUP),
         verify=False if options.insecure else options.cafile or True,
@@ -129,7 +129,7 @@ def given(session: "Session", conf: Any) -> Access:
     return Access(session=session, endpoint=_checked(found, where), timeout=options.timeout or TIMEOUT)
 
 
-def _by_cloud(cloud: clouds.Cloud, options: Any) -> Access:
+def _by_cloud(cloud: clouds_yaml.Cloud, options: Any) -> Access:
     from keystoneauth1 import loading
 
     loader: Any = loading.get_plugin_loader("none" if cloud.auth_type in ("None", "noauth") else cloud.auth_type)

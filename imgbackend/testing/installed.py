@@ -19,7 +19,7 @@ from typing import Final
 import pytest
 
 from imgbackend import errors
-from imgbackend.config import plugins as loader
+from imgbackend.config import plugins
 from imgbackend.driver.abilities import HoldsBases
 from imgbackend.driver.contract import Backend
 from imgbackend.engine import Engine
@@ -184,5 +184,5 @@ def _last_line(text: str) -> str:
 
 
 def _package(driver: str) -> str:
-    found = [each for each in loader.drivers() if each.name == driver]
+    found = [each for each in plugins.drivers() if each.name == driver]
     return f"{found[0].distribution} {found[0].version}" if found else "no package"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from imgbackend import Engine
-from imgbackend.config import plugins as loader
+from imgbackend.config import plugins
 from imgbackend.state import manifests
 from labs.able import AbleBackend
 from labs.engines import MakeEngine, make_engine, qcow2_content, qcow2_image, raw_content, raw_image
@@ -33,13 +33,13 @@ def engine(make_engine: MakeEngine) -> Engine:
 @pytest.fixture
 def able_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver ``able`` counts as installed: its store keeps the bases."""
-    real_load, real_drivers = loader.load_driver, loader.drivers
-    told = loader.DriverInfo(name="able", distribution="able", version="1", target="labs.able:AbleBackend")
-    monkeypatch.setattr(loader, "load_driver", lambda name: AbleBackend if name == "able" else real_load(name))
+    real_load, real_drivers = plugins.load_driver, plugins.drivers
+    told = plugins.DriverInfo(name="able", distribution="able", version="1", target="labs.able:AbleBackend")
+    monkeypatch.setattr(plugins, "load_driver", lambda name: AbleBackend if name == "able" else real_load(name))
     monkeypatch.setattr(
-        loader,
+        plugins,
         "drivers",
-        lambda group=loader.BACKENDS: [*real_drivers(group), *([told] if group == loader.BACKENDS else [])],
+        lambda group=plugins.BACKENDS: [*real_drivers(group), *([told] if group == plugins.BACKENDS else [])],
     )
 
 

@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cache.conftest import DAY, age
 from imgbackend import Engine, errors
-from imgbackend.cache import prometheus as exposition
+from imgbackend.cache import prometheus
 from labs.engines import MakeEngine
 from labs.templates import Template
 
@@ -91,7 +91,7 @@ def test_file_that_cannot_be_written_is_told_and_keeps_what_was_there(
     def full(*_args: object, **_named: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(exposition, "write", full)
+    monkeypatch.setattr(prometheus, "write", full)
     monkeypatch.setattr("imgbackend.cache.sharing_hosts.Hosts.register", lambda _self, _began: None)
     [fault] = engine.cache.prune().faults
     assert "the metrics cannot be written" in fault

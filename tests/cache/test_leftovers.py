@@ -19,7 +19,7 @@ import pytest
 from cache.conftest import DAY, HOUR, age
 from cache.test_prune import holding
 from imgbackend import Engine
-from imgbackend.bases import fetch as fetching
+from imgbackend.bases import fetch
 from imgbackend.cache.garbage.collect import Leftover
 from imgbackend.cache.garbage.of_disks import Orphans
 from imgbackend.state import manifests
@@ -302,7 +302,7 @@ def test_promise_of_another_host_stays_while_its_file_grows(engine: Engine) -> N
 def put_aside(engine: Engine, image: Template, seconds: float) -> Path:
     """A base that was found bad so long ago."""
     base = engine.host.bases / image.name
-    aside = fetching.put_aside(base)
+    aside = fetch.put_aside(base)
     return aside.rename(base.with_name(f"{base.name}.bad-{int(time.time() - seconds)}"))
 
 

@@ -89,10 +89,12 @@ def test_base_goes_into_the_store_that_holds_bases(able_engine: Engine, tmp_path
 def test_what_the_storage_clones_from_its_source_needs_no_base(
     able_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from imgbackend.disks import clone_parent as parents
+    from imgbackend.disks import clone_parent
     from imgbackend.types import ImageInfo
 
-    monkeypatch.setattr(parents, "find", lambda *_: (("able://image", ImageInfo(format="raw", virtual_size=Mi)), ""))
+    monkeypatch.setattr(
+        clone_parent, "find", lambda *_: (("able://image", ImageInfo(format="raw", virtual_size=Mi)), "")
+    )
     [done] = able_engine.cache.prefetch([str(image(tmp_path))])
     assert (done.status, done.reason) == ("not needed", "disks are clones of able://image")
     assert names(able_engine, "able") == names(able_engine) == set()

@@ -16,7 +16,7 @@ from cache.test_verify import _class_of, flip, only
 from imgbackend import Engine, errors
 from imgbackend.cache.policy import CachedBase
 from imgbackend.cache.throttle import Throttle
-from imgbackend.config import plugins as loader
+from imgbackend.config import plugins
 from imgbackend.driver.abilities import ChecksBases
 from imgbackend.types import Cached, Mi
 from labs.able import AbleBackend, HoldingBackend
@@ -276,8 +276,8 @@ def test_driver_that_tells_bytes_twice_is_refused(
 def test_base_of_a_store_that_gives_no_bytes_is_skipped_and_told_why(
     make_able: Callable[..., Engine], raw_image: Template, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = loader.load_driver
-    monkeypatch.setattr(loader, "load_driver", lambda name: HoldingBackend if name == "able" else real(name))
+    real = plugins.load_driver
+    monkeypatch.setattr(plugins, "load_driver", lambda name: HoldingBackend if name == "able" else real(name))
     assert not issubclass(HoldingBackend, ChecksBases)
     engine = make_able()
     engine.disk("web1").cache(raw_image, raw_image.name)

@@ -14,7 +14,7 @@ from imgbackend import Engine, errors
 from imgbackend.cli.doctor_folders import folders
 from imgbackend.cli.doctor_stores import stores
 from imgbackend.cli.places import file_system
-from imgbackend.config import plugins as loader
+from imgbackend.config import plugins
 from imgbackend.types import Capacity, Finding
 from labs.able import AbleBackend
 
@@ -146,9 +146,9 @@ def test_a_store_that_tells_of_itself_is_told_of_once_and_its_failure_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds = {"able": AbleBackend, "other": Unwell}
-    drivers = [loader.DriverInfo(name=name, distribution="d", version="1", target="t") for name in kinds]
-    monkeypatch.setattr(loader, "drivers", lambda _group=loader.BACKENDS: drivers)
-    monkeypatch.setattr(loader, "load_driver", kinds.__getitem__)
+    drivers = [plugins.DriverInfo(name=name, distribution="d", version="1", target="t") for name in kinds]
+    monkeypatch.setattr(plugins, "drivers", lambda _group=plugins.BACKENDS: drivers)
+    monkeypatch.setattr(plugins, "load_driver", kinds.__getitem__)
     told = {
         "instances_path": str(tmp_path / "instances"),
         "images_type": "able",

@@ -17,7 +17,7 @@ from oslo_config import cfg
 
 from imgbackend import Backend, Disk, Engine, errors
 from imgbackend.bases.store import generated_name
-from imgbackend.config import plugins as loader
+from imgbackend.config import plugins
 from imgbackend.driver.abilities import Cloneable, HoldsBases, SharedStore
 from imgbackend.driver.template import Base, PrepareTemplate
 from imgbackend.state.digests import content_digest
@@ -210,8 +210,8 @@ def engine(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> Engine:
     monkeypatch.setattr(ShelfBackend, "before_clone", [])
     monkeypatch.setattr(ShelfBackend, "imports", [])
     monkeypatch.setattr(ShelfBackend, "locked", [])
-    real = loader.load_driver
-    monkeypatch.setattr(loader, "load_driver", lambda name: ShelfBackend if name == "shelf" else real(name))
+    real = plugins.load_driver
+    monkeypatch.setattr(plugins, "load_driver", lambda name: ShelfBackend if name == "shelf" else real(name))
     return make_engine({"images_type": "shelf", "force_raw_images": False})
 
 
@@ -539,5 +539,5 @@ def test_bases_are_listed_of_a_store_that_holds_them_only_with_some_options(
             return ShelfBackend
 
     engine.disk("web1").cache(raw_image, raw_image.name)
-    monkeypatch.setattr(loader, "load_driver", lambda _name: Either)
+    monkeypatch.setattr(plugins, "load_driver", lambda _name: Either)
     assert [base.name for base in engine.cache.bases().bases] == [raw_image.name]

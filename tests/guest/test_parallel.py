@@ -11,7 +11,7 @@ import pytest
 from imgbackend import errors
 from imgbackend.guest.hypervisor import State
 from imgbackend.guest.spec import Ephemeral
-from imgbackend.system import parallel as together
+from imgbackend.system import parallel
 from imgbackend.types import Mi, Progress, ignore
 from labs.libvirt import Guests, Libvirt, MakeGuests
 from labs.webserver import File, Site
@@ -107,10 +107,10 @@ def test_first_failure_ends_the_others_and_is_what_is_raised() -> None:
         raise Broken
 
     with pytest.raises(Broken):
-        together.all_at_once([work, fail, work], [ignore] * 3)
+        parallel.all_at_once([work, fail, work], [ignore] * 3)
 
 
 def test_results_come_in_the_order_of_the_jobs() -> None:
-    assert together.all_at_once([lambda _: 1, lambda _: 2, lambda _: 3], [ignore] * 3) == [1, 2, 3]
-    assert together.all_at_once([lambda _: 1], [ignore]) == [1]
-    assert together.all_at_once([], []) == []
+    assert parallel.all_at_once([lambda _: 1, lambda _: 2, lambda _: 3], [ignore] * 3) == [1, 2, 3]
+    assert parallel.all_at_once([lambda _: 1], [ignore]) == [1]
+    assert parallel.all_at_once([], []) == []

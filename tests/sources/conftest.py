@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from oslo_config import cfg
 
-from imgbackend.config import options as configuration
+from imgbackend.config import options
 from imgbackend.sources.contract import Source
 from imgbackend.sources.folder import FolderSource
 from imgbackend.sources.glance import GlanceSource
@@ -26,10 +26,10 @@ def make_conf(tmp_path: Path) -> MakeConf:
     """A configuration: ``make_conf(num_retries=1, glance={...}, DEFAULT={...})``; plain names are of ``[sources]``."""
 
     def make(**overrides: Any) -> cfg.ConfigOpts:
-        conf = configuration.load([])
+        conf = options.load([])
         sources: tuple[type[Source], ...] = (FolderSource, HttpSource, GlanceSource)
         for source in sources:
-            configuration.register(conf, source.group, source.opts)
+            options.register(conf, source.group, source.opts)
         told: dict[str, Any] = {"folder_path": str(tmp_path / "images"), "num_retries": 2, "retry_delay": 0.01}
         for group in ("DEFAULT", "glance"):
             for name, value in overrides.pop(group, {}).items():

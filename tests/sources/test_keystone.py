@@ -11,7 +11,7 @@ import pytest
 from oslo_config import cfg
 
 from imgbackend import Engine
-from imgbackend.config import options as configuration
+from imgbackend.config.options import load, register
 from imgbackend.errors import ConfigError, Error, SourceDenied, SourceUnavailable
 from imgbackend.sources.glance import GlanceSource
 from imgbackend.types import ignore
@@ -74,8 +74,8 @@ def test_file_of_the_operator_is_read_as_nova_reads_it(web: Site, tmp_path: Path
     lines = [f"{key} = {value}" for key, value in _password(web, region_name="R1").items()]
     text = "\n".join(["[glance]", "auth_section = service", "[service]", *lines]).replace("username", "user_name")
     (tmp_path / "nova.conf").write_text(text)
-    conf = configuration.load([tmp_path / "nova.conf"])
-    configuration.register(conf, GlanceSource.group, GlanceSource.opts)
+    conf = load([tmp_path / "nova.conf"])
+    register(conf, GlanceSource.group, GlanceSource.opts)
     assert _ask(conf) == "4242"
 
 
@@ -84,8 +84,8 @@ def test_plugin_with_options_of_its_own(make_conf: MakeConf, web: Site, tmp_path
     _keystone(web, endpoint=web.url(""))
     text = f"[glance]\nauth_type = v3applicationcredential\nauth_url = {web.url('/identity')}\n"
     (tmp_path / "c.conf").write_text(f"{text}application_credential_id = i\napplication_credential_secret = s\n")
-    conf = configuration.load([tmp_path / "c.conf"])
-    configuration.register(conf, GlanceSource.group, GlanceSource.opts)
+    conf = load([tmp_path / "c.conf"])
+    register(conf, GlanceSource.group, GlanceSource.opts)
     assert _ask(conf) == "4242"
 
 

@@ -5,8 +5,7 @@ from oslo_config import cfg
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from imgbackend.config import options as conf
-from imgbackend.config import plugins as loader
+from imgbackend.config import options, plugins
 
 
 class BackendOptions(SphinxDirective):
@@ -17,9 +16,9 @@ class BackendOptions(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """The list, in the driver's order."""
         name = self.arguments[0]
-        own = {option.name for option in loader.load_driver(name).opts}
+        own = {option.name for option in plugins.load_driver(name).opts}
         told = nodes.definition_list()
-        for option in conf.backend_opts(name, name, loader.load_driver(name).opts):
+        for option in options.backend_opts(name, name, plugins.load_driver(name).opts):
             if option.name in own:
                 told += self._item(option)
         return [told]

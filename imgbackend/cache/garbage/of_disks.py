@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from imgbackend import errors
-from imgbackend.bases import users as overlays
+from imgbackend.bases import users
 from imgbackend.cache.garbage.collect import Candidate, Guard, State
 from imgbackend.cache.policy import Policy, span
-from imgbackend.cache.ports import Reach
+from imgbackend.cache.ports import Ports
 from imgbackend.disks.prepare import store_lock
 from imgbackend.driver.abilities import HoldsBases, SharedStore, TellsLeftovers
 from imgbackend.driver.contract import Backend, Disk
@@ -33,10 +33,10 @@ class Orphans:
     def __init__(
         self,
         host: Host,
-        reach: Reach,
+        ports: Ports,
         policy: Policy,
         clock: Callable[[], float],
-        alive: Callable[[], object] = overlays.nothing,
+        alive: Callable[[], object] = users.nothing,
         *,
         whole: bool = True,
     ) -> None:
@@ -45,7 +45,7 @@ class Orphans:
         ``whole``: tell of whole disks too of which no record tells; none of these is removed.
         """
         self._alive, self._whole = alive, whole
-        self._host, self._reach, self._policy, self._clock = host, reach, policy, clock
+        self._host, self._ports, self._policy, self._clock = host, ports, policy, clock
         self.faults: list[str] = []
         """What could not be looked at, a line each."""
         self._root = str(host.instances)
@@ -56,7 +56,7 @@ class Orphans:
         """All of them."""
         for disk, kept_by in self._missing():
             yield self._of_record(kept_by.disk(disk))
-        for name in sorted({*self._reach.configured(), *self._opened}):
+        for name in sorted({*self._ports.configured(), *self._opened}):
             backend = self._backend(name)
             if backend is not None and not backend.traits.files:
                 yield from self._of_backend(backend)
@@ -106,7 +106,7 @@ class Orphans:
         if name not in self._opened:
             self._opened[name] = None
             try:
-                self._opened[name] = self._reach.backend(name)
+                self._opened[name] = self._ports.backend(name)
             except errors.Error as exc:
                 self.faults.append(f"the backend {name} cannot be opened, and what is left in it is not known: {exc}")
         return self._opened[name]
@@ -130,7 +130,7 @@ class Orphans:
 
     def _instances(self) -> Iterator[str]:
         try:
-            found = overlays.instances(self._host)
+            found = users.instances(self._host)
         except OSError:
             return  # told by who looks for files there
         for instance in found:
@@ -274,7 +274,7 @@ class Orphans:
                     name=folder,
                     guard=guard,
                     look=functools.partial(self._folder, path),
-                    remove=functools.partial(self._reach.finish, name),
+                    remove=functools.partial(self._ports.finish_destroying, name),
                 )
 
     def _emptied(self) -> Iterator[Candidate]:

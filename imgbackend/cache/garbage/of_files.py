@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from imgbackend import errors
-from imgbackend.bases import users as overlays
+from imgbackend.bases import users
 from imgbackend.bases.store import Bases
 from imgbackend.cache.garbage.collect import Candidate, Guard, Kind, State
 from imgbackend.cache.policy import Policy, span
 from imgbackend.cache.usage import Use
-from imgbackend.state import records
-from imgbackend.state import shared_failure as failures
+from imgbackend.state import records, shared_failure
 from imgbackend.system import files, locks, space
 from imgbackend.system.host import Host
 from imgbackend.system.process_identity import Owner
@@ -48,7 +47,7 @@ class Strewn:
         policy: Policy,
         use: Callable[[], Use],
         clock: Callable[[], float],
-        alive: Callable[[], object] = overlays.nothing,
+        alive: Callable[[], object] = users.nothing,
     ) -> None:
         """``use`` looks which bases disks hang on; it is asked where that matters, once.
 
@@ -168,7 +167,7 @@ class Strewn:
 
     def _instances(self) -> list[str]:
         try:
-            return overlays.instances(self._host)
+            return users.instances(self._host)
         except OSError as exc:
             self.faults.append(str(files.translated(exc, self._host.instances)))
             return []
@@ -262,7 +261,9 @@ class Strewn:
     def _is_past(self, found: os.stat_result) -> State:
         """Nobody who waits takes notice of it any more."""
         age = self._clock() - found.st_mtime
-        return _state(found, dead=abs(age) > failures.SECONDS, reason=f"told {span(age)} ago to those who waited then")
+        return _state(
+            found, dead=abs(age) > shared_failure.SECONDS, reason=f"told {span(age)} ago to those who waited then"
+        )
 
     def _is_gone(self, instance: str, disk: str | None = None) -> Look:
         def look(found: os.stat_result) -> State | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from imgbackend import errors
 from imgbackend.cache.garbage.collect import Candidate, Guard, State
 from imgbackend.cache.policy import Policy, span
-from imgbackend.cache.ports import Reach, Workroom
+from imgbackend.cache.ports import Ports, SnapshotFolder
 from imgbackend.system import files
 from imgbackend.system.host import Host
 
@@ -17,16 +17,16 @@ from imgbackend.system.host import Host
 class Workrooms:
     """Looks for them."""
 
-    def __init__(self, host: Host, reach: Reach, policy: Policy, clock: Callable[[], float]) -> None:
+    def __init__(self, host: Host, ports: Ports, policy: Policy, clock: Callable[[], float]) -> None:
         """Keep them; nothing is looked at."""
-        self._host, self._reach, self._policy, self._clock = host, reach, policy, clock
+        self._host, self._ports, self._policy, self._clock = host, ports, policy, clock
         self.faults: list[str] = []
         """What could not be looked at, a line each."""
 
     def candidates(self) -> Iterator[Candidate]:
         """All of them, those that are worked in too."""
         try:
-            found = list(self._reach.workrooms())
+            found = list(self._ports.snapshot_folders())
         except OSError as exc:
             self.faults.append(str(files.translated(exc, self._host.instances)))
             return
@@ -44,7 +44,7 @@ class Workrooms:
                 remove=functools.partial(shutil.rmtree, room.path),
             )
 
-    def _state(self, room: Workroom) -> State:
+    def _state(self, room: SnapshotFolder) -> State:
         """Its lock is free: on the host that made it, its maker is gone; of another, the lock may not reach us."""
         size, changed = _seen(room.path)
         if room.host == self._host.settings.hostname:

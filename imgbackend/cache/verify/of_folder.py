@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from imgbackend import errors
-from imgbackend.bases import fetch as fetching
+from imgbackend.bases import fetch
 from imgbackend.cache.policy import CachedBase
 from imgbackend.cache.throttle import Throttle, idle
 from imgbackend.cache.verify.of_store import Stored
@@ -172,7 +172,7 @@ class Verification:
 
     def _put_aside(self, path: Path, wrong: str) -> Judged:
         try:
-            aside = fetching.put_aside(path)
+            aside = fetch.put_aside(path)
             files.flush_folder(aside.parent)
         except OSError as exc:
             return cannot_move(wrong, self._told(exc))

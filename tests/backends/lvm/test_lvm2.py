@@ -16,7 +16,7 @@ import pytest
 
 from imgbackend import errors
 from imgbackend.types import Gi, Mi
-from imgbackend_lvm import lvm2_names as names
+from imgbackend_lvm import lvm2_names
 from imgbackend_lvm.lvm2 import LogicalVolume, Lvm2, tag_of, tags_of, value_of
 from labs.lvm import Group, MakeGroup, lvm
 
@@ -297,7 +297,7 @@ def test_new_volume_has_no_signature_of_what_was_there(lvm2: Lvm2, lvm_make_grou
 
 def test_lvm2_too_refuses_what_is_reserved(lvm_group: Group) -> None:
     allowed = []
-    for word in (*names.RESERVED_PREFIXES, *(f"x{part}1" for part in names.RESERVED_PARTS)):
+    for word in (*lvm2_names.RESERVED_PREFIXES, *(f"x{part}1" for part in lvm2_names.RESERVED_PARTS)):
         done = _refused(lvm_group, word)
         if "reserved" not in done.stderr:
             allowed.append(f"{word}: {done.stderr}")
@@ -315,7 +315,7 @@ def _refused(group: Group, name: str) -> "subprocess.CompletedProcess[str]":
 @pytest.mark.parametrize("name", ["x" * 117, "a-" * 39 + "bb", "_+." + "y" * 114], ids=["plain", "hyphens", "signs"])
 def test_longest_name_is_lvm2s_too(lvm2: Lvm2, lvm_group: Group, name: str) -> None:
     with pytest.raises(errors.DiskError, match="too long"):
-        names.check_name(lvm_group.name, name + "z")
+        lvm2_names.check_name(lvm_group.name, name + "z")
     lvm2.lvcreate_thin(lvm_group.name, str(lvm_group.pool), name, 4 * Mi)
     lvm2.lvcreate_snapshot(lvm_group.name, name, "x")
     lvm2.lvremove(lvm_group.name, name, "x")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgbackend import errors
-from imgbackend_lvm import lvm2_reports as reports
+from imgbackend_lvm import lvm2_reports
 from imgbackend_lvm.lvm2 import check_group, check_name, check_tag, tag_of, tags_of, value_of
 from imgbackend_lvm.lvm2_errors import OutOfExtents, meaning
 
@@ -37,7 +37,7 @@ _LVS_PRINTED = """
 
 
 def test_report_of_volumes_is_read_with_lvm2s_own_names() -> None:
-    pool, snapshot, inactive = reports.volumes(_LVS_PRINTED)
+    pool, snapshot, inactive = lvm2_reports.volumes(_LVS_PRINTED)
     assert (pool.lv_name, pool.lv_size, pool.chunk_size, pool.lv_metadata_size) == ("thinpool", 3 << 30, 65536, 4 << 20)
     assert (pool.is_thin_pool, pool.is_thin, pool.zeroes, pool.open) == (True, False, True, True)
     assert (pool.lv_path, pool.origin, pool.pool_lv, pool.lv_when_full) == ("", None, None, "queue")
@@ -56,13 +56,13 @@ def test_report_of_volumes_is_read_with_lvm2s_own_names() -> None:
 def test_volume_of_several_segments_is_reported_once() -> None:
     rows = json.loads(_LVS_PRINTED)["report"][0]["lv"]
     printed = json.dumps({"report": [{"lv": [rows[2], rows[2]]}]})
-    assert [volume.lv_name for volume in reports.volumes(printed)] == ["off"]
+    assert [volume.lv_name for volume in lvm2_reports.volumes(printed)] == ["off"]
 
 
 @pytest.mark.parametrize("printed", ["", "[]", '{"report": [{}]}', '{"report": [{"lv": [{"lv_name": "x"}]}]}'])
 def test_report_that_cannot_be_read_is_an_error_and_no_empty_list(printed: str) -> None:
     with pytest.raises(errors.StorageError, match="report cannot be read"):
-        reports.volumes(printed)
+        lvm2_reports.volumes(printed)
 
 
 @pytest.mark.parametrize("name", ["a", ".x", "i-1_disk.eph0", "+", "A_b+c.d-e", "x" * 117, "a-" * 39])

@@ -11,7 +11,7 @@ import pytest
 
 from backends.rbd.conftest import Hosts, backend_of, disk_of, options
 from imgbackend import Engine, errors
-from imgbackend.config import options as configuration
+from imgbackend.config.options import backend_opts
 from imgbackend.testing.children import Child
 from imgbackend.types import Declared, DiskId, ImageInfo, Location, Mi, Record
 from imgbackend_rbd import RbdBackend, headers
@@ -85,7 +85,7 @@ rbd_destroy_volume_retry_interval = 1
         assert backend.cluster.access.connect_timeout == 7
         assert (backend.patience.retries, backend.patience.interval) == (3, 1.0)
         assert backend.conf.secret_uuid == _UUID
-    other = {opt.dest: opt for opt in configuration.backend_opts("fast", "rbd", RbdBackend.opts)}
+    other = {opt.dest: opt for opt in backend_opts("fast", "rbd", RbdBackend.opts)}
     assert other["pool"].deprecated_opts == []
 
 
