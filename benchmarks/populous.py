@@ -26,7 +26,7 @@ from benchmarks.results import Case, at_most
 from benchmarks.workshop import Workshop, folder_at
 from imgbackend import Engine
 from imgbackend.state import manifests
-from imgbackend.state.manifests import Identity, Manifest
+from imgbackend.state.manifests import FileIdentity, Manifest
 from imgbackend.types import Mi, Record, base_name
 from labs.images import qcow2, qemu_img, sparse_raw
 
@@ -59,7 +59,7 @@ def populate(instances: Path, count: int, bases: int, *, unused: int | None = No
 def _base(path: Path) -> None:
     sparse_raw(path, Mi)
     with path.open("rb") as file:
-        identity = Identity.of(file.fileno())
+        identity = FileIdentity.of(file.fileno())
     made = Manifest(
         image_id=path.name,
         source=None,

@@ -22,7 +22,7 @@ from benchmarks.workshop import Workshop, folder_at
 from imgbackend import Engine
 from imgbackend.sizes import parse_size
 from imgbackend.state import digests, manifests
-from imgbackend.state.manifests import Identity, Manifest
+from imgbackend.state.manifests import FileIdentity, Manifest
 from imgbackend.types import Mi, base_name
 
 
@@ -47,7 +47,7 @@ def _base(path: Path, size: int, *, holes: bool) -> Path:
             role="image",
             format="raw",
             virtual_size=size,
-            identity=Identity.of(file.fileno()),
+            identity=FileIdentity.of(file.fileno()),
             inspected_by="nobody",
             inspected_at=0.0,
             digest=digests.content_digest(file.fileno()),

@@ -250,7 +250,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         except cfg.Error as exc:
             raise errors.ConfigError(f"[{name}] {exc}") from exc
         except OSError as exc:
-            raise files.translated(exc, self.host.instances) from exc
+            raise files.as_error(exc, self.host.instances) from exc
         return made
 
     # Disks and bases

@@ -30,7 +30,7 @@ _ATTEMPTS: Final = 3
 """Another process that reads a base may take its device away when it is done, just before we open it."""
 
 
-class PoolBases:
+class ThinPoolBases:
     """The bases of a backend.  What is whole is under its own name, and tagged."""
 
     def __init__(self, backend: GroupBackend, pool: Pool) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 
 from imgbackend import errors
 from imgbackend.system.host import Host
-from imgbackend.system.runner import Limits
+from imgbackend.system.runner import CommandLimits
 from imgbackend.types import Finding, Gi, Mi, Verdict
 from imgbackend_lvm.lvm2 import LogicalVolume, Lvm2, VolumeGroup
 
@@ -28,7 +28,7 @@ _SETTINGS: Final = (
     "activation/thin_pool_autoextend_percent",
     "global/thin_check_executable",
 )
-_LIMITS: Final = Limits(cpu_seconds=10, address_space=1 << 30, stall_seconds=10)
+_LIMITS: Final = CommandLimits(cpu_seconds=10, address_space=1 << 30, stall_seconds=10)
 _HEALTH: Final[Mapping[str, tuple[str, str]]] = {
     "F": ("it has failed", "repair it with its disks' guests stopped: lvconvert --repair {}"),
     "D": ("it is out of data space", "lvextend --size +10G {}, or remove disks"),

@@ -14,7 +14,7 @@ from imgbackend_lvm import lvm2_reports
 from imgbackend_lvm.lvm2_errors import OutOfExtents
 from imgbackend_lvm.lvm2_names import check_group, check_name, check_tag, tag_of, tags_of, value_of
 from imgbackend_lvm.lvm2_reports import LogicalVolume, VolumeGroup
-from imgbackend_lvm.lvm2_run import Commands
+from imgbackend_lvm.lvm2_run import Lvm2Commands
 
 __all__ = [
     "MOST_TAGS",
@@ -59,7 +59,7 @@ class Lvm2:
 
         ``timeout`` is the seconds that one command may take, waiting for lvm2's lock included.
         """
-        self.commands = Commands(root_helper=root_helper, timeout=timeout)
+        self.commands = Lvm2Commands(root_helper=root_helper, timeout=timeout)
 
     def vgs(self, group: str) -> VolumeGroup:
         """A volume group.

@@ -29,7 +29,7 @@ def path_of(tool: str) -> str:
     return f"/usr/bin/{tool}" if tool == "dd" else f"/usr/sbin/{tool}"
 
 
-class Commands:
+class Lvm2Commands:
     """Runs commands as root."""
 
     def __init__(self, *, root_helper: str | None = None, timeout: float = 120.0) -> None:

@@ -11,7 +11,7 @@ from imgbackend import errors
 from imgbackend.driver.abilities import Snapshottable
 from imgbackend.driver.template import Base, PrepareTemplate
 from imgbackend.types import Declared, DiskInfo, ImageInfo, Plan, Progress, SnapshotInfo, Way
-from imgbackend_lvm.bases import PoolBases
+from imgbackend_lvm.bases import ThinPoolBases
 from imgbackend_lvm.group import GroupBackend
 from imgbackend_lvm.lvm2 import LogicalVolume, check_name, tag_of, value_of
 from imgbackend_lvm.pool import Pool
@@ -37,9 +37,9 @@ class ThinGroup(GroupBackend):
         return Pool(self, self.pool)
 
     @functools.cached_property
-    def bases(self) -> PoolBases:
+    def bases(self) -> ThinPoolBases:
         """Its bases."""
-        return PoolBases(self, self.thin)
+        return ThinPoolBases(self, self.thin)
 
     def open(self) -> None:
         """See that the pool is there, and gives out zeroes."""

@@ -95,7 +95,7 @@ class VolumeDisk(Disk[Any], Importable):
 
     def moment(self) -> "tuple[object, int] | None":
         """What stays the same in a turn until a command changes something; None without the disk's lock."""
-        turn = self.turn
+        turn = self.operation
         return None if turn is None else (turn, self.backend.lvm.commands.changes)
 
     def mine(self, volume: LogicalVolume) -> LogicalVolume:

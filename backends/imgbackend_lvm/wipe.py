@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 from imgbackend import errors
 from imgbackend.types import Mi
 from imgbackend_lvm.lvm2_names import check_name, device_name
-from imgbackend_lvm.lvm2_run import Commands
+from imgbackend_lvm.lvm2_run import Lvm2Commands
 
 _SECTOR: Final = 512
 STEP: Final = 256 * Mi
@@ -45,7 +45,7 @@ def device(group: str, name: str) -> Path:
     return path
 
 
-def zero(commands: Commands, group: str, name: str, start: int, length: int, done: Done) -> None:
+def zero(commands: Lvm2Commands, group: str, name: str, start: int, length: int, done: Done) -> None:
     """Make ``length`` bytes from ``start`` read as zeroes; both are multiples of 512.
 
     On return they are on stable storage.  Cancelled, or on an error, a part of them is.
@@ -58,7 +58,7 @@ def zero(commands: Commands, group: str, name: str, start: int, length: int, don
         commands.run("blkdiscard", "--zeroout", "--offset", str(at), "--length", str(size), path)
 
 
-def shred(commands: Commands, group: str, name: str, start: int, length: int, done: Done) -> None:
+def shred(commands: Lvm2Commands, group: str, name: str, start: int, length: int, done: Done) -> None:
     """Overwrite ``length`` bytes from ``start`` with random ones, :data:`PASSES` times; both are multiples of 512.
 
     Otherwise as :func:`zero`, but that it does not ask whether the device is held.

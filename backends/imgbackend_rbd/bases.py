@@ -46,7 +46,7 @@ def _last(*times: float) -> float:
     return max((each for each in times if each <= now), default=max(times))
 
 
-class PoolBases:
+class CephPoolBases:
     """The bases of one pool."""
 
     def __init__(self, cluster: "Cluster", pool: str, patience: Patience) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from imgbackend import errors
 from imgbackend.system.host import Host
-from imgbackend.system.runner import Limits
+from imgbackend.system.runner import CommandLimits
 from imgbackend.types import Finding, Gi, Verdict
 from imgbackend_rbd.cluster import Cluster
 
@@ -23,7 +23,7 @@ _EXCLUSIVE: Final = 1
 """LIBRADOS_CREATE_EXCLUSIVE."""
 _SCARCE: Final = 0.80
 _LAST: Final = 0.95
-_LIMITS: Final = Limits(cpu_seconds=10, address_space=4 << 30, stall_seconds=15)
+_LIMITS: Final = CommandLimits(cpu_seconds=10, address_space=4 << 30, stall_seconds=15)
 _NO_IMAGE: Final = "imgbackend.no-image"
 
 

@@ -35,7 +35,7 @@ _ADDRESS: Final = re.compile(r"\[?([^\]]+?)\]?:(\d+)\Z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Access:
+class ClusterAccess:
     """How a cluster is reached."""
 
     conf: str
@@ -74,7 +74,7 @@ class _Connection:
 class Cluster:
     """A cluster, as one backend reaches it."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: ClusterAccess) -> None:
         """Keep how; nothing is imported, and nobody is asked."""
         self.access = access
         self.fsid = ""

@@ -27,7 +27,7 @@ from imgbackend.types import (
 )
 from imgbackend_rbd import bases, headers, images, locations, lock, to_image
 from imgbackend_rbd.images import Patience
-from imgbackend_rbd.locations import Place
+from imgbackend_rbd.locations import ImagePlace
 from imgbackend_rbd.pool import PoolBackend
 
 MARK: Final = "imgbackend.disk"
@@ -38,7 +38,7 @@ _A_MOMENT: Final = Patience(retries=6, interval=0.5)
 """What is open for longer is open at a guest."""
 
 
-def own_mark(header: headers.Header) -> dict[str, Any]:
+def own_mark(header: headers.ImageHeader) -> dict[str, Any]:
     """What was noted of an image when it was made as a disk, not of its parent, whose metadata a clone has too."""
     mark = headers.note(header, MARK)
     return mark if mark.get("image") == header.id else {}
@@ -59,7 +59,7 @@ class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Snapshottable, Flattenab
     def find(self) -> DiskInfo | None:
         """Four small requests; the image is not opened.  None is needed in the turn in which it was made."""
         backend = self.backend
-        if self._made is not None and self._made[0] is self.turn:
+        if self._made is not None and self._made[0] is self.operation:
             return self._made[1]
         with self._asked("looking for"):
             try:
@@ -74,7 +74,7 @@ class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Snapshottable, Flattenab
                 header = headers.read(backend.ioctx, image_id)
             return DiskInfo(format="raw", size=header.size, allocated=self._allocated(header))
 
-    def _refuse_foreign(self, header: headers.Header) -> None:
+    def _refuse_foreign(self, header: headers.ImageHeader) -> None:
         if self.recorded is None and not own_mark(header):
             image = f"{self.backend.pool}/{self.image}"
             raise errors.DiskError(
@@ -82,7 +82,7 @@ class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Snapshottable, Flattenab
                 f"disk create, or remove the image: rbd rm {image}"
             )
 
-    def _allocated(self, header: headers.Header) -> int:
+    def _allocated(self, header: headers.ImageHeader) -> int:
         if header.mapped:
             return headers.allocated(self.backend.ioctx, header)
         with self.backend.cluster.image(self.backend.pool, self.image, read_only=True) as image:
@@ -109,7 +109,7 @@ class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Snapshottable, Flattenab
                 local.unlink(missing_ok=True)
             return "import"
         whole = prepare_template(base).virtual_size
-        place = Place(pool=self.backend.pool, image=bases.image_of(base.name), snapshot=bases.SNAPSHOT)
+        place = ImagePlace(pool=self.backend.pool, image=bases.image_of(base.name), snapshot=bases.SNAPSHOT)
         try:
             self._clone(place, size if size is not None and size > whole else None)
         except (*self.backend.cluster.absent, *self.backend.cluster.invalid) as exc:
@@ -135,7 +135,7 @@ class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Snapshottable, Flattenab
         """Written to an image of its own."""
         self._import(path, 0, ignore)
 
-    def _clone(self, place: Place, size: int | None) -> None:
+    def _clone(self, place: ImagePlace, size: int | None) -> None:
         """``size``: what it is grown to at once; None: it is as large as its parent."""
         backend = self.backend
         with self._asked("cloning", but=(*backend.cluster.absent, *backend.cluster.invalid)), self._making():
@@ -144,8 +144,8 @@ class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Snapshottable, Flattenab
             image_id = headers.identity(backend.ioctx, self.image) if size is None else self._resize(size)
             whole = headers.read(backend.ioctx, image_id).size if size is None else size
             self._mark(image_id)
-        if self.turn is not None:
-            self._made = self.turn, DiskInfo(format="raw", size=whole, allocated=0)
+        if self.operation is not None:
+            self._made = self.operation, DiskInfo(format="raw", size=whole, allocated=0)
 
     def _import(self, path: Path, size: int, progress: Progress) -> None:
         backend = self.backend
@@ -334,7 +334,7 @@ class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Snapshottable, Flattenab
         :raises DiskError: if it is no id, if there is such an image, or if the pool is not known.
         :raises ConfigError: if the user may not write to that pool.
         """
-        with self.changing(progress) as watched:
+        with self.locked(progress) as watched:
             self.found()
             with self._asked("making an image of"):
                 return to_image.made(self.backend, self.image, image_id, pool, watched)

@@ -22,7 +22,7 @@ from imgbackend.types import (
     ignore,
 )
 from imgbackend_rbd import checks, headers, locations
-from imgbackend_rbd.bases import PoolBases
+from imgbackend_rbd.bases import CephPoolBases
 from imgbackend_rbd.disk import MARK, RbdDisk, own_mark
 from imgbackend_rbd.lock import StoreLock
 from imgbackend_rbd.pool import PoolBackend
@@ -95,7 +95,7 @@ class RbdBackend(PoolBackend, SharedStore, Checkable, TellsLeftovers):
     def open(self) -> None:
         """Connect, find the pool, and see that we may read it."""
         super().open()
-        self._bases = PoolBases(self.cluster, self.pool, self.patience)
+        self._bases = CephPoolBases(self.cluster, self.pool, self.patience)
 
     def list_disks(self) -> Iterator[DiskId]:
         """By their marks; and by this host's records, for one that is unfinished, or was taken over, has none."""

@@ -36,7 +36,7 @@ _USED: Final = bytes(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Header:
+class ImageHeader:
     """What is known of an image."""
 
     id: str
@@ -71,7 +71,7 @@ def made(ioctx: "Ioctx", name: str) -> float:
     return time.mktime(then)
 
 
-def read(ioctx: "Ioctx", image_id: str, keys: Iterable[str] = ()) -> Header:
+def read(ioctx: "Ioctx", image_id: str, keys: Iterable[str] = ()) -> ImageHeader:
     """The header of an image; ``ObjectNotFound`` where it was never finished, or is half removed."""
     asked = ("size", "order", "features", "flags", *(f"metadata_{key}" for key in keys))
     op = ioctx.create_read_op()
@@ -82,7 +82,7 @@ def read(ioctx: "Ioctx", image_id: str, keys: Iterable[str] = ()) -> Header:
     finally:
         ioctx.release_read_op(op)
     features, flags = _number(found.get("features")), _number(found.get("flags"))
-    return Header(
+    return ImageHeader(
         id=image_id,
         size=_number(found.get("size")),
         order=_number(found.get("order")),
@@ -123,7 +123,7 @@ def protects(ioctx: "Ioctx", image_id: str, snapshot: Snapshot) -> bool:
     return told[:1] == _PROTECTED
 
 
-def allocated(ioctx: "Ioctx", header: Header) -> int:
+def allocated(ioctx: "Ioctx", header: ImageHeader) -> int:
     """Bytes of the objects that an image has of its own, by its object map (``header.mapped``)."""
     objects = -(-header.size >> header.order)
     _, told = ioctx.execute(
@@ -143,7 +143,7 @@ def taken(ioctx: "Ioctx", image: str, absent: tuple[type[Exception], ...]) -> in
         return 0
 
 
-def note(header: Header, key: str) -> dict[str, Any]:
+def note(header: ImageHeader, key: str) -> dict[str, Any]:
     """What a program noted under a key, as a JSON object; empty where it is not set, or is none."""
     try:
         found = json.loads(header.metadata.get(key, "{}"))

@@ -15,7 +15,7 @@ _SCHEME: Final = "rbd://"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class ImagePlace:
     """A snapshot of an image."""
 
     pool: str
@@ -33,12 +33,12 @@ class Place:
         return _SCHEME + "/".join(quote(part, safe="") for part in (self.fsid, self.pool, self.image, self.snapshot))
 
 
-def parsed(location: str) -> Place | None:
+def parsed(location: str) -> ImagePlace | None:
     """The place that a URL names; None where it is none of a Ceph cluster, or not a snapshot's."""
     parts = [unquote(part) for part in location.removeprefix(_SCHEME).split("/")]
     if not location.startswith(_SCHEME) or len(parts) != 4 or not all(parts):
         return None
-    return Place(fsid=parts[0], pool=parts[1], image=parts[2], snapshot=parts[3])
+    return ImagePlace(fsid=parts[0], pool=parts[1], image=parts[2], snapshot=parts[3])
 
 
 def disk_of(image: str) -> DiskId | None:
@@ -67,7 +67,7 @@ def parent(cluster: "Cluster", location: str) -> ImageInfo | str:
         return str(exc)
 
 
-def _seen(cluster: "Cluster", place: Place) -> ImageInfo | str:
+def _seen(cluster: "Cluster", place: ImagePlace) -> ImageInfo | str:
     with cluster.asked(f"looking at {place}", place.pool):
         ioctx = cluster.pool(place.pool)
         try:

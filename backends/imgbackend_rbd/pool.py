@@ -10,7 +10,7 @@ from imgbackend import errors
 from imgbackend.driver.abilities import ChecksBases
 from imgbackend.driver.contract import Backend
 from imgbackend.system.host import Host
-from imgbackend_rbd.cluster import Access, Cluster
+from imgbackend_rbd.cluster import Cluster, ClusterAccess
 from imgbackend_rbd.images import Patience
 from imgbackend_rbd.lock import StoreLock
 from imgbackend_rbd.unfinished import Unfinished
@@ -28,7 +28,7 @@ class PoolBackend(Backend, ChecksBases):
     def __init__(self, name: str, conf: cfg.ConfigOpts.GroupAttr, host: Host) -> None:
         """Keep them; a cluster that is not open asks nobody."""
         super().__init__(name, conf, host)
-        self.cluster = Cluster(Access(conf="", user=None, connect_timeout=0, operation_timeout=1))
+        self.cluster = Cluster(ClusterAccess(conf="", user=None, connect_timeout=0, operation_timeout=1))
         self.pool = ""
 
     def open(self) -> None:
@@ -36,7 +36,7 @@ class PoolBackend(Backend, ChecksBases):
         conf = self.conf
         self.pool = conf.pool
         self.patience = Patience(retries=conf.destroy_volume_retries, interval=conf.destroy_volume_retry_interval)
-        access = Access(
+        access = ClusterAccess(
             conf=conf.ceph_conf,
             user=conf.user or None,
             connect_timeout=conf.connect_timeout,

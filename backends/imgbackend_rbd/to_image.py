@@ -8,7 +8,7 @@ from typing import Final
 from imgbackend import errors
 from imgbackend.types import Location, Progress
 from imgbackend_rbd import headers, images
-from imgbackend_rbd.locations import Place
+from imgbackend_rbd.locations import ImagePlace
 from imgbackend_rbd.pool import PoolBackend
 from imgbackend_rbd.unfinished import Unfinished
 
@@ -24,7 +24,9 @@ def made(backend: PoolBackend, disk: str, image_id: str, pool: str | None, progr
     if not _ID.match(image_id):
         raise errors.DiskError(f"not an id of an image: {image_id!r}; use up to 63 letters, digits, dots and hyphens")
     cluster = backend.cluster
-    place = Place(fsid=cluster.fsid, pool=pool or _parents_pool(backend, disk), image=image_id, snapshot=_PUBLISHED)
+    place = ImagePlace(
+        fsid=cluster.fsid, pool=pool or _parents_pool(backend, disk), image=image_id, snapshot=_PUBLISHED
+    )
     _clear(backend, place)
     with _snapshot(backend, disk), _unfinished(backend, place):
         cluster.rbd().clone(backend.ioctx, disk, SNAPSHOT, cluster.pool(place.pool), image_id)
@@ -50,7 +52,7 @@ def _parents_pool(backend: PoolBackend, disk: str) -> str:
             ) from exc
 
 
-def _clear(backend: PoolBackend, place: Place) -> None:
+def _clear(backend: PoolBackend, place: ImagePlace) -> None:
     """Take away what a killed call left of the image, which has to be absent then."""
     cluster, image = backend.cluster, place.image
     waiting = Unfinished(cluster, place.pool, backend.host.instances)
@@ -64,7 +66,7 @@ def _clear(backend: PoolBackend, place: Place) -> None:
 
 
 @contextlib.contextmanager
-def _unfinished(backend: PoolBackend, place: Place) -> Iterator[None]:
+def _unfinished(backend: PoolBackend, place: ImagePlace) -> Iterator[None]:
     """The image is on its pool's list until the end of this; on an error it goes."""
     cluster, image = backend.cluster, place.image
     waiting = Unfinished(cluster, place.pool, backend.host.instances)

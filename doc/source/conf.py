@@ -28,7 +28,7 @@ nitpick_ignore_regex = [
         r"py:class",
         r"imgbackend\.(bases\.store\.Bases|state\.manifests\.Manifest|system\.space\.Quota)",
     ),  # the engine's own
-    (r"py:class", r"imgbackend\.cache\.(ports\.Reach|usage\.DomainFile)"),
+    (r"py:class", r"imgbackend\.cache\.(ports\.Ports|usage\.DomainFile)"),
     (r"py:.*", r"imgbackend\.testing\.(trial\.Trial|place\.BackendT)"),  # the kit's own
 ]
 

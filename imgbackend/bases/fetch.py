@@ -18,7 +18,7 @@ from typing import Final
 from imgbackend import errors
 from imgbackend.bases import inspect
 from imgbackend.state import digests, manifests
-from imgbackend.state.manifests import Identity, Manifest
+from imgbackend.state.manifests import FileIdentity, Manifest
 from imgbackend.system import files, qemu_img
 from imgbackend.system.host import BASE_MODE, Host
 from imgbackend.system.space import Quota
@@ -262,7 +262,7 @@ class Fetching:
                 delivered_digests=delivered.digests,
                 inspected_by=inspect.NAME if role == "image" else "nobody: not a disk image",
                 inspected_at=time.time(),
-                identity=Identity.of(fd),
+                identity=FileIdentity.of(fd),
             )
         replace_base(self._order.base, whole, manifest)
         return manifest
@@ -326,7 +326,7 @@ class Fetching:
         return digest
 
 
-def put_aside(base: Path) -> Path:
+def quarantine(base: Path) -> Path:
     """Rename a base that is bad, under its lock, and say to what.
 
     Its manifest stays: what comes in its place has to have the content that this one had.
@@ -343,6 +343,6 @@ def put_aside(base: Path) -> Path:
 def replace_base(base: Path, whole: Path, manifest: Manifest) -> None:
     """Publish a base, its manifest first; a bad one of the same name is put aside, not removed."""
     if base.exists():
-        put_aside(base)
+        quarantine(base)
     manifests.write(base, manifest)
     files.publish(whole, base)

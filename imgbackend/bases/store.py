@@ -22,7 +22,7 @@ from imgbackend import errors
 from imgbackend.bases import inspect, users
 from imgbackend.bases.fetch import Fetching, Order, declared_of, replace_base, role_of
 from imgbackend.state import digests, manifests, shared_failure
-from imgbackend.state.manifests import Identity, Manifest
+from imgbackend.state.manifests import FileIdentity, Manifest
 from imgbackend.system import files, qemu_img
 from imgbackend.system.host import BASE_MODE, Host
 from imgbackend.types import FetchFunc, Gi, Progress, ignore, is_base_name
@@ -87,7 +87,7 @@ class NoEvictor:
 
     def in_use(self, name: str, /) -> bool:
         """Whether an overlay hangs on it."""
-        return users.hangs_on(self._host, name)
+        return users.is_used_by_overlay(self._host, name)
 
 
 class Bases:
@@ -187,17 +187,17 @@ class Bases:
             self._enlarge(self.path(root), path, found.manifest, int(legacy[2]) * Gi, progress)
         return True
 
-    def same(self, name: str, identity: Identity) -> bool:
+    def same(self, name: str, identity: FileIdentity) -> bool:
         """Whether a base is still the one that had this identity; takes no lock."""
         try:
             with files.open_fd(self.path(name), os.O_RDONLY) as fd:
-                return Identity.of(fd) == identity
+                return FileIdentity.of(fd) == identity
         except FileNotFoundError:
             return False
 
     def ready_held(self, order: Order, asked: float, progress: Progress) -> Ready:
         """As :meth:`ready`, for a caller that holds the base's lock since it asked, at ``asked``."""
-        shared = shared_failure.Shared(self._host.instances / "locks", order.base.name)
+        shared = shared_failure.SharedFailure(self._host.instances / "locks", order.base.name)
         found = self._known(order, progress)
         if found is None:
             shared.raise_recent(asked, order.size)
@@ -235,7 +235,7 @@ class Bases:
             manifest = manifests.read(order.base)
             if manifest is None:
                 manifest = self._adopted(order, fd, progress)
-            elif Identity.of(fd) != manifest.identity:
+            elif FileIdentity.of(fd) != manifest.identity:
                 manifest = self._recognised(order.base, manifest, fd, progress)
         except BaseException:
             os.close(fd)
@@ -282,7 +282,7 @@ class Bases:
             digest=digests.content_digest(fd, progress) if name == "raw" else None,
             inspected_by=by,
             inspected_at=time.time(),
-            identity=Identity.of(fd),
+            identity=FileIdentity.of(fd),
         )
         manifests.write(order.base, made)
         return made
@@ -292,7 +292,7 @@ class Bases:
 
         The number of a device may change whenever the host starts.
         """
-        now = Identity.of(fd)
+        now = FileIdentity.of(fd)
         renumbered = dataclasses.replace(now, device=manifest.identity.device) == manifest.identity
         if renumbered or manifests.has_content(fd, manifest, progress):
             manifest = dataclasses.replace(manifest, identity=now)
@@ -317,5 +317,5 @@ class Bases:
                     qemu_img.resize(self._host, [(target, manifest.format)], size)
                 self._host.finish(target, mode=BASE_MODE, durable=True)
                 digest = digests.content_digest(target, progress) if manifest.format == "raw" else None
-                made = dataclasses.replace(manifest, virtual_size=size, digest=digest, identity=Identity.of(target))
+                made = dataclasses.replace(manifest, virtual_size=size, digest=digest, identity=FileIdentity.of(target))
             replace_base(legacy, whole, made)

@@ -48,7 +48,7 @@ class Overlay:
     recorded: bool
 
 
-class Look:
+class OverlayUsers:
     """One look at the folders of all instances, and what it could not see."""
 
     def __init__(self, host: Host, alive: Callable[[], object] = nothing) -> None:
@@ -209,7 +209,7 @@ class Look:
             return None
         return Overlay(instance=instance, name=name, base=base, format=header.backing_format, recorded=recorded)
 
-    def _header(self, path: str, *, needed: bool, wanted: bool) -> qcow2.Header | None:
+    def _header(self, path: str, *, needed: bool, wanted: bool) -> qcow2.Qcow2Header | None:
         """A header.  What is ``needed`` must have one, what is ``wanted`` must be readable.
 
         :raises FileNotFoundError: if the file is gone.
@@ -268,12 +268,12 @@ class Look:
 
 def overlays(host: Host) -> Iterator[Overlay]:
     """All overlays that can be seen; for who need not know whether there are others."""
-    return Look(host).overlays()
+    return OverlayUsers(host).overlays()
 
 
-def hangs_on(host: Host, base: str) -> bool:
+def is_used_by_overlay(host: Host, base: str) -> bool:
     """Whether a disk hangs on a base, or may do so: not every disk could be looked at."""
-    look = Look(host)
+    look = OverlayUsers(host)
     return any(overlay.base == base for overlay in look.overlays()) or bool(look.unseen)
 
 

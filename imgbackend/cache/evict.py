@@ -176,7 +176,7 @@ class Removal:
             return freed
 
     def _told(self, exc: OSError | errors.Error) -> str:
-        return str(files.translated(exc, self._host.bases) if isinstance(exc, OSError) else exc)
+        return str(files.as_error(exc, self._host.bases) if isinstance(exc, OSError) else exc)
 
 
 def _give_up(_phase: str, _done: int, _total: int | None) -> None:

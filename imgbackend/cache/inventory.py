@@ -24,7 +24,7 @@ def everything(
         try:
             found += all_of(name, store, use, pins)
         except OSError as exc:
-            faults.append(f"the bases of {name} cannot be listed: {files.translated(exc, host.instances)}")
+            faults.append(f"the bases of {name} cannot be listed: {files.as_error(exc, host.instances)}")
         except errors.Error as exc:
             faults.append(f"the bases of {name} cannot be listed: {exc}")
     return found, faults

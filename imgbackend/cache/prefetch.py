@@ -12,7 +12,7 @@ from imgbackend.bases import fetch
 from imgbackend.bases.store import Bases
 from imgbackend.cache.ports import Bootable, Ports, Wanted
 from imgbackend.disks import clone_parent
-from imgbackend.disks.create import Watched, translated
+from imgbackend.disks.create import Watched, translating_errors
 from imgbackend.disks.prepare import Preparer
 from imgbackend.driver.abilities import Cloneable, HoldsBases
 from imgbackend.driver.contract import Backend
@@ -85,7 +85,7 @@ class Prefetching:
         done = Prefetched(ref=ref, status="failed", store=store)
         watched = Watched(progress)
         try:
-            with translated(self._host, watched):
+            with translating_errors(self._host, watched):
                 _wait(random.uniform(0.0, jitter), watched)  # noqa: S311 - no secret: it only spreads the load
                 image = self._ports.image(ref)
                 done = replace(done, image_id=image.id, base=image.filename)

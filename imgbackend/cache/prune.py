@@ -11,7 +11,7 @@ from imgbackend.cache.evict import Outcome, Removal
 from imgbackend.cache.garbage.collect import Leftover
 from imgbackend.cache.policy import CachedBase, OtherHost, Policy, Verdict, judge
 from imgbackend.cache.ports import Stores
-from imgbackend.cache.sharing_hosts import Hosts
+from imgbackend.cache.sharing_hosts import SharingHosts
 from imgbackend.cache.usage import Use
 from imgbackend.driver.contract import Backend
 from imgbackend.system import extents, files
@@ -65,7 +65,7 @@ class Sweep:
         """
         self._host, self._bases, self._stores = host, bases, stores
         self._policy, self._clock, self._look = policy, clock, look
-        self._hosts = Hosts(host, clock)
+        self._hosts = SharingHosts(host, clock)
 
     def run(
         self,
@@ -187,7 +187,7 @@ def _would(verdict: Verdict) -> Outcome:
     return Outcome(base=verdict.base, action="would be removed", reason=verdict.reason, freed=verdict.base.frees)
 
 
-def _too_full(verdicts: list[Verdict], place: watermarks.Place) -> Iterator[str]:
+def _too_full(verdicts: list[Verdict], place: watermarks.Bounds) -> Iterator[str]:
     over, short = watermarks.missing_room(verdicts, place)
     most, least = f"{place.prefix}max_size", f"{place.prefix}min_free"
     if over:

@@ -27,7 +27,7 @@ from imgbackend.cache.policy import CachedBase, Policy
 from imgbackend.cache.ports import Ports, Stores
 from imgbackend.cache.prefetch import Prefetched, Prefetching, silent
 from imgbackend.cache.prune import Pass, Sweep, go_on
-from imgbackend.cache.sharing_hosts import Hosts, SeenHost
+from imgbackend.cache.sharing_hosts import SeenHost, SharingHosts
 from imgbackend.cache.usage import Domains, Use, no_domains
 from imgbackend.cache.verify.of_folder import Verification, Verified, chosen
 from imgbackend.state.pins import Pin
@@ -83,7 +83,7 @@ class Cache:
         self.policy = policy
         """What the configuration allows."""
         self._clock, self._domains = clock, domains
-        self._hosts = Hosts(host, clock)
+        self._hosts = SharingHosts(host, clock)
         self._sweep = Sweep(host, bases, ports.stores, policy, clock, self._look)
 
     def bases(self, *, ask_sources: bool = False) -> Listing:
@@ -94,7 +94,7 @@ class Cache:
 
         :raises ConfigError: if the base folder cannot be read.
         """
-        with self._translated():
+        with self._translating_errors():
             listing, _ = self._listed()
             return replace(listing, bases=self._asked(listing.bases)) if ask_sources else listing
 
@@ -107,7 +107,7 @@ class Cache:
 
     def pins(self) -> frozenset[Pin]:
         """All pins, also of bases that are not there; each has a ``name`` and a ``store``."""
-        with self._translated():
+        with self._translating_errors():
             return self._host.pins.all()
 
     def pin(self, name: str, store: str | None = None) -> None:
@@ -119,7 +119,7 @@ class Cache:
         :raises ConfigError: if no base can have this name, or the pin cannot be written.
         """
         self._check(name)
-        with self._translated(), self._host.locks.base(name):
+        with self._translating_errors(), self._host.locks.base(name):
             self._host.pins.set(name, store)
 
     def unpin(self, name: str, store: str | None = None) -> None:
@@ -128,7 +128,7 @@ class Cache:
         :raises ConfigError: if no base can have this name, or the pin cannot be removed.
         """
         self._check(name)
-        with self._translated(), self._host.locks.base(name):
+        with self._translating_errors(), self._host.locks.base(name):
             self._host.pins.clear(name, store)
 
     def verify(
@@ -150,7 +150,7 @@ class Cache:
 
         :raises ConfigError: if there is no base of such a name.
         """
-        with self._translated():
+        with self._translating_errors():
             listing, stores = self._listed()
             found = chosen(listing.bases, names, store, sample)
             return Verification(self._host, stores.opened, rate, self._clock).verify_all(found, progress)
@@ -176,7 +176,7 @@ class Cache:
 
         :raises ConfigError: if the base folder cannot be read.
         """
-        with self._translated():
+        with self._translating_errors():
             done = self._sweep.run(dry_run=dry_run, stop=stop, alive=alive, asked=self._asked if ask_sources else None)
             if not done.stopped:
                 done = self._cleared(done, dry_run=dry_run, alive=alive)
@@ -199,7 +199,7 @@ class Cache:
         try:
             prometheus.write(path, self._host.metrics.counts(), measured)
         except OSError as exc:
-            done.faults.append(f"the metrics cannot be written: {files.translated(exc, path)}")
+            done.faults.append(f"the metrics cannot be written: {files.as_error(exc, path)}")
 
     def prefetch(
         self,
@@ -236,7 +236,7 @@ class Cache:
         Whether one went.  None is removed where all of them do not suffice.  A fetch that lacks room calls it, under
         its base's lock.
         """
-        with self._translated():
+        with self._translating_errors():
             return self._sweep.make_room(need)
 
     def taken(self) -> int:
@@ -246,7 +246,7 @@ class Cache:
 
         :raises ConfigError: if the base folder cannot be read.
         """
-        with self._translated():
+        with self._translating_errors():
             try:
                 names = os.listdir(self._host.bases)
             except FileNotFoundError:
@@ -256,7 +256,7 @@ class Cache:
 
     def hosts(self) -> list[SeenHost]:
         """The hosts that make passes over this folder, this one too, by name."""
-        with self._translated():
+        with self._translating_errors():
             return self._hosts.all()
 
     def forget_host(self, name: str) -> None:
@@ -278,7 +278,7 @@ class Cache:
         return self._left(remove=remove, alive=alive)
 
     def _left(self, *, remove: bool, alive: Callable[[], object], whole: bool = True) -> LeftBehind:
-        with self._translated():
+        with self._translating_errors():
             strewn = Strewn(self._host, self._bases, self.policy, lambda: self._look(alive), self._clock, alive)
             orphans = Orphans(self._host, self._ports, self.policy, self._clock, alive, whole=whole)
             faults: list[str] = []
@@ -298,11 +298,11 @@ class Cache:
         return Use(self._host, self._domains, alive)
 
     @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translating_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as exc:
-            raise files.translated(exc, self._host.bases) from exc
+            raise files.as_error(exc, self._host.bases) from exc
 
     @staticmethod
     def _check(name: str) -> None:

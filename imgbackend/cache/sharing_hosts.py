@@ -34,7 +34,7 @@ class SeenHost:
     """It is this one."""
 
 
-class Hosts:
+class SharingHosts:
     """The hosts of one ``instances_path``."""
 
     def __init__(self, host: Host, clock: Callable[[], float]) -> None:
@@ -86,7 +86,7 @@ class Hosts:
                 found[self._host.settings.hostname] = began
                 self._write(json.dumps(found).encode())
         except OSError as exc:
-            raise files.translated(exc, self._file) from exc
+            raise files.as_error(exc, self._file) from exc
 
     def forget(self, name: str) -> None:
         """Take a host off the record that is no more; one that is not on it is no error.
@@ -99,7 +99,7 @@ class Hosts:
                 if found.pop(name, None) is not None:
                     self._write(json.dumps(found).encode())
         except OSError as exc:
-            raise files.translated(exc, self._file) from exc
+            raise files.as_error(exc, self._file) from exc
 
     def _read(self) -> dict[str, float]:
         try:

@@ -10,10 +10,10 @@ from typing import Final
 
 from imgbackend import errors
 from imgbackend.system.host import Host
-from imgbackend.system.runner import Limits
+from imgbackend.system.runner import CommandLimits
 
 LOG = logging.getLogger(__name__)
-_LIMITS: Final = Limits(cpu_seconds=5, address_space=1 << 30)
+_LIMITS: Final = CommandLimits(cpu_seconds=5, address_space=1 << 30)
 _TOLD: Final = re.compile(r"(none|realtime|best-effort|idle)(?:: prio ([0-7]))?\s*\Z")
 _CLASSES: Final = {"none": 0, "realtime": 1, "best-effort": 2, "idle": 3}
 _SLICE: Final = 0.1

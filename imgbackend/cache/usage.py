@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgbackend import errors
-from imgbackend.bases.users import Look, Overlay, nothing
+from imgbackend.bases.users import Overlay, OverlayUsers, nothing
 from imgbackend.state import manifests
 from imgbackend.system import qcow2
 from imgbackend.system.host import Host
@@ -39,7 +39,7 @@ class Use:
 
         ``alive`` is called before each folder of an instance, and may raise.
         """
-        self._host, self._look, self._domains = host, Look(host, alive), domains
+        self._host, self._look, self._domains = host, OverlayUsers(host, alive), domains
         self._local: dict[str, dict[str, None]] = {}
         for overlay in self._look.overlays():
             self._note(overlay)

@@ -36,7 +36,7 @@ def decide(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class Bounds:
     """Where bases are: what they may take there, and what room there is."""
 
     store: str | None
@@ -62,14 +62,14 @@ def bounded(policy: Policy) -> list[str]:
     return sorted({*policy.store_max_size, *policy.store_min_free})
 
 
-def place(policy: Policy, *, free: int | None, total: int | None = None) -> Place:
+def place(policy: Policy, *, free: int | None, total: int | None = None) -> Bounds:
     """What is allowed in the base folder, and what room there is."""
-    return Place(store=None, max_size=policy.max_size, min_free=policy.min_free, free=free, total=total)
+    return Bounds(store=None, max_size=policy.max_size, min_free=policy.min_free, free=free, total=total)
 
 
-def store_place(policy: Policy, store: str, room: Capacity | None) -> Place:
+def store_place(policy: Policy, store: str, room: Capacity | None) -> Bounds:
     """The same of a store; ``room`` None: it is not known, or not asked for."""
-    return Place(
+    return Bounds(
         store=store,
         max_size=policy.store_max_size.get(store),
         min_free=policy.store_min_free.get(store),
@@ -82,7 +82,7 @@ def store_place(policy: Policy, store: str, room: Capacity | None) -> Place:
 class _Filling:
     """How full a place is, and will be."""
 
-    place: Place
+    place: Bounds
     taken: int
     """By the bases that stay."""
     free: int | None
@@ -105,7 +105,7 @@ class _Filling:
         return (total - self.free) * 100 > (total - least) * percent
 
 
-def _make_room(verdicts: list[Verdict], policy: Policy, bounds: Place) -> None:
+def _make_room(verdicts: list[Verdict], policy: Policy, bounds: Bounds) -> None:
     """Where a high watermark is passed, let the least recently used of a place go down to the low one."""
     here = [each for each in verdicts if each.base.store == bounds.store]
     taken = sum(each.base.allocated for each in here if not each.goes)
@@ -136,7 +136,7 @@ def for_need(verdicts: Sequence[Verdict], need: int) -> list[Verdict]:
     return found if need <= 0 else []
 
 
-def missing_room(verdicts: Sequence[Verdict], bounds: Place) -> tuple[int, int]:
+def missing_room(verdicts: Sequence[Verdict], bounds: Bounds) -> tuple[int, int]:
     """Bytes by which a place stays above ``max_size``, and below ``min_free``, when all that goes is gone."""
     here = [each for each in verdicts if each.base.store == bounds.store]
     taken = sum(each.base.allocated for each in here if not each.goes)

@@ -70,12 +70,12 @@ class Watched:
 
 
 @contextlib.contextmanager
-def translated(host: Host, watched: Watched) -> Iterator[None]:
+def translating_errors(host: Host, watched: Watched) -> Iterator[None]:
     """Let no ``OSError`` out but the one that the caller's own progress raised."""
     try:
         yield
     except OSError as exc:
-        raise files.translated(exc, host.instances) from exc
+        raise files.as_error(exc, host.instances) from exc
     except _Passed:
         if watched.raised is None:
             raise
@@ -100,7 +100,7 @@ def cache(disk: "AnyDisk", fetch: FetchFunc, filename: str, size: int | None, pr
     role = role_of(fetch)
     _check(disk, role, filename, size)
     order = _Order(disk=disk, fetch=fetch, name=filename, role=role, size=whole_size(disk, size))
-    with disk.changing(progress) as watched:
+    with disk.locked(progress) as watched:
         found = disk.find()
         if found is not None:
             return _kept(order, found, watched, started)
@@ -118,7 +118,7 @@ def explain(disk: "AnyDisk", fetch: FetchFunc, filename: str, size: int | None) 
     role = role_of(fetch)
     _check(disk, role, filename, size)
     wanted = whole_size(disk, size)
-    with disk.looking():
+    with disk.reading():
         if disk.find() is not None:
             return None
         declared = declared_of(fetch) or _bare(role)

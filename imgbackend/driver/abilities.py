@@ -18,20 +18,20 @@ from imgbackend.types import DiskId, Finding, ImageInfo, Progress, SnapshotInfo,
 _SNAPSHOT: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,62}\Z")
 
 
-class Changing(abc.ABC):
+class Lockable(abc.ABC):
     """What abilities need of a disk; ``Disk`` has it."""
 
     @abc.abstractmethod
-    def changing(self, progress: Progress = ignore) -> contextlib.AbstractContextManager[Progress]:
+    def locked(self, progress: Progress = ignore) -> contextlib.AbstractContextManager[Progress]:
         """Hold the disk's lock, with its record looked up; what is yielded is the progress to use."""
 
     @abc.abstractmethod
     def found(self) -> object:
-        """What ``info`` says, inside ``changing``; DiskNotFound where there is no disk."""
+        """What ``info`` says, inside ``locked``; DiskNotFound where there is no disk."""
 
     @abc.abstractmethod
     def amend(self, **fields: str | None) -> None:
-        """Change some fields of the disk's record, inside ``changing``."""
+        """Change some fields of the disk's record, inside ``locked``."""
 
 
 class Backed(abc.ABC):
@@ -68,7 +68,7 @@ class Importable(abc.ABC):
         """Make the disk of the raw file ``path``, whole under its name when this returns."""
 
 
-class Snapshottable(Changing):
+class Snapshottable(Lockable):
     """A disk that keeps snapshots of itself; for a guest that is stopped."""
 
     @final
@@ -82,7 +82,7 @@ class Snapshottable(Changing):
             raise errors.DiskError(
                 f"not a name for a snapshot: {name!r}; begin with a letter, then letters, digits, _.-"
             )
-        with self.changing():
+        with self.locked():
             self.found()
             if any(snap.name == name for snap in self.image_snaps()):
                 raise errors.DiskError(f"there is a snapshot {name} already; delete it, or use another name")
@@ -95,7 +95,7 @@ class Snapshottable(Changing):
         :raises DiskError: if there is no such snapshot.
         :raises DiskBusy: if a guest runs on the disk.
         """
-        with self.changing():
+        with self.locked():
             self.rollback_image_snap(self.__snap(name))
 
     @final
@@ -105,13 +105,13 @@ class Snapshottable(Changing):
         :raises DiskError: if there is no such snapshot.
         :raises DiskBusy: if a guest runs on the disk.
         """
-        with self.changing():
+        with self.locked():
             self.remove_image_snap(self.__snap(name))
 
     @final
     def snaps(self) -> list[SnapshotInfo]:
         """The disk's snapshots, oldest first."""
-        with self.changing():
+        with self.locked():
             self.found()
             return list(self.image_snaps())
 
@@ -142,7 +142,7 @@ class Snapshottable(Changing):
         """All snapshots, oldest first."""
 
 
-class Flattenable(Changing):
+class Flattenable(Lockable):
     """A disk that can be made independent of its base."""
 
     @final
@@ -154,7 +154,7 @@ class Flattenable(Changing):
         :raises DiskError: if it has snapshots that need the base.
         :raises DiskBusy: if a guest runs on the disk.
         """
-        with self.changing(progress) as watched:
+        with self.locked(progress) as watched:
             self.found()
             self.flatten_image(watched)
             self.amend(base=None, digest=None)

@@ -36,7 +36,7 @@ from imgbackend import errors
 from imgbackend.bases.store import Bases
 from imgbackend.disks import create, export
 from imgbackend.disks.create import Watched
-from imgbackend.driver.abilities import Changing
+from imgbackend.driver.abilities import Lockable
 from imgbackend.driver.template import Base, PrepareTemplate
 from imgbackend.system import files, qemu_img
 from imgbackend.system.host import Host
@@ -144,7 +144,7 @@ class Backend(abc.ABC):
         try:
             self.open()
         except OSError as exc:
-            raise files.translated(exc, self.host.instances) from exc
+            raise files.as_error(exc, self.host.instances) from exc
         return self
 
     @final
@@ -155,11 +155,11 @@ class Backend(abc.ABC):
 BackendT = TypeVar("BackendT", bound=Backend)
 
 
-class Disk(Changing, Generic[BackendT]):
+class Disk(Lockable, Generic[BackendT]):
     """One disk: a name, not a connection.  Making one touches nothing."""
 
     def __init__(self, backend: BackendT, disk_id: DiskId) -> None:
-        """Keep both.  A driver's disk keeps no other state, but for what it saw in one :attr:`turn`."""
+        """Keep both.  A driver's disk keeps no other state, but for what it saw in one :attr:`operation`."""
         self._turn: tuple[int, object] | None = None
         self.backend = backend
         """Its store."""
@@ -203,7 +203,7 @@ class Disk(Changing, Generic[BackendT]):
 
         :raises StorageUnavailable: if that cannot be told.
         """
-        with self.looking():
+        with self.reading():
             return self.find() is not None
 
     @final
@@ -212,7 +212,7 @@ class Disk(Changing, Generic[BackendT]):
 
         :raises DiskNotFound: if nothing is.
         """
-        with self.looking():
+        with self.reading():
             return self.found()
 
     @final
@@ -223,7 +223,7 @@ class Disk(Changing, Generic[BackendT]):
         :raises DiskNotFound: if there is none.
         """
         wanted = create.whole_size(self, size)
-        with self.changing():
+        with self.locked():
             now = self.found().size
             if wanted is not None and wanted < now:
                 raise errors.DiskError(f"{self.id} has {now} bytes and is not shrunk to {wanted}")
@@ -236,7 +236,7 @@ class Disk(Changing, Generic[BackendT]):
 
         :raises DiskBusy: if something depends on it.
         """
-        with self.changing():
+        with self.locked():
             self.discard()
             self.remove_image()
             self.backend.host.records.forget(self.id, durable=self.backend.host.settings.durable)
@@ -251,7 +251,7 @@ class Disk(Changing, Generic[BackendT]):
         :raises DiskError: if the target is there already, or the format is not known.
         :raises DiskBusy: if a guest runs on the disk.
         """
-        with self.changing(progress) as watched:
+        with self.locked(progress) as watched:
             export.extract(self, target, format, compress=compress, progress=watched)
 
     # For drivers: eight hooks, called by the engine alone.
@@ -313,7 +313,7 @@ class Disk(Changing, Generic[BackendT]):
 
     @final
     @property
-    def turn(self) -> object | None:
+    def operation(self) -> object | None:
         """What tells one operation under the disk's lock from the next; None where this thread does not hold it.
 
         While it is the same nobody else changes the disk: a driver for which looking is dear
@@ -324,19 +324,19 @@ class Disk(Changing, Generic[BackendT]):
 
     @final
     @contextlib.contextmanager
-    def looking(self) -> Iterator[None]:
+    def reading(self) -> Iterator[None]:
         """The record looked up, no lock held, for what changes nothing."""
-        with create.translated(self.backend.host, Watched(ignore)):
+        with create.translating_errors(self.backend.host, Watched(ignore)):
             self.recorded = self.backend.attached.bind(cast("Disk[Any]", self))
             yield
 
     @final
     @contextlib.contextmanager
-    def changing(self, progress: Progress = ignore) -> Iterator[Progress]:
+    def locked(self, progress: Progress = ignore) -> Iterator[Progress]:
         """The disk's lock held, its record looked up under it, and ``OSError`` translated."""
         watched = Watched(progress)
         host = self.backend.host
-        with create.translated(host, watched), host.locks.disk(self.id, watched):
+        with create.translating_errors(host, watched), host.locks.disk(self.id, watched):
             if self.backend.traits.files:
                 qemu_img.take_back(host, host.path(self.id))
             self.recorded = self.backend.attached.bind(cast("Disk[Any]", self))

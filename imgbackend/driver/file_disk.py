@@ -75,7 +75,7 @@ class FileBackend(Backend):
         try:
             usage = shutil.disk_usage(files.nearest(self.folder))
         except OSError as exc:
-            raise files.translated(exc, self.folder) from exc
+            raise files.as_error(exc, self.folder) from exc
         return Capacity(total=usage.total, free=usage.free)
 
 

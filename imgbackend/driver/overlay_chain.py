@@ -16,7 +16,7 @@ from imgbackend.system.host import Host
 from imgbackend.system.qemu_img import Layer
 
 
-def header_of(path: Path) -> qcow2.Header:
+def header_of(path: Path) -> qcow2.Qcow2Header:
     """The header of an overlay.
 
     :raises DiskError: if it is no qcow2, or has what no disk of ours has.

@@ -147,7 +147,7 @@ def _remove_folder(folder: Path) -> None:
             return
         except OSError as exc:
             if not left:
-                raise files.translated(exc, folder) from exc
+                raise files.as_error(exc, folder) from exc
             time.sleep(_PAUSE)
         else:
             return

@@ -22,7 +22,7 @@ def import_file(disk: Disk[Any], template: FetchFunc, progress: Progress) -> Cac
     started = time.monotonic()
     if not isinstance(disk, Importable):
         raise ConfigError(f"{disk.backend.name} takes no finished files")
-    with disk.changing(progress) as watched:
+    with disk.locked(progress) as watched:
         path = disk.backend.host.unfinished(disk.id)
         path.unlink(missing_ok=True)  # of a call that was killed, maybe when the disk was there already
         if disk.find() is not None:

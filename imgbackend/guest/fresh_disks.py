@@ -14,7 +14,7 @@ from imgbackend.bases.store import generated_name
 from imgbackend.errors import CommandFailed, ConfigError
 from imgbackend.system import files
 from imgbackend.system.host import Host
-from imgbackend.system.runner import Limits
+from imgbackend.system.runner import CommandLimits
 from imgbackend.types import Declared, Gi, Progress, Role
 
 SWAP_LABEL: Final = "swap"
@@ -62,7 +62,7 @@ class Generated:
         with files.open_fd(target, flags) as fd:
             os.ftruncate(fd, self._size)
         told = {"{label}": self._label, "{target}": str(target)}
-        limits = Limits(cpu_seconds=60 + self._size // Gi, address_space=4 * Gi, file_size=self._size)
+        limits = CommandLimits(cpu_seconds=60 + self._size // Gi, address_space=4 * Gi, file_size=self._size)
         try:
             self._host.run([_filled(word, told) for word in self._command], limits=limits)
         except CommandFailed as exc:

@@ -25,7 +25,7 @@ _LINKS: Final = "/sys/class/net"
 _OPEN_VSWITCH: Final = "/sys/module/openvswitch"
 
 
-class State(enum.StrEnum):
+class DomainState(enum.StrEnum):
     """Of a domain."""
 
     RUNNING = "running"
@@ -37,14 +37,14 @@ class State(enum.StrEnum):
 
 
 _STATES: Final = {
-    0: State.RUNNING,
-    1: State.RUNNING,
-    2: State.RUNNING,  # blocked: it waits for I/O
-    3: State.PAUSED,
-    4: State.STOPPING,
-    5: State.OFF,
-    6: State.CRASHED,
-    7: State.PAUSED,
+    0: DomainState.RUNNING,
+    1: DomainState.RUNNING,
+    2: DomainState.RUNNING,  # blocked: it waits for I/O
+    3: DomainState.PAUSED,
+    4: DomainState.STOPPING,
+    5: DomainState.OFF,
+    6: DomainState.CRASHED,
+    7: DomainState.PAUSED,
 }
 
 
@@ -54,7 +54,7 @@ class Found:
 
     name: str
     uuid: str
-    state: State
+    state: DomainState
     instance: str | None
     """Whose domain it is, by its metadata; None: none of ours."""
 
@@ -140,7 +140,7 @@ class Hypervisor:
 
         self._on(name, start)
 
-    def state(self, name: str) -> State | None:
+    def state(self, name: str) -> DomainState | None:
         """None: there is no such domain."""
         found = self.find(name)
         return None if found is None else found.state
@@ -308,7 +308,7 @@ def _found(domain: Any) -> Found:
     return Found(
         name=str(domain.name()),
         uuid=str(domain.UUIDString()),
-        state=_STATES.get(int(domain.state()[0]), State.OFF),
+        state=_STATES.get(int(domain.state()[0]), DomainState.OFF),
         instance=_instance_of(domain),
     )
 

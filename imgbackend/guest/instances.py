@@ -12,10 +12,19 @@ from imgbackend import errors
 from imgbackend.driver.contract import Disk
 from imgbackend.guest import console, destroy, snapshots
 from imgbackend.guest.domain import Alter, to_xml
-from imgbackend.guest.hypervisor import Hypervisor, State
+from imgbackend.guest.hypervisor import DomainState, Hypervisor
 from imgbackend.guest.plan import Layout, layout_of
 from imgbackend.guest.settings import settings_of
-from imgbackend.guest.spawn import STARTING, ProgressOf, Spawned, Spawning, domain_of, silent, translated, xml_path
+from imgbackend.guest.spawn import (
+    STARTING,
+    ProgressOf,
+    Spawned,
+    Spawning,
+    domain_of,
+    silent,
+    translating_errors,
+    xml_path,
+)
 from imgbackend.guest.spec import InstanceSpec
 from imgbackend.types import DiskId, Plan, Progress, ignore
 
@@ -34,7 +43,7 @@ class Instance:
     id: str
     uuid: str | None
     """None: it has no domain."""
-    state: State | None
+    state: DomainState | None
     folder: Path
 
 
@@ -85,7 +94,7 @@ class Instances:
         """
         self._hypervisor.check()
         with self._held(spec.id, progress(STARTING)):
-            with translated(self._engine.host):
+            with translating_errors(self._engine.host):
                 destroy.finish(self._engine, self._hypervisor, spec.id)
             layout = self.layout(spec)
             work = Spawning(self._engine.host, self._settings, self._hypervisor, layout, self._bounded)
@@ -178,11 +187,11 @@ class Instances:
         with self._held(name, progress):
             if self.show(name).uuid is None:
                 self._hypervisor.define(self._kept_xml(name))
-            if self._hypervisor.state(name) in (State.OFF, State.CRASHED):
-                with translated(self._engine.host):
+            if self._hypervisor.state(name) in (DomainState.OFF, DomainState.CRASHED):
+                with translating_errors(self._engine.host):
                     console.begin(console.path_of(self._engine.host, name))
             self._hypervisor.start(name)
-            self._until(name, (State.RUNNING,), self._settings.start_seconds, progress)
+            self._until(name, (DomainState.RUNNING,), self._settings.start_seconds, progress)
 
     def stop(self, name: str, *, seconds: float | None = None, progress: Progress = ignore) -> bool:
         """Have the guest shut itself down, and end it where it does not; one that is off is no error.
@@ -194,7 +203,7 @@ class Instances:
         wait = self._settings.stop_seconds if seconds is None else seconds
         with self._held(name, progress):
             end, asked = time.monotonic() + wait, 0.0
-            while self._hypervisor.state(name) not in (None, State.OFF, State.CRASHED):
+            while self._hypervisor.state(name) not in (None, DomainState.OFF, DomainState.CRASHED):
                 if time.monotonic() >= end:
                     self._hypervisor.force_off(name)
                     return True
@@ -223,7 +232,7 @@ class Instances:
         :raises InstanceError: if what has its name is not imgbackend's.
         """
         _checked(name)
-        with self._held(name, progress), translated(self._engine.host):
+        with self._held(name, progress), translating_errors(self._engine.host):
             snapshots.sweep(self._snapshots, self._engine.host.settings.hostname)
             destroy.destroy(self._engine, self._hypervisor, name)
 
@@ -246,10 +255,10 @@ class Instances:
         :raises DiskError: if it has no such disk, or the format is neither raw nor qcow2.
         :raises StorageFull: if there is no room for it.
         """
-        if self.show(name).state not in (None, State.OFF, State.CRASHED):
+        if self.show(name).state not in (None, DomainState.OFF, DomainState.CRASHED):
             raise errors.InstanceError(f"the instance {name} runs; stop it first")
         with contextlib.ExitStack() as stack:
-            with translated(self._engine.host):
+            with translating_errors(self._engine.host):
                 room = stack.enter_context(snapshots.room(self._snapshots, name, self._engine.host.settings.hostname))
             target, made = room / f"{disk}.{format}", self._engine.disk(name, disk)
             made.info()  # one that is not there is not to be locked
@@ -261,7 +270,7 @@ class Instances:
 
         :raises InstanceError: if the domain of that name is not imgbackend's.
         """
-        with translated(self._engine.host):
+        with translating_errors(self._engine.host):
             destroy.clear(self._engine, self._hypervisor, name)
 
     def console(self, name: str, *, follow: bool = False) -> Iterator[bytes]:
@@ -270,7 +279,7 @@ class Instances:
         path = console.path_of(self._engine.host, name)
         if not path.exists():
             return iter(())
-        off = (None, State.OFF, State.CRASHED)
+        off = (None, DomainState.OFF, DomainState.CRASHED)
         return console.follow(path, lambda: not follow or self._hypervisor.state(name) in off)
 
     @contextlib.contextmanager
@@ -294,10 +303,10 @@ class Instances:
         if self.show(name).uuid is None:
             raise errors.InstanceNotFound(f"libvirt does not know the instance {name}; start it, or destroy it")
 
-    def _until(self, name: str, states: tuple[State, ...], seconds: float, progress: Progress) -> None:
+    def _until(self, name: str, states: tuple[DomainState, ...], seconds: float, progress: Progress) -> None:
         end = time.monotonic() + seconds
         while (state := self._hypervisor.state(name)) not in states:
-            if state in (None, State.OFF, State.CRASHED) or time.monotonic() > end:
+            if state in (None, DomainState.OFF, DomainState.CRASHED) or time.monotonic() > end:
                 said = console.tail(console.path_of(self._engine.host, name))
                 raise errors.InstanceFailed(f"the instance {name} did not come to run ({state or 'gone'})", said)
             progress("wait", 0, None)

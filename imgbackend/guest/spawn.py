@@ -13,7 +13,7 @@ from imgbackend import errors
 from imgbackend.guest import console
 from imgbackend.guest.domain import Alter, Domain, to_xml
 from imgbackend.guest.file_import import import_file
-from imgbackend.guest.hypervisor import Hypervisor, State
+from imgbackend.guest.hypervisor import DomainState, Hypervisor
 from imgbackend.guest.plan import Layout, Making
 from imgbackend.guest.settings import GuestSettings
 from imgbackend.state.records import DOMAIN
@@ -27,7 +27,7 @@ LOG = logging.getLogger(__name__)
 _POLL: Final = 0.5
 _FIRST_POLLS: Final = (0.01, 0.05, 0.1)
 """A guest that starts as usual is not waited for half a second."""
-_OFF: Final = (None, State.OFF, State.CRASHED)
+_OFF: Final = (None, DomainState.OFF, DomainState.CRASHED)
 _XML_MODE: Final = 0o640
 
 ProgressOf = Callable[[str], Progress]
@@ -77,7 +77,7 @@ class Spawning:
         for nic in spec.nics:
             self._hypervisor.check_link(nic)
         state = self._state()
-        if state is State.RUNNING:
+        if state is DomainState.RUNNING:
             self._check_disks()
             return Spawned(id=spec.id, uuid=spec.uuid, disks={}, existed=True, seconds=time.monotonic() - started)
         with self._undo:
@@ -89,7 +89,7 @@ class Spawning:
         LOG.info("Instance %s spawned successfully", spec.id)
         return Spawned(id=spec.id, uuid=spec.uuid, disks=disks, existed=False, seconds=time.monotonic() - started)
 
-    def _state(self) -> State | None:
+    def _state(self) -> DomainState | None:
         """Of the instance's domain, if there is one; another's of that name is refused."""
         spec, found = self._spec, self._hypervisor.find(self._spec.id)
         if found is None:
@@ -111,7 +111,7 @@ class Spawning:
     def _disks(self, progress_of: ProgressOf) -> dict[str, Cached]:
         """Make all disks, side by side."""
         makings = self._layout.makings
-        with translated(self._host):
+        with translating_errors(self._host):
             changed = self._host.new_folder(self._folder)
             if changed:
                 self._undo.callback(self._remove_folder)
@@ -130,12 +130,12 @@ class Spawning:
             self._undo.callback(making.disk.remove)
         return done
 
-    def _define(self, alter: Alter | None, state: State | None) -> None:
+    def _define(self, alter: Alter | None, state: DomainState | None) -> None:
         """Write libvirt.xml and make the domain known; ``state`` is that of the one that is known."""
         known, before = state is not None, self._kept_xml() if state is not None else None
         xml = to_xml(domain_of(self._host, self._settings, self._layout), alter)
         self._undo.callback(partial(self._restore_files, before, known=known))
-        with translated(self._host):
+        with translating_errors(self._host):
             if state in _OFF:
                 console.begin(console.path_of(self._host, self._spec.id))
             self._write_xml(xml)
@@ -159,7 +159,7 @@ class Spawning:
         name, end, polls = self._spec.id, time.monotonic() + self._settings.start_seconds, iter(_FIRST_POLLS)
         while True:
             state = self._hypervisor.state(name)
-            if state is State.RUNNING:
+            if state is DomainState.RUNNING:
                 LOG.info("Instance %s is running", name)
                 return
             said = console.tail(console.path_of(self._host, name))
@@ -225,18 +225,18 @@ def domain_of(host: Host, settings: GuestSettings, layout: Layout) -> Domain:
 
 
 def _source(making: Making) -> DiskSource:
-    with making.disk.looking():
+    with making.disk.reading():
         found: DiskSource = making.disk.source()
         return found
 
 
 @contextlib.contextmanager
-def translated(host: Host) -> Iterator[None]:
+def translating_errors(host: Host) -> Iterator[None]:
     """Let no ``OSError`` of the folder of the instances out; nothing of the caller's is called within."""
     try:
         yield
     except OSError as exc:
-        raise files.translated(exc, host.instances) from exc
+        raise files.as_error(exc, host.instances) from exc
 
 
 def xml_path(host: Host, instance: str) -> Path:

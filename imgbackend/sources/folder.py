@@ -26,7 +26,7 @@ from imgbackend.sources.contract import Image, Source
 from imgbackend.sources.filenames import SUMS, Suffixes, suffixes, sum_of
 from imgbackend.sources.retry import Retry
 from imgbackend.sources.sparse_file import CHUNK
-from imgbackend.sources.stream import Limits, Wanted, fetch
+from imgbackend.sources.stream import StreamOrder, TransferLimits, fetch
 from imgbackend.system import files
 from imgbackend.types import Declared, Delivered, Mi, Progress
 
@@ -35,7 +35,7 @@ _LARGEST_SUMS = 4 * Mi
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
-class Identity(NamedTuple):
+class ImageFileIdentity(NamedTuple):
     """What changes when a file is written or replaced."""
 
     inode: int
@@ -43,7 +43,7 @@ class Identity(NamedTuple):
     mtime_ns: int
 
     @classmethod
-    def of(cls, fd: int) -> "Identity":
+    def of(cls, fd: int) -> "ImageFileIdentity":
         """Of an open file."""
         status = os.fstat(fd)
         return cls(status.st_ino, status.st_size, status.st_mtime_ns)
@@ -116,7 +116,7 @@ class FileImage(Image):
         """
         self._path, self._conf = path, conf
         with opened(path) as fd:
-            self._identity = Identity.of(fd)
+            self._identity = ImageFileIdentity.of(fd)
             self._header = _read(fd, path, 32)
         self._real = Path(os.path.realpath(path))
         self._suffixes = suffixes(path.name)
@@ -189,11 +189,11 @@ class FileImage(Image):
         return delivered
 
     def _unchanged(self, fd: int) -> None:
-        if Identity.of(fd) != self._identity:
+        if ImageFileIdentity.of(fd) != self._identity:
             raise SourceUnavailable(f"{str(self._path)!r} is being written; try again when it is whole")
 
     def _copy(self, fd: int, target: Path, progress: Progress) -> Delivered:
-        size, allowed = self._identity.size, Limits.configured(self._conf).of(self._told.format)
+        size, allowed = self._identity.size, TransferLimits.configured(self._conf).of(self._told.format)
         if not size:
             raise TemplateCorrupt(f"{str(self._path)!r} is empty")
         if size > allowed:
@@ -207,13 +207,13 @@ class FileImage(Image):
         return Delivered(size=size)
 
     def _stream(self, fd: int, target: Path, progress: Progress) -> Delivered:
-        wanted = Wanted(
+        wanted = StreamOrder(
             name=repr(str(self._path)),
             size=self._identity.size,
             digests=self._digests(),
             format=self._told.format,
             wrapper=self._told.wrapper,
-            limits=Limits.configured(self._conf),
+            limits=TransferLimits.configured(self._conf),
             resumable=False,
         )
         return fetch(target, lambda _offset: _FileBody(fd, self._path), wanted, Retry(times=0, delay=0), progress)

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from imgbackend.errors import Error, ImageNotFound, SourceDenied, SourceUnavailable
 from imgbackend.sources import keystone
 from imgbackend.sources.contract import Image, Source
-from imgbackend.sources.glance_record import Record
+from imgbackend.sources.glance_record import GlanceRecord
 from imgbackend.sources.retry import Interrupted, Retry, reason
 from imgbackend.sources.sparse_file import CHUNK
-from imgbackend.sources.stream import Limits, Wanted, fetch
+from imgbackend.sources.stream import StreamOrder, TransferLimits, fetch
 from imgbackend.types import Declared, Delivered, Progress
 
 if TYPE_CHECKING:
@@ -38,32 +38,32 @@ class Service:
         self._conf, self._session = conf, session
         self.retry = Retry.configured(conf)
         self._lock = threading.Lock()
-        self._reached: tuple[int, keystone.Access, Any] | None = None
+        self._reached: tuple[int, keystone.KeystoneAccess, Any] | None = None
 
-    def record(self, image_id: str) -> Record:
+    def record(self, image_id: str) -> GlanceRecord:
         """What Glance keeps of an image.
 
         :raises ImageNotFound: if there is none, or this caller does not see it.
         """
 
-        def ask() -> Record:
+        def ask() -> GlanceRecord:
             with _speaking(f"image {image_id}", self):
-                return Record.of(self._client().images.get(image_id))
+                return GlanceRecord.of(self._client().images.get(image_id))
 
         return self.retry.run(ask)
 
-    def named(self, name: str | None) -> list[Record]:
+    def named(self, name: str | None) -> list[GlanceRecord]:
         """The images of this name, or all of them."""
 
-        def ask() -> list[Record]:
+        def ask() -> list[GlanceRecord]:
             filters = {} if name is None else {"name": name}
             with _speaking(f"images named {name!r}" if name is not None else "the list of images", self):
-                return [Record.of(found) for found in self._client().images.list(filters=filters)]
+                return [GlanceRecord.of(found) for found in self._client().images.list(filters=filters)]
 
         # Some names mean more to Glance than themselves ("in:a,b").
         return [record for record in self.retry.run(ask) if name in (None, record.name)]
 
-    def open(self, record: Record, offset: int) -> "GlanceBody":
+    def open(self, record: GlanceRecord, offset: int) -> "GlanceBody":
         """The bytes of an image from ``offset`` on.
 
         :raises Interrupted: if that may be tried again.
@@ -101,13 +101,13 @@ class Service:
         if reached is not None and self._session is None:
             reached[1].close()
 
-    def _access(self) -> keystone.Access:
+    def _access(self) -> keystone.KeystoneAccess:
         return self._connected()[1]
 
     def _client(self) -> Any:
         return self._connected()[2]
 
-    def _connected(self) -> tuple[int, keystone.Access, Any]:
+    def _connected(self) -> tuple[int, keystone.KeystoneAccess, Any]:
         with self._lock:
             # A forked child must not talk on its parent's connections.
             if self._reached is None or self._reached[0] != os.getpid():
@@ -223,13 +223,13 @@ class GlanceBody:
 class GlanceImage(Image):
     """One image of Glance.  ``id``, ``filename`` and ``role`` ask nobody; the rest asks once."""
 
-    def __init__(self, service: Service, image_id: str, conf: Any, record: Record | None = None) -> None:
+    def __init__(self, service: Service, image_id: str, conf: Any, record: GlanceRecord | None = None) -> None:
         self._service, self._id, self._conf = service, image_id, conf
         self._lock = threading.Lock()
         self._known = record
 
     @property
-    def record(self) -> Record:
+    def record(self) -> GlanceRecord:
         """What Glance keeps of it; asked once."""
         with self._lock:
             if self._known is None:
@@ -279,13 +279,13 @@ class GlanceImage(Image):
     def __call__(self, target: Path, progress: Progress, /) -> Delivered:
         """As :meth:`Image.__call__`; what Glance knows the digest of is always checked against it."""
         declared = self.declared
-        wanted = Wanted(
+        wanted = StreamOrder(
             name=f"image {self._id}",
             size=declared.size,
             digests=declared.digests,
             format=declared.format,
             wrapper=None,
-            limits=Limits.configured(self._conf),
+            limits=TransferLimits.configured(self._conf),
             resumable=self.resumable,
         )
         record = self.record
@@ -332,7 +332,7 @@ class GlanceSource(Source):
         self._own.close()
 
 
-def _only(name: str, found: list[Record]) -> Record:
+def _only(name: str, found: list[GlanceRecord]) -> GlanceRecord:
     found = [record for record in found if record.status == "active"] or found
     if not found:
         raise ImageNotFound(f"Glance has no image named {name!r}, or does not show it to these credentials")

@@ -22,7 +22,7 @@ _OWN = frozenset(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class GlanceRecord:
     """An image's record in Glance's API, version 2."""
 
     id: str
@@ -43,7 +43,7 @@ class Record:
     properties: Mapping[str, str]
 
     @classmethod
-    def of(cls, told: Mapping[str, Any]) -> "Record":
+    def of(cls, told: Mapping[str, Any]) -> "GlanceRecord":
         """From what glanceclient returns.
 
         :raises KeyError: if that has no id or status; also TypeError, ValueError.

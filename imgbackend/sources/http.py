@@ -13,7 +13,7 @@ from imgbackend.errors import ConfigError, ImageNotFound, SourceError, SourceUna
 from imgbackend.sources.contract import Image, Source
 from imgbackend.sources.filenames import SUMS, Suffixes, suffixes, sum_of
 from imgbackend.sources.retry import Retry
-from imgbackend.sources.stream import Limits, Wanted, fetch
+from imgbackend.sources.stream import StreamOrder, TransferLimits, fetch
 from imgbackend.sources.urls import Url, parse
 from imgbackend.sources.web import Answer, Web, is_page, refusal
 from imgbackend.types import Declared, Delivered, Mi, Progress
@@ -23,7 +23,7 @@ _NO_HEAD = frozenset({400, 403, 405, 501})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class HttpFacts:
     """What a server tells of a file without sending it."""
 
     size: int | None
@@ -31,7 +31,7 @@ class Facts:
     modified: str | None
 
     @classmethod
-    def of(cls, answer: Answer) -> "Facts":
+    def of(cls, answer: Answer) -> "HttpFacts":
         """What the headers of an answer say."""
         return cls(size=answer.length, etag=answer.etag, modified=answer.modified)
 
@@ -63,7 +63,7 @@ class HttpImage(Image):
         self._url, self._web, self._conf = url, web, conf
         self._retry = Retry.configured(conf)
         self._suffixes = suffixes(url.name)
-        self._facts: Facts | None = None
+        self._facts: HttpFacts | None = None
         self._lock = threading.Lock()
         self._digests = url.digests or self._published()
         version = "=".join(self._digests[0]) if self._digests else self._asked().version
@@ -131,20 +131,20 @@ class HttpImage(Image):
         finally:
             answer.close()
 
-    def _asked(self) -> Facts:
+    def _asked(self) -> HttpFacts:
         with self._lock:
             if self._facts is None:
                 self._facts = self._retry.run(self._ask)
             return self._facts
 
-    def _ask(self) -> Facts:
+    def _ask(self) -> HttpFacts:
         answer = self._web.ask("HEAD", self._url)
         if answer.status in _NO_HEAD:
             answer.close()
             answer = self._web.ask("GET", self._url)
         try:
             self._check(answer)
-            return Facts.of(answer)
+            return HttpFacts.of(answer)
         finally:
             answer.close()
 
@@ -162,7 +162,7 @@ class HttpImage(Image):
 
     def _check_version(self, answer: Answer) -> None:
         """Refuse what is no longer what the id says; with a digest that is seen at the end."""
-        if not self._digests and Facts.of(answer).version != self._asked().version:
+        if not self._digests and HttpFacts.of(answer).version != self._asked().version:
             raise SourceUnavailable(f"{self._url.shown}: it changed since the server was asked; ask for it again")
 
     def _refuse_page(self) -> NoReturn:
@@ -171,13 +171,13 @@ class HttpImage(Image):
     def __call__(self, target: Path, progress: Progress, /) -> Delivered:
         """As :meth:`Image.__call__`; a page that says 200 is refused before the target is made."""
         told = self._told
-        wanted = Wanted(
+        wanted = StreamOrder(
             name=self._url.shown,
             size=self._asked().size,
             digests=self._digests,
             format=told.format,
             wrapper=told.wrapper,
-            limits=Limits.configured(self._conf),
+            limits=TransferLimits.configured(self._conf),
             resumable=self.resumable,
         )
         return fetch(target, self._open, wanted, self._retry, progress)

@@ -75,7 +75,7 @@ OPTS: Sequence[cfg.Opt] = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Access:
+class KeystoneAccess:
     """A way to Glance."""
 
     session: "Session"
@@ -94,7 +94,7 @@ class Access:
         return Adapter(self.session, service_type="image", endpoint_override=self.endpoint, user_agent="imgbackend")
 
 
-def connect(conf: Any) -> Access:
+def connect(conf: Any) -> KeystoneAccess:
     """The operator's own way, of ``[glance]``; Keystone is asked for the endpoint.
 
     :raises ConfigError: if something is missing in the configuration.
@@ -112,7 +112,7 @@ def connect(conf: Any) -> Access:
     return given(session, conf)
 
 
-def given(session: "Session", conf: Any) -> Access:
+def given(session: "Session", conf: Any) -> KeystoneAccess:
     """A caller's session, to the endpoint that ``[glance]`` and the catalogue tell.
 
     :raises ConfigError: if there is no endpoint.
@@ -126,10 +126,10 @@ def given(session: "Session", conf: Any) -> Access:
     )
     kinds = "/".join(options.valid_interfaces)
     where = f"service {options.service_type}, region {options.region_name or 'any'}, {kinds}"
-    return Access(session=session, endpoint=_checked(found, where), timeout=options.timeout or TIMEOUT)
+    return KeystoneAccess(session=session, endpoint=_checked(found, where), timeout=options.timeout or TIMEOUT)
 
 
-def _by_cloud(cloud: clouds_yaml.Cloud, options: Any) -> Access:
+def _by_cloud(cloud: clouds_yaml.Cloud, options: Any) -> KeystoneAccess:
     from keystoneauth1 import loading
 
     loader: Any = loading.get_plugin_loader("none" if cloud.auth_type in ("None", "noauth") else cloud.auth_type)
@@ -145,7 +145,7 @@ def _by_cloud(cloud: clouds_yaml.Cloud, options: Any) -> Access:
         service_type="image", interface=list(cloud.interfaces), region_name=cloud.region_name
     )
     where = f"cloud {cloud.name}, region {cloud.region_name or 'any'}, {'/'.join(cloud.interfaces)}"
-    return Access(session=session, endpoint=_checked(found, where), timeout=options.timeout or TIMEOUT)
+    return KeystoneAccess(session=session, endpoint=_checked(found, where), timeout=options.timeout or TIMEOUT)
 
 
 def _getter(told: dict[str, Any]) -> Any:

@@ -21,7 +21,7 @@ from imgbackend.sources.http import HttpSource
 from imgbackend.sources.peer_ssh import SshPlace
 from imgbackend.sources.peer_web import WebPlace
 from imgbackend.sources.retry import Retry
-from imgbackend.sources.stream import Body, Limits, Wanted, fetch
+from imgbackend.sources.stream import Body, StreamOrder, TransferLimits, fetch
 from imgbackend.sources.web import Web
 from imgbackend.state import digests
 from imgbackend.system import files
@@ -34,7 +34,7 @@ _HEX: Final = re.compile(r"[0-9a-f]{32,128}\Z")
 _FORMATS: Final = ("raw", "qcow2")
 
 
-class Place(Protocol):
+class PeerPlace(Protocol):
     """The base folder of another host."""
 
     shown: str
@@ -118,7 +118,7 @@ def _hex(told: Any) -> str:
 class PeerImage(Image):
     """A base of another host, as an image."""
 
-    def __init__(self, place: Place, base: str, conf: Any) -> None:
+    def __init__(self, place: PeerPlace, base: str, conf: Any) -> None:
         """Asks for the manifest.
 
         :raises ImageNotFound: if that host has no such base, or cannot tell a digest of it.
@@ -169,13 +169,13 @@ class PeerImage(Image):
     def __call__(self, target: Path, progress: Progress, /) -> Delivered:
         """As :meth:`Image.__call__`; the bytes are compared with what the manifest tells."""
         declared = self.declared
-        wanted = Wanted(
+        wanted = StreamOrder(
             name=f"{self._place.shown}/{self._base}",
             size=declared.size,
             digests=declared.digests,
             format=declared.format,
             wrapper=None,
-            limits=Limits.configured(self._conf),
+            limits=TransferLimits.configured(self._conf),
             resumable=False,
         )
         delivered = fetch(target, lambda offset: self._place.open(self._base, offset), wanted, self._retry, progress)
@@ -234,7 +234,7 @@ class PeerSource(Source):
             raise ConfigError(f"{host!r} is no name of a host")
         return PeerImage(self._place(host), base, self.conf)
 
-    def _place(self, host: str) -> Place:
+    def _place(self, host: str) -> PeerPlace:
         options = self.conf.sources
         url = options.fallback_url.replace("{host}", host).rstrip("/")
         if url.startswith("ssh://"):

@@ -9,7 +9,7 @@ from typing import Final
 from imgbackend.errors import CommandFailed, ConfigError, ImageNotFound, SourceDenied, SourceError, SourceUnavailable
 from imgbackend.sources.retry import Interrupted
 from imgbackend.system import runner
-from imgbackend.system.runner import Limits
+from imgbackend.system.runner import CommandLimits
 from imgbackend.types import Gi, Mi
 
 _URL: Final = re.compile(
@@ -77,7 +77,7 @@ class _SshBody:
     def __init__(self, argv: list[str], what: str, timeout: int) -> None:
         self._what = what
         # ssh has its own time-outs, and hashes a GiB in some seconds; that many GiB a base has not.
-        limits = Limits(cpu_seconds=24 * 3600, address_space=2 * Gi, stall_seconds=timeout)
+        limits = CommandLimits(cpu_seconds=24 * 3600, address_space=2 * Gi, stall_seconds=timeout)
         self._pieces = runner.stream(argv, limits=limits)
 
     def chunks(self) -> Iterator[bytes]:

@@ -45,7 +45,7 @@ what is not.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class TransferLimits:
     """What the operator allows."""
 
     largest: int
@@ -54,7 +54,7 @@ class Limits:
     """Bytes unpacked for each byte delivered: ``max_unpack_ratio``."""
 
     @classmethod
-    def configured(cls, conf: Any) -> "Limits":
+    def configured(cls, conf: Any) -> "TransferLimits":
         """As the section ``DEFAULT`` says."""
         return cls(largest=conf.max_image_virtual_size, ratio=conf.max_unpack_ratio)
 
@@ -64,7 +64,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class StreamOrder:
     """What is to arrive."""
 
     name: str
@@ -75,12 +75,12 @@ class Wanted:
     """``(algorithm, hex)`` of the bytes that the source sends."""
     format: str | None
     wrapper: str | None
-    limits: Limits
+    limits: TransferLimits
     resumable: bool
     """Whether a fetch that broke may go on."""
 
 
-def fetch(target: Path, open_body: OpenBody, wanted: Wanted, retry: Retry, progress: Progress) -> Delivered:
+def fetch(target: Path, open_body: OpenBody, wanted: StreamOrder, retry: Retry, progress: Progress) -> Delivered:
     """Put the bytes at ``target``, whole and checked; see :meth:`Image.__call__ <imgbackend.sources.contract.Image>`.
 
     Where ``wanted.resumable`` and ``target`` is there, its bytes are hashed and the
@@ -111,7 +111,7 @@ def fetch(target: Path, open_body: OpenBody, wanted: Wanted, retry: Retry, progr
 class _Fetch:
     """One fetch under way: the file, the digests, how far it is."""
 
-    def __init__(self, target: Path, open_body: OpenBody, wanted: Wanted, progress: Progress) -> None:
+    def __init__(self, target: Path, open_body: OpenBody, wanted: StreamOrder, progress: Progress) -> None:
         self._target, self._open_body, self._wanted = target, open_body, wanted
         self._progress = Paced(progress)
         self._allowed = wanted.limits.of(wanted.format)

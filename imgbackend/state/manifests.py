@@ -25,7 +25,7 @@ HEAD: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
+class FileIdentity:
     """How a base is known again at every use, for the price of one small read.
 
     No time is in it: the base's is touched at every use, by us and by Nova.
@@ -38,7 +38,7 @@ class Identity:
     """The BLAKE3 of the first 64 KiB."""
 
     @classmethod
-    def of(cls, fd: int) -> "Identity":
+    def of(cls, fd: int) -> "FileIdentity":
         """Of an open file."""
         status = os.fstat(fd)
         head = blake3(os.pread(fd, HEAD, 0)).hexdigest()
@@ -55,7 +55,7 @@ class Manifest:
     role: Role
     format: str
     virtual_size: int
-    identity: Identity
+    identity: FileIdentity
     inspected_by: str
     inspected_at: float
     """Seconds since 1970."""
@@ -108,7 +108,7 @@ def read(base: Path) -> Manifest | None:
         found: dict[str, Any] = json.loads(path_of(base).read_bytes())
         if found.pop("digest_algorithm", None) != digests.ALGORITHM:
             return None
-        found["identity"] = Identity(**found["identity"])
+        found["identity"] = FileIdentity(**found["identity"])
         found["delivered_digests"] = tuple((name, value) for name, value in found.get("delivered_digests", ()))
         return Manifest(**found)
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):

@@ -89,7 +89,7 @@ class Records:
         except FileNotFoundError:
             return  # no disk was made yet
         except OSError as exc:
-            raise files.translated(exc, self._instances) from exc
+            raise files.as_error(exc, self._instances) from exc
 
     def write(self, disk: DiskId, record: Record, *, as_file: bool, durable: bool) -> None:
         """Remember a disk; before it is published."""

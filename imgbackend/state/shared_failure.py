@@ -23,7 +23,7 @@ _SHARED: Final[dict[str, type[errors.Error]]] = {
 _TOLD: Final[tuple[type[errors.Error], ...]] = (errors.TemplateTooLarge, *_SHARED.values())
 
 
-class Shared:
+class SharedFailure:
     """The last failure to fetch one base; used under the base's lock."""
 
     def __init__(self, folder: Path, name: str) -> None:

@@ -23,14 +23,14 @@ _LAST, _SHARED = 0x1, 0x2000
 _AT_ONCE: Final = 512
 
 
-class Shared(NamedTuple):
+class SharedExtents(NamedTuple):
     """An extent that other files have too."""
 
     physical: int
     length: int
 
 
-def shared(fd: int) -> Iterator[Shared]:
+def shared(fd: int) -> Iterator[SharedExtents]:
     """The extents of a file that it shares with others; what was not written out yet is shared with nobody."""
     at = 0
     while True:
@@ -48,7 +48,7 @@ def shared(fd: int) -> Iterator[Shared]:
             logical, physical, length, flags = _EXTENT.unpack_from(buffer, _HEAD.size + number * _EXTENT.size)
             at = logical + length
             if flags & _SHARED:
-                yield Shared(physical, length)
+                yield SharedExtents(physical, length)
         if flags & _LAST or not mapped:
             return
 
@@ -73,7 +73,7 @@ def together(paths: Iterable[Path]) -> int:
 
     :raises OSError: as looking at them does.
     """
-    own, found = 0, dict[int, list[Shared]]()
+    own, found = 0, dict[int, list[SharedExtents]]()
     for path in paths:
         try:
             taken, extents = _looked_at(path)
@@ -85,7 +85,7 @@ def together(paths: Iterable[Path]) -> int:
     return own + sum(map(_covered, found.values()))
 
 
-def _looked_at(path: Path) -> tuple[int, list[Shared]]:
+def _looked_at(path: Path) -> tuple[int, list[SharedExtents]]:
     """The bytes that a file takes, and what of it others have too."""
     taken = os.lstat(path).st_blocks * 512
     try:
@@ -95,7 +95,7 @@ def _looked_at(path: Path) -> tuple[int, list[Shared]]:
         return taken, []
 
 
-def _covered(extents: list[Shared]) -> int:
+def _covered(extents: list[SharedExtents]) -> int:
     """The length of what the extents cover, however they overlap."""
     covered = end = 0
     for physical, length in sorted(extents):

@@ -252,7 +252,7 @@ def copy(source: int, target: int, progress: Progress = ignore, *, phase: str = 
                 if exc.errno not in FULL:
                     raise
                 folder = Path(os.readlink(f"/proc/self/fd/{target}")).parent
-                raise translated(exc, folder, os.fstat(source).st_blocks * 512) from exc
+                raise as_error(exc, folder, os.fstat(source).st_blocks * 512) from exc
             if done is None:
                 step = _copy_by_hand
                 continue
@@ -312,7 +312,7 @@ def folder_bytes(folder: Path, without: Set[str] = frozenset()) -> int:
     return total
 
 
-def translated(exc: OSError, where: Path, need: int | None = None) -> errors.Error:
+def as_error(exc: OSError, where: Path, need: int | None = None) -> errors.Error:
     """The error of ours that an ``OSError`` below ``where`` means."""
     name = where if not exc.filename or isinstance(exc.filename, int) else os.fsdecode(exc.filename)
     what = f"{name}: {exc.strerror or exc}"

@@ -14,7 +14,7 @@ from imgbackend.state.records import Records
 from imgbackend.system import files, runner
 from imgbackend.system.counters import Metrics
 from imgbackend.system.locks import Locks
-from imgbackend.system.runner import Limits
+from imgbackend.system.runner import CommandLimits
 from imgbackend.system.space import Space
 from imgbackend.types import DiskId
 
@@ -175,9 +175,9 @@ class Host:
         self,
         argv: Sequence[str],
         *,
-        limits: Limits,
+        limits: CommandLimits,
         pass_fds: Sequence[int] = (),
-        identity: runner.Identity | None = None,
+        identity: runner.UnixIdentity | None = None,
         watch: Callable[[str], None] | None = None,
     ) -> str:
         """What a command prints; see :func:`imgbackend.system.runner.run`."""

@@ -16,7 +16,7 @@ State = Literal["alive", "gone", "elsewhere"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Owner:
+class ProcessIdentity:
     """One process."""
 
     host: str | None
@@ -28,12 +28,12 @@ class Owner:
     """In clock ticks since the boot."""
 
     @classmethod
-    def me(cls, host: str) -> "Owner":
+    def me(cls, host: str) -> "ProcessIdentity":
         """This process, on the host of that name."""
         return cls(host=host, boot=_boot(), pid=os.getpid(), started=_started(os.getpid()))
 
     @classmethod
-    def noted(cls, told: object) -> "Owner":
+    def noted(cls, told: object) -> "ProcessIdentity":
         """The process that :meth:`note` was of.
 
         :raises KeyError: if it is no such note.

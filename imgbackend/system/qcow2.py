@@ -28,7 +28,7 @@ _KNOWN: Final = DIRTY | CORRUPT | 8 | 16  # compression type, extended L2 entrie
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Header:
+class Qcow2Header:
     """What the header of a qcow2 says; it may come from a stranger."""
 
     version: int
@@ -44,7 +44,7 @@ class Header:
     """Where the table of snapshots begins."""
 
 
-def parse(head: bytes, where: str) -> Header:
+def parse(head: bytes, where: str) -> Qcow2Header:
     """The header in the first bytes of a file; 64 KiB hold all of it that is used.
 
     :raises DiskError: if it is none, or states what cannot be; it names ``where``.
@@ -61,7 +61,7 @@ def parse(head: bytes, where: str) -> Header:
     backing = os.fsdecode(head[at : at + length]) if at and length else None
     if backing is not None and "\0" in backing:
         raise errors.DiskError(f"{where} has a broken qcow2 header: no file has such a name as its backing file's")
-    return Header(
+    return Qcow2Header(
         version=version,
         virtual_size=size,
         cluster_size=1 << bits,
@@ -86,7 +86,7 @@ def _backing_format(head: bytes, at: int) -> str | None:
     return None
 
 
-def read(path: Path | str) -> Header:
+def read(path: Path | str) -> Qcow2Header:
     """The header of a file.
 
     :raises DiskError: if it has none.
@@ -120,7 +120,7 @@ def snapshots(fd: int, where: str) -> Iterator[SnapshotInfo]:
         at += (_SNAPSHOT.size + len(rest) + 7) // 8 * 8
 
 
-def refuse_foreign(header: Header, where: str) -> None:
+def refuse_foreign(header: Qcow2Header, where: str) -> None:
     """Refuse what our own disks never have: a data file, and features that nobody knows.
 
     :raises DiskError: if it has such.

@@ -20,7 +20,7 @@ from typing import Any, Final, TypeAlias
 from imgbackend import errors
 from imgbackend.system import files
 from imgbackend.system.host import Host
-from imgbackend.system.runner import Identity, Limits
+from imgbackend.system.runner import CommandLimits, UnixIdentity
 from imgbackend.types import Gi, Progress, ignore
 
 Layer: TypeAlias = tuple[int, str]
@@ -96,7 +96,7 @@ def convert(
     :raises CommandFailed: if it cannot be read, or a limit fired.
     """
     device = _is_device(target)
-    limits = Limits(
+    limits = CommandLimits(
         cpu_seconds=host.settings.cpu_seconds * (1 + size // Gi),
         address_space=host.settings.convert_address_space,
         file_size=None if device else size + (_HEADROOM if out == "raw" else size // 64 + 64 * _HEADROOM),
@@ -138,7 +138,7 @@ def rebase_to_nothing(host: Host, layers: Sequence[Layer], size: int, progress: 
 
     :raises DiskBusy: if a guest has it open.
     """
-    limits = Limits(
+    limits = CommandLimits(
         cpu_seconds=host.settings.cpu_seconds * (1 + size // Gi),
         address_space=host.settings.convert_address_space,
         stall_seconds=host.settings.stall_seconds,
@@ -203,10 +203,10 @@ def _run(
     *,
     read: Sequence[int] = (),
     write: Sequence[int] = (),
-    limits: Limits | None = None,
+    limits: CommandLimits | None = None,
     watch: Callable[[str], None] | None = None,
 ) -> str:
-    limits = limits or Limits(
+    limits = limits or CommandLimits(
         cpu_seconds=host.settings.cpu_seconds,
         address_space=host.settings.address_space if not write else host.settings.convert_address_space,
         stall_seconds=host.settings.stall_seconds,
@@ -225,7 +225,7 @@ def _run(
 
 
 @contextlib.contextmanager
-def _access(host: Host, read: Sequence[int], write: Sequence[int]) -> Iterator[Identity | None]:
+def _access(host: Host, read: Sequence[int], write: Sequence[int]) -> Iterator[UnixIdentity | None]:
     """Let the unprivileged user open these files again, by their descriptors."""
     found = host.unprivileged()
     if found is None:
@@ -242,7 +242,7 @@ def _access(host: Host, read: Sequence[int], write: Sequence[int]) -> Iterator[I
                 groups.add(status.st_gid)
             else:
                 _lend(lent, fd, status, uid)
-        yield Identity(uid=uid, gid=gid, groups=tuple(sorted(groups)))
+        yield UnixIdentity(uid=uid, gid=gid, groups=tuple(sorted(groups)))
 
 
 def _lend(lent: contextlib.ExitStack, fd: int, status: os.stat_result, uid: int) -> None:

@@ -40,7 +40,7 @@ _NO_MEMORY: Final = ("cannot allocate memory", "failed to allocate", "out of mem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class CommandLimits:
     """What a command may use; None is no limit."""
 
     cpu_seconds: int
@@ -52,7 +52,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
+class UnixIdentity:
     """Who a command runs as."""
 
     uid: int
@@ -60,7 +60,7 @@ class Identity:
     groups: tuple[int, ...] = ()
 
 
-def wrapped(argv: Sequence[str], limits: Limits, identity: Identity | None) -> list[str]:
+def wrapped(argv: Sequence[str], limits: CommandLimits, identity: UnixIdentity | None) -> list[str]:
     """The command line with its limits before it."""
     line = ["prlimit", f"--cpu={limits.cpu_seconds}:{limits.cpu_seconds + 2}", f"--as={limits.address_space}"]
     if limits.file_size is not None:
@@ -76,9 +76,9 @@ def wrapped(argv: Sequence[str], limits: Limits, identity: Identity | None) -> l
 def run(
     argv: Sequence[str],
     *,
-    limits: Limits,
+    limits: CommandLimits,
     pass_fds: Sequence[int] = (),
-    identity: Identity | None = None,
+    identity: UnixIdentity | None = None,
     watch: Callable[[str], None] | None = None,
 ) -> str:
     """What ``argv`` prints on its standard output.
@@ -109,7 +109,7 @@ def run(
     return out
 
 
-def stream(argv: Sequence[str], *, limits: Limits) -> Generator[bytes, None, None]:
+def stream(argv: Sequence[str], *, limits: CommandLimits) -> Generator[bytes, None, None]:
     """What ``argv`` prints on its standard output, as it comes; closing the generator ends the command.
 
     It is started when the first piece is asked for, and has to be read by one thread.
@@ -237,7 +237,7 @@ def _package(name: str) -> str:
     return PACKAGES.get(name) or _FURTHER_PACKAGES.get(name) or f"the package that has {name}"
 
 
-def _limit(status: int, err: str, limits: Limits) -> str | None:
+def _limit(status: int, err: str, limits: CommandLimits) -> str | None:
     if status == -signal.SIGXCPU:
         return f"was ended by its limit of {limits.cpu_seconds} s of CPU time"
     if status == -signal.SIGXFSZ or "File too large" in err:

@@ -17,7 +17,7 @@ from typing import Final
 from imgbackend import errors
 from imgbackend.system import files
 from imgbackend.system.locks import Locks
-from imgbackend.system.process_identity import Owner
+from imgbackend.system.process_identity import ProcessIdentity
 
 _SUFFIX: Final = ".reserved"
 _EIGHTH: Final = 3
@@ -105,7 +105,7 @@ class Space:
 
     def _promise(self, note: Path, target: Path, need: int, quota: Quota | None) -> int:
         """Write it down, if there is room for it."""
-        told = {"file": str(target), "bytes": need, **Owner.me(self._host).note()}
+        told = {"file": str(target), "bytes": need, **ProcessIdentity.me(self._host).note()}
         with self._locks.space():
             missing = need - _written(target)
             where, have = self._left(note, target.parent, quota)
@@ -138,7 +138,7 @@ class Space:
                 continue
             try:
                 told = json.loads(note.read_text())
-                gone = Owner.noted(told).state(self._host) == "gone"
+                gone = ProcessIdentity.noted(told).state(self._host) == "gone"
                 target, size = Path(told["file"]), int(told["bytes"])
             except (FileNotFoundError, ValueError, KeyError, TypeError):
                 continue

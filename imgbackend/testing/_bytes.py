@@ -1,7 +1,7 @@
 """Bytes of every shape, on a store that was used before."""
 
 from imgbackend.testing import oracle
-from imgbackend.testing.content import Image
+from imgbackend.testing.content import SimpleImage
 from imgbackend.testing.topic import Topic
 from imgbackend.testing.trial import Trial, slack
 from imgbackend.types import FileSource, Mi
@@ -80,7 +80,7 @@ class BytesTests(Topic):
             assert target.stat().st_blocks * 512 <= slack(trial.backend)
 
     @staticmethod
-    def _round_trip(trial: Trial, image: Image) -> None:
+    def _round_trip(trial: Trial, image: SimpleImage) -> None:
         whole = image.content.read_bytes()
         trial.expect(trial.made(image, "raw"), whole)
         trial.expect(trial.made(trial.as_qcow2(image), "qcow2"), whole)

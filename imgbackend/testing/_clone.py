@@ -57,7 +57,7 @@ class CloneTests(Topic):
         image, disk = trial.image(), trial.disk(name="disk.config")
         assert isinstance(disk, Able)
         trial.backend.host.make_folder(trial.backend.host.folder(disk.id))
-        with disk.changing():
+        with disk.locked():
             disk.import_image(image.content)
             assert disk.find() is not None
         trial.expect(disk, image.content.read_bytes())

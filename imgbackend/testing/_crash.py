@@ -13,8 +13,8 @@ from typing import Any
 from imgbackend import errors
 from imgbackend.driver.abilities import Flattenable, Snapshottable
 from imgbackend.testing import children, flushing, oracle
-from imgbackend.testing.content import Image
-from imgbackend.testing.killing import Killing, Look, Work
+from imgbackend.testing.content import SimpleImage
+from imgbackend.testing.killing import Killing, LookAfterKill, Work
 from imgbackend.testing.topic import Topic, needs
 from imgbackend.testing.trial import Trial
 
@@ -26,7 +26,7 @@ class CrashTests(Topic):
         """While the image is fetched, its base made, and the disk."""
         size = trial.rounded(2 * trial.small)
 
-        def image(label: str) -> Image:
+        def image(label: str) -> SimpleImage:
             return trial.image("sparse", size=trial.small).but(image_id=f"{trial.instance('image')}-{label}")
 
         def create(on: Trial, label: str) -> None:
@@ -158,7 +158,7 @@ class CrashTests(Topic):
             on.disk().resize(trial.rounded(2 * trial.small))
 
     @staticmethod
-    def _anew(trial: Trial, label: str, image: Image) -> None:
+    def _anew(trial: Trial, label: str, image: SimpleImage) -> None:
         with trial.durable() as on:
             on.made(image, label, trial.rounded(2 * trial.small))
 
@@ -168,15 +168,15 @@ class CrashTests(Topic):
         self,
         trial: Trial,
         work: Work,
-        look: Look,
+        look: LookAfterKill,
         make: Work = lambda _on, _label: None,
         *,
-        names: Callable[[str], Image] | None = None,
+        names: Callable[[str], SimpleImage] | None = None,
     ) -> None:
         Killing(trial, work, look, make, names, self.libraries, self.crash_sample).at_every_step()
 
     @staticmethod
-    def _absent_or_whole(image: Image, size: int) -> Look:
+    def _absent_or_whole(image: SimpleImage, size: int) -> LookAfterKill:
         whole = image.content.read_bytes()
 
         def look(on: Trial, label: str, when: str, *, done: bool) -> None:

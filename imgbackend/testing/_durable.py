@@ -35,7 +35,7 @@ class DurableTests(Topic):
         trial.made(trial.image(size=trial.small))
 
         def remove(disk: Any) -> None:
-            with disk.changing():
+            with disk.locked():
                 disk.discard()
                 disk.remove_image()
 

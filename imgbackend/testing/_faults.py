@@ -9,7 +9,7 @@ import pytest
 
 from imgbackend import errors
 from imgbackend.driver.abilities import Snapshottable
-from imgbackend.testing.children import Outcome, fail, run
+from imgbackend.testing.children import ChildOutcome, fail, run
 from imgbackend.testing.sampling import sampled
 from imgbackend.testing.steps import is_engines
 from imgbackend.testing.topic import Topic, advisory, destructive, needs
@@ -160,7 +160,7 @@ class FaultTests(Topic):
         look: Callable[..., None],
         make: Work = lambda _on, _label: None,
     ) -> None:
-        def do(label: str, number: int | None) -> Outcome:
+        def do(label: str, number: int | None) -> ChildOutcome:
             def operation() -> None:
                 with trial.again() as on:
                     work(on, label)
@@ -191,7 +191,7 @@ class FaultTests(Topic):
                 _no_part_of(on, label, when)
 
     @staticmethod
-    def _told_properly(outcome: Outcome, when: str) -> None:
+    def _told_properly(outcome: ChildOutcome, when: str) -> None:
         assert not outcome.killed, when
         assert outcome.error is None or outcome.ours, f"{outcome.error} left the library{when}"
         assert outcome.error is None or outcome.caused, f"{outcome.error} names no cause{when}"

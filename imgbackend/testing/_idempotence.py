@@ -32,7 +32,7 @@ class IdempotenceTests(Topic):
         made = trial.made(image, "made")
         before, whole = trial.entries(), trial.read(made)
         for disk in (made, trial.disk("absent")):
-            with disk.looking():
+            with disk.reading():
                 assert disk.find() == disk.find()
             assert disk.source() == disk.source()
             plans = [disk.plan(image.declared, info, size) for info in (None, None) for size in (None, trial.large)]
@@ -65,7 +65,7 @@ class IdempotenceTests(Topic):
         image, size = trial.image(), trial.rounded(2 * trial.large)
         disk = trial.made(image)
         for _ in range(2):
-            with disk.changing():
+            with disk.locked():
                 disk.resize_image(size)
             assert disk.info().size == size
         trial.expect(disk, image.content.read_bytes() + bytes(size - trial.large))
@@ -74,7 +74,7 @@ class IdempotenceTests(Topic):
         """The hook, without the growth that follows it in ``cache``."""
         image, size = trial.image(), trial.rounded(2 * trial.large)
         disk = trial.disk()
-        with disk.changing(), trial.preparer(disk, image, size) as prepare:
+        with disk.locked(), trial.preparer(disk, image, size) as prepare:
             disk.discard()
             assert disk.find() is None
             disk.create_image(prepare, prepare.base, size)
@@ -82,7 +82,7 @@ class IdempotenceTests(Topic):
             assert found is not None
             assert trial.large <= found.size <= size
         trial.expect(disk, image.content.read_bytes() + bytes(found.size - trial.large))
-        with disk.changing():
+        with disk.locked():
             disk.remove_image()
             disk.remove_image()
             assert disk.find() is None
@@ -94,7 +94,7 @@ class IdempotenceTests(Topic):
         for number in range(2):
             target = trial.scratch / f"alone{number}"
             target.touch()
-            with disk.changing() as progress:
+            with disk.locked() as progress:
                 disk.extract_image(target, "raw", compress=False, progress=progress)
             oracle.expect(target.read_bytes(), image.content.read_bytes(), "the export")
 

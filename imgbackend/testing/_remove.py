@@ -76,7 +76,7 @@ class RemoveTests(Topic):
         """``discard`` and ``remove_image`` alone, and twice."""
         other, disk = trial.made(trial.image(), "other"), trial.disk()
         before, whole = trial.entries(), trial.read(other)
-        with disk.changing():
+        with disk.locked():
             for hook in (disk.discard, disk.remove_image, disk.remove_image, disk.discard):
                 hook()
         assert trial.entries() == before
@@ -86,7 +86,7 @@ class RemoveTests(Topic):
         """It takes away what is unfinished, and nothing else."""
         disk = trial.made(trial.image())
         before, whole = trial.entries(), trial.read(disk)
-        with disk.changing():
+        with disk.locked():
             disk.discard()
             disk.discard()
         assert trial.entries() == before

@@ -67,7 +67,7 @@ class SizeTests(Topic):
         """The hook, and not the engine after it, gives the size."""
         disk, size = trial.made(trial.image()), trial.rounded(trial.large + 5 * Mi)
         before = trial.read(disk)
-        with disk.changing():
+        with disk.locked():
             disk.resize_image(size)
         assert oracle.size(disk.source()) == size
         trial.expect(disk, before + bytes(size - trial.large))

@@ -31,7 +31,7 @@ def _die_with_parent() -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class ChildOutcome:
     """How an operation in a child ended."""
 
     killed: bool
@@ -72,7 +72,7 @@ def run(
     locks: bool = False,
     ignored: Sequence[Path] = (),
     libraries: Sequence[str] = (),
-) -> Outcome:
+) -> ChildOutcome:
     """Do it in a child, acting before step number ``at``; see :func:`steps.listen`."""
     child = Child(operation, at, act, reads=reads, locks=locks, ignored=ignored, libraries=libraries)
     return child.outcome()
@@ -151,7 +151,7 @@ class Child:
         if self._status is None:
             os.kill(self._pid, signal.SIGCONT)
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> ChildOutcome:
         """Wait until it has ended.
 
         :raises AssertionError: if it does not within two minutes.
@@ -168,7 +168,7 @@ class Child:
         ended: dict[str, Any] = {"error": None, "ours": False, "caused": False}
         if not killed and self._status:
             ended = failed[0] if failed else {**ended, "error": f"it ended with {self._status}"}
-        return Outcome(
+        return ChildOutcome(
             killed=killed,
             steps=[Step(**line) for line in told if "error" not in line],
             error=ended["error"],

@@ -7,7 +7,7 @@ from typing import Final, Literal, TypeAlias
 from imgbackend import errors
 from imgbackend.system import runner
 from imgbackend.system.host import Host, Settings
-from imgbackend.system.runner import Limits
+from imgbackend.system.runner import CommandLimits
 
 Fault: TypeAlias = Literal["fails", "fails at its end", "hangs", "ends half-way", "prints rubbish"]
 
@@ -32,9 +32,9 @@ class BrokenHost(Host):
         self,
         argv: Sequence[str],
         *,
-        limits: Limits,
+        limits: CommandLimits,
         pass_fds: Sequence[int] = (),
-        identity: runner.Identity | None = None,
+        identity: runner.UnixIdentity | None = None,
         watch: Callable[[str], None] | None = None,
     ) -> str:
         """As a host does, but for that one command."""

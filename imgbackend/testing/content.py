@@ -44,7 +44,7 @@ def write_raw(path: Path, size: int, shape: Shape, seed: int = 0) -> Path:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Image:
+class SimpleImage:
     """A fetch function that copies a file; every fetch leaves a byte in a file beside it."""
 
     content: Path
@@ -92,7 +92,7 @@ class Image:
         image_id: str | None = None,
         size: int | None = None,
         instead: Callable[[Path, Progress], None] | None = None,
-    ) -> "Image":
+    ) -> "SimpleImage":
         """The same but for what is given."""
         return replace(self, image_id=image_id or self.image_id, size=size or self.size, instead=instead)
 

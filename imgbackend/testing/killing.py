@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from imgbackend.driver.abilities import HoldsBases
-from imgbackend.testing.children import Outcome, run
-from imgbackend.testing.content import Image
+from imgbackend.testing.children import ChildOutcome, run
+from imgbackend.testing.content import SimpleImage
 from imgbackend.testing.sampling import sampled
 from imgbackend.testing.trial import Trial
 
@@ -13,7 +13,7 @@ Work = Callable[[Trial, str], object]
 """What is done to the disk of a label."""
 
 
-class Look(Protocol):
+class LookAfterKill(Protocol):
     """Asserts that what is there may be there."""
 
     def __call__(self, on: Trial, label: str, when: str, *, done: bool) -> None:
@@ -27,9 +27,9 @@ class Killing:
         self,
         trial: Trial,
         work: Work,
-        look: Look,
+        look: LookAfterKill,
         make: Work,
-        names: Callable[[str], Image] | None,
+        names: Callable[[str], SimpleImage] | None,
         libraries: Sequence[str],
         sample: int | None,
     ) -> None:
@@ -67,7 +67,7 @@ class Killing:
             self._make(on, label)
             return on.entries()
 
-    def _run(self, label: str, number: int | None) -> Outcome:
+    def _run(self, label: str, number: int | None) -> ChildOutcome:
         def operation() -> None:
             with self._trial.again() as on:
                 self._work(on, label)

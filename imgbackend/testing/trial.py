@@ -16,7 +16,7 @@ from imgbackend.driver.contract import Backend, Disk
 from imgbackend.driver.file_disk import FileBackend
 from imgbackend.system.host import Host
 from imgbackend.testing import oracle
-from imgbackend.testing.content import FETCHES, Image, Shape, write_raw
+from imgbackend.testing.content import FETCHES, Shape, SimpleImage, write_raw
 from imgbackend.testing.place import again
 from imgbackend.types import DiskId, DiskSource, Ki, Location, Mi, Progress, base_name, ignore
 
@@ -68,47 +68,47 @@ class Trial:
 
     # Images and disks
 
-    def image(self, shape: Shape = "scattered", *, size: int | None = None, seed: int = 0) -> Image:
+    def image(self, shape: Shape = "scattered", *, size: int | None = None, seed: int = 0) -> SimpleImage:
         """A raw image, :attr:`large` unless a size is given."""
         size = size or self.large
         path = self.scratch / f"{shape}-{size}-{seed}.raw"
         if not path.exists():
             write_raw(path, size, shape, seed)
-        return Image(content=path, image_id=f"{PREFIX}{self.token}-{path.name}")
+        return SimpleImage(content=path, image_id=f"{PREFIX}{self.token}-{path.name}")
 
-    def as_qcow2(self, image: Image) -> Image:
+    def as_qcow2(self, image: SimpleImage) -> SimpleImage:
         """The same image, delivered as a qcow2."""
         path = image.content.with_suffix(".qcow2")
         if not path.exists():
             oracle.make_qcow2(image.content, path)
         return dataclasses.replace(image, content=path, image_id=f"{image.image_id}-qcow2", format="qcow2")
 
-    def zeroes(self) -> Image:
+    def zeroes(self) -> SimpleImage:
         """An image that is one hole."""
         path = self.scratch / "zeroes.raw"
         with path.open("wb") as file:
             file.truncate(self.large)
-        return Image(content=path, image_id=f"{PREFIX}{self.token}-zeroes")
+        return SimpleImage(content=path, image_id=f"{PREFIX}{self.token}-zeroes")
 
-    def cloneable(self, location: Location) -> Image:
+    def cloneable(self, location: Location) -> SimpleImage:
         """The usual image, which its source keeps at a location too."""
         return dataclasses.replace(self.image(), locations=(location,))
 
-    def secret(self) -> Image:
+    def secret(self) -> SimpleImage:
         """What no other instance may see."""
         return dataclasses.replace(self.image(size=self.small, seed=5), role="private")
 
-    def generated(self) -> Image:
+    def generated(self) -> SimpleImage:
         """What this host makes: it has no id."""
         image = self.image("sparse", size=self.small, seed=6)
         return dataclasses.replace(image, role="generated")
 
-    def unsafe(self) -> Image:
+    def unsafe(self) -> SimpleImage:
         """A qcow2 that refers to a file of the host."""
         path = self.scratch / "unsafe.qcow2"
         if not path.exists():
             oracle.make_overlay(self.image().content, path)
-        return Image(content=path, image_id=f"{PREFIX}{self.token}-unsafe", format="qcow2")
+        return SimpleImage(content=path, image_id=f"{PREFIX}{self.token}-unsafe", format="qcow2")
 
     def instance(self, label: str) -> str:
         """The name of an instance of this trial."""
@@ -120,7 +120,7 @@ class Trial:
 
     def made(
         self,
-        image: Image,
+        image: SimpleImage,
         label: str = "a",
         size: int | None = None,
         *,
@@ -133,7 +133,7 @@ class Trial:
         return disk
 
     @contextlib.contextmanager
-    def preparer(self, disk: Disk[Any], image: Image, size: int | None) -> Iterator[Preparer]:
+    def preparer(self, disk: Disk[Any], image: SimpleImage, size: int | None) -> Iterator[Preparer]:
         """What the engine hands to ``create_image``, to call that alone."""
         backend = disk.backend
         backend.host.make_folder(backend.host.folder(disk.id))
@@ -179,7 +179,7 @@ class Trial:
     @staticmethod
     def source(disk: Disk[Any]) -> DiskSource:
         """How it is opened, in the format that is on record."""
-        with disk.looking():
+        with disk.reading():
             return disk.source()
 
     def listed(self) -> set[DiskId]:

@@ -92,7 +92,7 @@ def test_file_that_cannot_be_written_is_told_and_keeps_what_was_there(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(prometheus, "write", full)
-    monkeypatch.setattr("imgbackend.cache.sharing_hosts.Hosts.register", lambda _self, _began: None)
+    monkeypatch.setattr("imgbackend.cache.sharing_hosts.SharingHosts.register", lambda _self, _began: None)
     [fault] = engine.cache.prune().faults
     assert "the metrics cannot be written" in fault
     assert "\n" not in fault

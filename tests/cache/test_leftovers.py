@@ -25,7 +25,7 @@ from imgbackend.cache.garbage.of_disks import Orphans
 from imgbackend.state import manifests
 from imgbackend.state.shared_failure import SECONDS
 from imgbackend.system import space
-from imgbackend.system.process_identity import Owner
+from imgbackend.system.process_identity import ProcessIdentity
 from imgbackend.types import DiskId, Mi, Progress, Record, base_name, ignore
 from labs.able import AbleBackend
 from labs.contents import bytes_of, partial
@@ -64,20 +64,21 @@ def looked(engine: Engine, *, remove: bool = False) -> dict[str, Leftover]:
     return {each.name: each for each in found.leftovers}
 
 
-def promise(engine: Engine, target: Path, owner: Owner) -> Path:
+def promise(engine: Engine, target: Path, owner: ProcessIdentity) -> Path:
     """Somebody said that this file is being filled."""
     note = space.note_of(engine.host.instances / "locks", target)
     note.write_text(json.dumps({"file": str(target), "bytes": 5 * Mi, **owner.note()}))
     return note
 
 
-def a_process_that_ended() -> Owner:
+def a_process_that_ended() -> ProcessIdentity:
     """One of this host, with which nothing is at work any more."""
     told = (
-        "import json; from imgbackend.system.process_identity import Owner; print(json.dumps(Owner.me('here').note()))"
+        "import json; from imgbackend.system.process_identity import ProcessIdentity as Process; "
+        "print(json.dumps(Process.me('here').note()))"
     )
     done = subprocess.run([sys.executable, "-c", told], check=True, capture_output=True, text=True, timeout=60)
-    return Owner.noted(json.loads(done.stdout))
+    return ProcessIdentity.noted(json.loads(done.stdout))
 
 
 SIMPLE = {
@@ -256,14 +257,14 @@ def test_leftover_of_a_process_that_is_gone_goes_at_once(engine: Engine) -> None
 
 def test_leftover_of_this_host_before_its_restart_goes_at_once(engine: Engine) -> None:
     path = put(engine.host.bases / f"{_BASE}.part", 1)
-    promise(engine, path, Owner(host="here", boot="another boot", pid=os.getpid(), started="1"))
+    promise(engine, path, ProcessIdentity(host="here", boot="another boot", pid=os.getpid(), started="1"))
     assert looked(engine, remove=True)[f"_base/{path.name}"].removed
 
 
 def test_leftover_of_a_living_process_stays_though_its_lock_is_free_and_it_is_old(engine: Engine) -> None:
     """Where a file system's locks do nothing, the note of its maker does."""
     path = put(engine.host.bases / f"{_BASE}.part", 9 * DAY)
-    note = promise(engine, path, Owner.me("here"))
+    note = promise(engine, path, ProcessIdentity.me("here"))
     left = looked(engine, remove=True)
     assert not any(each.dead for each in left.values())
     assert path.exists()
@@ -272,14 +273,14 @@ def test_leftover_of_a_living_process_stays_though_its_lock_is_free_and_it_is_ol
 
 def test_number_of_a_process_that_was_given_out_again_is_not_its_maker(engine: Engine) -> None:
     path = put(engine.host.bases / f"{_BASE}.part", 1)
-    me = Owner.me("here")
-    promise(engine, path, Owner(host="here", boot=me.boot, pid=me.pid, started="1"))
+    me = ProcessIdentity.me("here")
+    promise(engine, path, ProcessIdentity(host="here", boot=me.boot, pid=me.pid, started="1"))
     assert looked(engine, remove=True)[f"_base/{path.name}"].removed
 
 
 def test_leftover_of_another_host_goes_when_its_lease_has_expired(engine: Engine) -> None:
     path = put(engine.host.bases / f"{_BASE}.part", 59 * 60)
-    note = promise(engine, path, Owner(host="there", boot="another", pid=os.getpid(), started="1"))
+    note = promise(engine, path, ProcessIdentity(host="there", boot="another", pid=os.getpid(), started="1"))
     left = looked(engine, remove=True)
     assert not any(each.dead for each in left.values())
     assert "there" in left[f"_base/{path.name}"].reason
@@ -291,7 +292,7 @@ def test_leftover_of_another_host_goes_when_its_lease_has_expired(engine: Engine
 
 def test_promise_of_another_host_stays_while_its_file_grows(engine: Engine) -> None:
     path = put(engine.host.bases / f"{_BASE}.part", 5)
-    note = promise(engine, path, Owner(host="there", boot="another", pid=1, started="1"))
+    note = promise(engine, path, ProcessIdentity(host="there", boot="another", pid=1, started="1"))
     put(note, 9 * HOUR, note.read_bytes())
     assert not looked(engine, remove=True)[f"locks/{note.name}"].dead
 
@@ -302,7 +303,7 @@ def test_promise_of_another_host_stays_while_its_file_grows(engine: Engine) -> N
 def put_aside(engine: Engine, image: Template, seconds: float) -> Path:
     """A base that was found bad so long ago."""
     base = engine.host.bases / image.name
-    aside = fetch.put_aside(base)
+    aside = fetch.quarantine(base)
     return aside.rename(base.with_name(f"{base.name}.bad-{int(time.time() - seconds)}"))
 
 

@@ -352,7 +352,7 @@ def test_file_renamed_while_its_folder_is_looked_at_is_not_missed(
     (instances / "web1" / "disk").rename(instances / "web1" / ".disk.part")
     real = headers.read
 
-    def rename_first(path: Path | str) -> headers.Header:
+    def rename_first(path: Path | str) -> headers.Qcow2Header:
         if Path(path).name == ".disk.part":
             Path(path).rename(Path(path).with_name("disk"))
         return real(path)

@@ -137,15 +137,15 @@ def test_end_in_the_middle_of_a_pass_comes_between_two_bases(cli: Cli, raw_image
 _LOOKING = """
 import os, sys, time
 from imgbackend.cli import main
-from imgbackend.bases.users import Look
+from imgbackend.bases.users import OverlayUsers
 
-real = Look._instance
+real = OverlayUsers._instance
 
 def slow(self, instance):
     time.sleep(0.1)
     return real(self, instance)
 
-Look._instance = slow
+OverlayUsers._instance = slow
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -11,7 +11,7 @@ from imgbackend.testing.trial import Trial
 from imgbackend.types import Gi, Location
 from imgbackend_rbd import RbdBackend
 from imgbackend_rbd.images import fill
-from imgbackend_rbd.locations import Place
+from imgbackend_rbd.locations import ImagePlace
 from labs.ceph import Cluster, new_pool
 from labs.ceph_admin import CephError
 from labs.require import FULL, require
@@ -89,9 +89,9 @@ def _options(cluster: Cluster, pool: str) -> dict[str, object]:
     }
 
 
-def _uploaded(backend: RbdBackend, pool: str, path: Path) -> Place:
+def _uploaded(backend: RbdBackend, pool: str, path: Path) -> ImagePlace:
     cluster, size = backend.cluster, path.stat().st_size
-    place = Place(fsid=cluster.fsid, pool=pool, image="2b0f6a4c-4d6b-4c0e-9c5d-5d3b1c0e7a11", snapshot="snap")
+    place = ImagePlace(fsid=cluster.fsid, pool=pool, image="2b0f6a4c-4d6b-4c0e-9c5d-5d3b1c0e7a11", snapshot="snap")
     with cluster.asked("uploading", pool):
         cluster.rbd().create(cluster.pool(pool), place.image, size, old_format=False)
         with cluster.image(pool, place.image) as image, path.open("rb") as file:

@@ -76,7 +76,7 @@ def test_file_system_without_extents_counts_blocks(tmp_path: Path) -> None:
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), max_size=12))
 def test_overlapping_extents_cover_what_they_cover(found: list[tuple[int, int]]) -> None:
     covered = {at for start, length in found for at in range(start, start + length)}
-    assert extents._covered([extents.Shared(*each) for each in found]) == len(covered)
+    assert extents._covered([extents.SharedExtents(*each) for each in found]) == len(covered)
 
 
 def test_file_that_may_not_be_read_counts_whole(tmp_path: Path) -> None:

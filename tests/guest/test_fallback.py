@@ -7,7 +7,7 @@ import pytest
 
 from imgbackend import Engine, errors
 from imgbackend.guest import spec_file
-from imgbackend.guest.hypervisor import State
+from imgbackend.guest.hypervisor import DomainState
 from imgbackend.types import Mi
 from labs.libvirt import Guests, Libvirt, MakeGuests
 from labs.webserver import File, Site, site
@@ -55,7 +55,7 @@ def test_instance_whose_base_and_image_are_gone_starts_from_another_hosts_base(
         instances.spawn(spec)
     again = instances.spawn(far.spec(image=web.url("/tiny.qcow2"), fallback_from_host=OTHER))
     assert again.disks["disk"].fetched
-    assert instances.show(far.name()).state is State.RUNNING
+    assert instances.show(far.name()).state is DomainState.RUNNING
     assert far.sectors() == 16 * Mi // 512
     instances.destroy(far.name())
     assert (far.domains(), far.left()) == (set(), set())

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from imgbackend import errors
-from imgbackend.guest.hypervisor import Hypervisor, State
+from imgbackend.guest.hypervisor import DomainState, Hypervisor
 from imgbackend.guest.instances import Instances
 from imgbackend.types import Mi, Progress
 from labs.libvirt import Guests, Libvirt, MakeGuests
@@ -110,7 +110,7 @@ def test_libvirtd_killed_during_a_spawn_is_told_and_the_next_call_finishes(own_g
             guests.lab.start()
             if again == "spawn":
                 instances.spawn(guests.spec(swap=16 * Mi))
-                assert instances.show(guests.name()).state is State.RUNNING, call
+                assert instances.show(guests.name()).state is DomainState.RUNNING, call
                 assert guests.sectors() == 16 * Mi // 512
                 assert {disk.id.name for disk in instances.disks(guests.name())} == {"disk", "disk.swap"}
             instances.destroy(guests.name())
@@ -151,7 +151,7 @@ def test_instance_that_was_there_is_off_again_where_its_spawn_fails(guests: Gues
 
     with contextlib.closing(Instances(guests.engine(), Losing(guests.lab.uri))) as losing, pytest.raises(Lost):
         losing.spawn(guests.spec(swap=16 * Mi))
-    assert instances.show(guests.name()).state is State.OFF
+    assert instances.show(guests.name()).state is DomainState.OFF
     assert {disk.id.name for disk in instances.disks(guests.name())} == {"disk"}
     assert kept.read_text() == before
     instances.start(guests.name())

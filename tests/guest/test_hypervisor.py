@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from imgbackend import errors
-from imgbackend.guest.hypervisor import Hypervisor, State
+from imgbackend.guest.hypervisor import DomainState, Hypervisor
 from imgbackend.guest.instances import Instances
 from imgbackend.guest.spec import ConfigDrive, Hardware, InstanceSpec, Nic, Volume
 from imgbackend.types import FileSource, Mi
@@ -112,9 +112,9 @@ def test_all_that_tells_of_an_instance_is_written_before_it_starts(guests: Guest
 class Stuck(Hypervisor):
     """Whose guests never run."""
 
-    def state(self, name: str) -> State | None:
+    def state(self, name: str) -> DomainState | None:
         found = super().state(name)
-        return State.PAUSED if found is State.RUNNING else found
+        return DomainState.PAUSED if found is DomainState.RUNNING else found
 
 
 def test_guest_that_does_not_come_to_run_is_given_up(make_guests: MakeGuests, libvirt_daemon: Libvirt) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from imgbackend import Engine
-from imgbackend.guest.hypervisor import State
+from imgbackend.guest.hypervisor import DomainState
 from imgbackend.guest.spec import ConfigDrive, InstanceSpec
 from imgbackend.testing import children
 from imgbackend.types import Mi
@@ -38,7 +38,7 @@ def _steps(operation: Callable[[], object]) -> int:
     return len(children.seen(operation, libraries=("libvirt",)))
 
 
-def _killed(operation: Callable[[], object], point: int, count: int) -> children.Outcome:
+def _killed(operation: Callable[[], object], point: int, count: int) -> children.ChildOutcome:
     """Threads and polls make a few steps more or less: the last ones may not come."""
     done = children.run(operation, point, libraries=("libvirt",))
     assert done.killed or (point > count * 0.9 and done.error is None), (point, count, done.error)
@@ -60,7 +60,7 @@ def test_killed_spawn_is_done_by_the_next_and_destroyed_whole(guests: Guests) ->
     for point in _points(count, "spawn"):
         killed = _killed(spawn, point, count)
         instances.spawn(spec)
-        assert instances.show(name).state is State.RUNNING, f"killed before {killed.steps[-1:]}"
+        assert instances.show(name).state is DomainState.RUNNING, f"killed before {killed.steps[-1:]}"
         assert guests.sectors() == 32 * Mi // 512
         instances.destroy(name)
         assert (guests.domains(), guests.left()) == (set(), set()), f"killed before {killed.steps[-1:]}"
@@ -93,7 +93,7 @@ def test_killed_destroy_is_finished_by_the_next_call(guests: Guests) -> None:
         killed = _killed(destroy, point, count)
         if number % 2:  # a spawn goes on with it too
             instances.spawn(spec)
-            assert instances.show(name).state is State.RUNNING
+            assert instances.show(name).state is DomainState.RUNNING
             instances.destroy(name)
         elif guests.domains() or (guests.left() - _locks(guests)):
             instances.destroy(name)
@@ -113,7 +113,7 @@ def test_lost_libvirtd_is_met_again(libvirt_own_daemon: Callable[..., Libvirt], 
     instances.spawn(guests.spec("a"))
     lab.kill()
     lab.start()
-    assert instances.show(guests.name("a")).state is State.RUNNING
+    assert instances.show(guests.name("a")).state is DomainState.RUNNING
     instances.spawn(guests.spec("b"))
     lab.kill()
     lab.start()

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from imgbackend import errors
-from imgbackend.guest.hypervisor import State
+from imgbackend.guest.hypervisor import DomainState
 from imgbackend.guest.spec import Ephemeral
 from imgbackend.system import parallel
 from imgbackend.types import Mi, Progress, ignore
@@ -30,7 +30,7 @@ def test_twenty_spawns_of_one_uncached_image_fetch_it_once(guests: Guests) -> No
     assert sum(each.disks["disk"].fetched for each in spawned) == 1
     assert sum(each.disks["disk.swap"].fetched for each in spawned) == 1
     for number in range(_MANY):
-        assert instances.show(guests.name(str(number))).state is State.RUNNING
+        assert instances.show(guests.name(str(number))).state is DomainState.RUNNING
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(instances.destroy, [spec.id for spec in specs]))
     assert (guests.domains(), guests.left()) == (set(), set())
@@ -50,7 +50,7 @@ def test_spawn_and_destroy_of_one_instance_take_turns(guests: Guests) -> None:
         ]:
             work.result()
     if guests.domains():
-        assert instances.show(spec.id).state is State.RUNNING
+        assert instances.show(spec.id).state is DomainState.RUNNING
         assert [disk.id.name for disk in instances.disks(spec.id)] == ["disk"]
     destroy(0)
     assert (guests.domains(), guests.left()) == (set(), set())

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from imgbackend import errors
-from imgbackend.guest.hypervisor import Hypervisor, State
+from imgbackend.guest.hypervisor import DomainState, Hypervisor
 from imgbackend.guest.instances import Instances
 from imgbackend.guest.spec import ConfigDrive, Ephemeral, InjectedFile, Nic
 from imgbackend.types import Gi, Mi
@@ -33,7 +33,7 @@ def test_instance_boots_from_its_disk_and_leaves_nothing(
     assert set(spawned.disks) == {"disk", "disk.swap", "disk.eph0"}
     assert guests.sectors() == Gi // 512
     found = instances.show(guests.name())
-    assert (found.state, found.uuid) == (State.RUNNING, spawned.uuid)
+    assert (found.state, found.uuid) == (DomainState.RUNNING, spawned.uuid)
     assert (guests.instances_path / guests.name() / "libvirt.xml").stat().st_mode & 0o777 == 0o640
     instances.destroy(guests.name())
     assert guests.domains() == set()
@@ -175,7 +175,7 @@ def test_instances_whose_names_begin_alike_are_told_apart(guests: Guests) -> Non
     instances.destroy(guests.name("a"))
     assert guests.domains() == set(labels[1:])
     for label in labels[1:]:
-        assert instances.show(guests.name(label)).state is State.RUNNING
+        assert instances.show(guests.name(label)).state is DomainState.RUNNING
         assert {disk.id.name for disk in instances.disks(guests.name(label))} == {"disk", "disk.swap"}
         instances.destroy(guests.name(label))
     assert guests.left() == set()
@@ -186,11 +186,11 @@ def test_stop_ends_a_guest_that_does_not_listen_and_start_boots_it_again(guests:
     instances.spawn(guests.spec())
     guests.until("BOOT OK")
     assert instances.stop(guests.name(), seconds=0.5) is True
-    assert instances.show(guests.name()).state is State.OFF
+    assert instances.show(guests.name()).state is DomainState.OFF
     assert instances.stop(guests.name()) is False
     instances.start(guests.name())
     instances.start(guests.name())
-    assert instances.show(guests.name()).state is State.RUNNING
+    assert instances.show(guests.name()).state is DomainState.RUNNING
     instances.reboot(guests.name(), hard=True)
     instances.destroy(guests.name())
 
@@ -203,7 +203,7 @@ def test_stop_and_reboot_ask_the_guest_which_obeys(guests: Guests) -> None:
     instances.reboot(guests.name())
     guests.until("sectors=0x00008000\n\nBOOT OK disk sectors=0x00008000")
     assert instances.stop(guests.name()) is False, "it was not ended"
-    assert instances.show(guests.name()).state is State.OFF
+    assert instances.show(guests.name()).state is DomainState.OFF
     instances.destroy(guests.name())
 
 
@@ -215,7 +215,7 @@ def test_start_tells_libvirt_again_what_it_forgot(guests: Guests) -> None:
     assert instances.show(guests.name()).state is None
     assert [each.state for each in instances.list() if each.id == guests.name()] == [None]
     instances.start(guests.name())
-    assert instances.show(guests.name()).state is State.RUNNING
+    assert instances.show(guests.name()).state is DomainState.RUNNING
     instances.destroy(guests.name())
 
 
@@ -243,7 +243,7 @@ class Slow(Hypervisor):
 
     def start(self, name: str) -> None:
         super().start(name)
-        while self.state(name) is not State.OFF:
+        while self.state(name) is not DomainState.OFF:
             time.sleep(0.02)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from imgbackend.driver.abilities import Snapshottable
 from imgbackend.driver.template import Base, PrepareTemplate
 from imgbackend.system import files, qemu_img
-from imgbackend.system.runner import Limits
+from imgbackend.system.runner import CommandLimits
 from imgbackend.testing import MemoryBackend
 from imgbackend.testing.memory import MemoryDisk
 from imgbackend.types import SnapshotInfo, Way
@@ -86,7 +86,7 @@ class CommandDisk(MemoryDisk):
     def copied(self, source: str, target: str) -> None:
         """Run it."""
         argv = ["cp", "--sparse=always", "--no-preserve=all", source, target]
-        self.backend.host.run(argv, limits=Limits(cpu_seconds=60, address_space=1 << 30))
+        self.backend.host.run(argv, limits=CommandLimits(cpu_seconds=60, address_space=1 << 30))
 
 
 class CommandBackend(MemoryBackend):

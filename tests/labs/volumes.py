@@ -7,7 +7,7 @@ from typing import Any, Final
 import pytest
 
 from imgbackend import Engine
-from imgbackend_lvm.lvm2_run import Commands
+from imgbackend_lvm.lvm2_run import Lvm2Commands
 from labs.engines import MakeEngine
 from labs.lvm import Group
 
@@ -49,14 +49,14 @@ def thick(lvm_group: Group, make_engine: MakeEngine) -> Iterator[Engine]:
 def changes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The commands that change something, as they are run."""
     told: list[str] = []
-    real = Commands.run
+    real = Lvm2Commands.run
 
-    def run(self: Commands, tool: str, *args: str, fine: re.Pattern[str] | None = None) -> str:
+    def run(self: Lvm2Commands, tool: str, *args: str, fine: re.Pattern[str] | None = None) -> str:
         if tool in CHANGING:
             told.append(tool)
         return real(self, tool, *args, fine=fine)
 
-    monkeypatch.setattr(Commands, "run", run)
+    monkeypatch.setattr(Lvm2Commands, "run", run)
     return told
 
 
@@ -64,14 +64,14 @@ def changes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The commands that report something, as they are run."""
     told: list[str] = []
-    real = Commands.run
+    real = Lvm2Commands.run
 
-    def run(self: Commands, tool: str, *args: str, fine: re.Pattern[str] | None = None) -> str:
+    def run(self: Lvm2Commands, tool: str, *args: str, fine: re.Pattern[str] | None = None) -> str:
         if tool in {"lvs", "vgs"}:
             told.append(tool)
         return real(self, tool, *args, fine=fine)
 
-    monkeypatch.setattr(Commands, "run", run)
+    monkeypatch.setattr(Lvm2Commands, "run", run)
     return told
 
 
@@ -84,14 +84,14 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
     """``stop_at("lvrename", 2)``: from the second one on no command is run, as if the process had been killed."""
 
     def arm(tool: str, number: int = 1) -> None:
-        real, seen = Commands.run, [0]
+        real, seen = Lvm2Commands.run, [0]
 
-        def run(self: Commands, name: str, *args: str, fine: re.Pattern[str] | None = None) -> str:
+        def run(self: Lvm2Commands, name: str, *args: str, fine: re.Pattern[str] | None = None) -> str:
             seen[0] += name == tool
             if seen[0] >= number:
                 raise KilledError(name)
             return real(self, name, *args, fine=fine)
 
-        monkeypatch.setattr(Commands, "run", run)
+        monkeypatch.setattr(Lvm2Commands, "run", run)
 
     return arm

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from imgbackend.sources.retry import Interrupted, Retry
-from imgbackend.sources.stream import Body, Limits, Wanted, fetch
+from imgbackend.sources.stream import Body, StreamOrder, TransferLimits, fetch
 from imgbackend.state.digests import ContentDigester, content_digest
 from imgbackend.system import files
 from imgbackend.types import Mi, Ti, ignore
@@ -59,9 +59,11 @@ class _Body(Body):
         pass
 
 
-def _wanted(format: str | None) -> Wanted:
-    limits = Limits(largest=Ti, ratio=1000)
-    return Wanted(name="it", size=len(_HOLED), digests=(), format=format, wrapper=None, limits=limits, resumable=True)
+def _wanted(format: str | None) -> StreamOrder:
+    limits = TransferLimits(largest=Ti, ratio=1000)
+    return StreamOrder(
+        name="it", size=len(_HOLED), digests=(), format=format, wrapper=None, limits=limits, resumable=True
+    )
 
 
 def _of_a_file(path: Path, data: bytes) -> str:

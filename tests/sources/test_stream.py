@@ -11,7 +11,7 @@ import pytest
 from imgbackend.errors import ConfigError, SourceDenied, SourceUnavailable, TemplateCorrupt, TemplateTooLarge
 from imgbackend.sources.retry import Interrupted, Retry
 from imgbackend.sources.sparse_file import BLOCK, SparseFile
-from imgbackend.sources.stream import Body, Limits, Wanted, fetch
+from imgbackend.sources.stream import Body, StreamOrder, TransferLimits, fetch
 from imgbackend.types import Ki, Mi, Ti, ignore
 from labs.told import CancelledError, Told
 
@@ -45,14 +45,14 @@ class _Server:
         self.closed += 1
 
 
-def _wanted(data: bytes = _DATA, *, resumable: bool = True, size: int | None = None, largest: int = Ti) -> Wanted:
-    return Wanted(
+def _wanted(data: bytes = _DATA, *, resumable: bool = True, size: int | None = None, largest: int = Ti) -> StreamOrder:
+    return StreamOrder(
         name="it",
         size=len(data) if size is None else size,
         digests=(("sha512", hashlib.sha512(data).hexdigest()),),
         format="raw",
         wrapper=None,
-        limits=Limits(largest=largest, ratio=1000),
+        limits=TransferLimits(largest=largest, ratio=1000),
         resumable=resumable,
     )
 
@@ -188,13 +188,13 @@ def test_too_large_is_refused_before_a_byte_is_asked_for(target: Path) -> None:
 
 
 def test_too_large_is_refused_while_it_streams_where_no_size_was_told(target: Path) -> None:
-    wanted = Wanted(
+    wanted = StreamOrder(
         name="it",
         size=None,
         digests=(),
         format="raw",
         wrapper=None,
-        limits=Limits(largest=Mi, ratio=1),
+        limits=TransferLimits(largest=Mi, ratio=1),
         resumable=False,
     )
     with pytest.raises(TemplateTooLarge):
@@ -203,19 +203,19 @@ def test_too_large_is_refused_while_it_streams_where_no_size_was_told(target: Pa
 
 
 def test_container_may_be_a_little_larger_than_its_disk() -> None:
-    limits = Limits(largest=64 * Mi, ratio=1)
+    limits = TransferLimits(largest=64 * Mi, ratio=1)
     assert limits.of("raw") == 64 * Mi
     assert limits.of("qcow2") > limits.of("raw")
 
 
 def test_unknown_digest_is_for_the_operator(target: Path) -> None:
-    wanted = Wanted(
+    wanted = StreamOrder(
         name="it",
         size=1,
         digests=(("whirl9", "00"),),
         format=None,
         wrapper=None,
-        limits=Limits(largest=Mi, ratio=1),
+        limits=TransferLimits(largest=Mi, ratio=1),
         resumable=False,
     )
     with pytest.raises(ConfigError, match="whirl9"):

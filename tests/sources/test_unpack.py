@@ -16,7 +16,7 @@ import zstandard
 from imgbackend.errors import TemplateCorrupt, TemplateError, TemplateTooLarge
 from imgbackend.sources.filenames import Suffixes, suffixes
 from imgbackend.sources.retry import Retry
-from imgbackend.sources.stream import Body, Limits, Wanted, fetch
+from imgbackend.sources.stream import Body, StreamOrder, TransferLimits, fetch
 from imgbackend.types import Delivered, Gi, Ki, Mi, Ti, ignore
 
 _DATA = os.urandom(300_000) + bytes(5 * Mi) + os.urandom(1234)
@@ -68,13 +68,13 @@ def _fetch(
     ratio: int = 1000,
     cut: bool = False,
 ) -> Delivered:
-    wanted = Wanted(
+    wanted = StreamOrder(
         name="it",
         size=len(packed),
         digests=(("sha256", hashlib.sha256(packed).hexdigest()),),
         format="raw",
         wrapper=wrapper,
-        limits=Limits(largest=largest, ratio=ratio),
+        limits=TransferLimits(largest=largest, ratio=ratio),
         resumable=False,
     )
     answers = [packed[: len(packed) // 2]] if cut else []

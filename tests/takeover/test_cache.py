@@ -10,7 +10,7 @@ import pytest
 
 from imgbackend import Engine
 from imgbackend.bases.store import generated_name
-from imgbackend.cache.sharing_hosts import Hosts
+from imgbackend.cache.sharing_hosts import SharingHosts
 from imgbackend.types import Mi, base_name
 from labs.images import same_for_guest
 from labs.nova import Nova
@@ -67,7 +67,7 @@ def test_hosts_of_nova_and_ours_see_each_other(host: Host, make_engine: MakeEngi
     nova.do("register", host="nova1")
     assert set(nova.do("storage_users")) == {"ours", "nova1"}
     assert {each.name for each in engine.cache.hosts() if each.alive} == {"ours", "nova1"}
-    hosts, numbers = Hosts(engine.host, time.time), range(200)
+    hosts, numbers = SharingHosts(engine.host, time.time), range(200)
 
     def register() -> None:
         for number in numbers:

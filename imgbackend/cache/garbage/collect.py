@@ -63,7 +63,7 @@ class LeftBehind:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class State:
+class LeftoverState:
     """What a leftover is like now."""
 
     size: int
@@ -87,7 +87,7 @@ class Candidate:
     kind: Kind
     name: str
     guard: Guard
-    look: Callable[[], State | None]
+    look: Callable[[], LeftoverState | None]
     """None: it is none, or is gone."""
     remove: Callable[[], None]
     store: str | None = None
@@ -118,14 +118,14 @@ def settled(candidates: Iterable[Candidate], host: Host, faults: list[str], *, r
         except FileNotFoundError:
             continue  # somebody else removed it meanwhile
         except (OSError, errors.Error) as exc:
-            told = files.translated(exc, host.instances) if isinstance(exc, OSError) else exc
+            told = files.as_error(exc, host.instances) if isinstance(exc, OSError) else exc
             faults.append(f"the leftover {each.name} ({each.kind}) stays: {told}")
         else:
             if state is not None:
                 yield _told(each, state, removed=remove and state.dead)
 
 
-def _told(each: Candidate, state: State, *, removed: bool) -> Leftover:
+def _told(each: Candidate, state: LeftoverState, *, removed: bool) -> Leftover:
     return Leftover(
         kind=each.kind,
         store=each.store,
@@ -138,13 +138,13 @@ def _told(each: Candidate, state: State, *, removed: bool) -> Leftover:
     )
 
 
-def _alive(host: Host, each: Candidate, reason: str) -> State:
+def _alive(host: Host, each: Candidate, reason: str) -> LeftoverState:
     size, time = each.size, each.time
     with contextlib.suppress(OSError):
         if each.store is None:
             found = os.lstat(host.instances / each.name)
             size, time = found.st_blocks * 512, found.st_mtime
-    return State(size=size, time=time, dead=False, reason=reason)
+    return LeftoverState(size=size, time=time, dead=False, reason=reason)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from imgbackend import errors
 from imgbackend.bases import users
-from imgbackend.cache.garbage.collect import Candidate, Guard, State
+from imgbackend.cache.garbage.collect import Candidate, Guard, LeftoverState
 from imgbackend.cache.policy import Policy, span
 from imgbackend.cache.ports import Ports
 from imgbackend.disks.prepare import store_lock
@@ -138,7 +138,7 @@ class Orphans:
             yield instance
 
     def _fault(self, what: str, exc: OSError | errors.Error) -> None:
-        told = files.translated(exc, self._host.instances) if isinstance(exc, OSError) else exc
+        told = files.as_error(exc, self._host.instances) if isinstance(exc, OSError) else exc
         self.faults.append(f"{what}: {told}")
 
     def _is_there(self, backend: Backend, disk: DiskId) -> bool:
@@ -169,15 +169,15 @@ class Orphans:
         return self._guard(locks.name_of(disk), functools.partial(self._host.locks.disk, disk))
 
     def _of_record(self, disk: Disk[Any]) -> Candidate:
-        def look() -> State | None:
-            with disk.looking():
+        def look() -> LeftoverState | None:
+            with disk.reading():
                 record = self._host.records.of(disk.id)
                 if record is None or disk.find() is not None:
                     return None
             return self._aged(record.time, "there is no such disk: its making was broken off, or it was taken away")
 
         def remove() -> None:
-            with disk.looking():
+            with disk.reading():
                 disk.discard()
             self._host.records.forget(disk.id, durable=self._host.settings.durable)
             self._host.locks.forget(disk.id)
@@ -186,12 +186,12 @@ class Orphans:
         return Candidate(kind="record", name=name, guard=self._disk_guard(disk.id), look=look, remove=remove)
 
     def _unrecorded(self, backend: Backend, disk: DiskId) -> Candidate:
-        def look() -> State | None:
+        def look() -> LeftoverState | None:
             if self._is_known(disk):
                 return None
             found = backend.disk(disk).find()
             reason = "no record tells of it, and it may hold a guest's data: take it over by disk create, or delete it"
-            return None if found is None else State(size=found.allocated, time=0.0, dead=False, reason=reason)
+            return None if found is None else LeftoverState(size=found.allocated, time=0.0, dead=False, reason=reason)
 
         return Candidate(
             kind="disk",
@@ -220,27 +220,27 @@ class Orphans:
 
     def _of_stored_disk(
         self, backend: Backend, left: StoreLeftover, disk: DiskId
-    ) -> tuple[Guard, Callable[[], State | None], Callable[[], None]]:
+    ) -> tuple[Guard, Callable[[], LeftoverState | None], Callable[[], None]]:
         made = backend.disk(disk)
 
-        def look() -> State | None:
+        def look() -> LeftoverState | None:
             return self._aged(left.time, "its making or removal was broken off", left.allocated)
 
         def remove() -> None:
-            with made.looking():
+            with made.reading():
                 made.discard()
 
         return self._disk_guard(disk), look, remove
 
     def _of_stored_base(
         self, backend: Backend, left: StoreLeftover
-    ) -> tuple[Guard, Callable[[], State | None], Callable[[], None]]:
+    ) -> tuple[Guard, Callable[[], LeftoverState | None], Callable[[], None]]:
         base = left.base
         if base is None or not is_base_name(base) or not isinstance(backend, HoldsBases):
             raise errors.StorageError(f"{backend.name} tells of {left.name}, which is neither a disk's nor a base's")
         store: HoldsBases = backend
 
-        def look() -> State | None:
+        def look() -> LeftoverState | None:
             if store.find_base(base) is not None:
                 return self._beside(left)
             return self._aged(left.time, "its import was broken off", left.allocated)
@@ -253,9 +253,9 @@ class Orphans:
         name = f"{locks.BASE_PREFIX}{base}"
         return self._guard(name, functools.partial(self._host.locks.base, base)), look, remove
 
-    def _beside(self, left: StoreLeftover) -> State:
+    def _beside(self, left: StoreLeftover) -> LeftoverState:
         reason = "the base itself is whole, and what is beside it goes with it"
-        return State(size=left.allocated, time=left.time, dead=False, reason=reason)
+        return LeftoverState(size=left.allocated, time=left.time, dead=False, reason=reason)
 
     def _going(self) -> Iterator[Candidate]:
         """Folders of instances that were being destroyed by us; a Nova's own has nothing of ours in it."""
@@ -293,23 +293,23 @@ class Orphans:
                     remove=functools.partial(_remove_empty, path),
                 )
 
-    def _empty_folder(self, path: Path) -> State | None:
+    def _empty_folder(self, path: Path) -> LeftoverState | None:
         if not _holds_nothing(path):
             return None
         return self._aged(os.stat(path).st_mtime, "the removal of its last disk was broken off", _allocated_below(path))
 
-    def _folder(self, path: Path) -> State | None:
+    def _folder(self, path: Path) -> LeftoverState | None:
         try:
             changed = os.stat(path).st_mtime
         except FileNotFoundError:
             return None
         return self._aged(changed, "its destruction was broken off", _allocated_below(path))
 
-    def _aged(self, since: float, reason: str, size: int = 0) -> State:
+    def _aged(self, since: float, reason: str, size: int = 0) -> LeftoverState:
         age = self._clock() - since
         dead = age >= self._policy.lease
         told = reason if dead else f"{reason}, {span(age)} ago; left for {span(self._policy.lease)}"
-        return State(size=size, time=since, dead=dead, reason=told)
+        return LeftoverState(size=size, time=since, dead=dead, reason=told)
 
 
 def _allocated_below(folder: Path) -> int:

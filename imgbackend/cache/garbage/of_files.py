@@ -17,13 +17,13 @@ from typing import Any, Final
 from imgbackend import errors
 from imgbackend.bases import users
 from imgbackend.bases.store import Bases
-from imgbackend.cache.garbage.collect import Candidate, Guard, Kind, State
+from imgbackend.cache.garbage.collect import Candidate, Guard, Kind, LeftoverState
 from imgbackend.cache.policy import Policy, span
 from imgbackend.cache.usage import Use
 from imgbackend.state import records, shared_failure
 from imgbackend.system import files, locks, space
 from imgbackend.system.host import Host
-from imgbackend.system.process_identity import Owner
+from imgbackend.system.process_identity import ProcessIdentity
 from imgbackend.types import DiskId, is_base_name
 
 _MAKING: Final = re.compile(r"([^.]+)\.(?:part|converted)\Z")
@@ -34,7 +34,7 @@ _UNFINISHED: Final = re.compile(r"\.(.+)\.part\Z")
 _TRIED: Final = re.compile(r"\.(?:direct-[0-9]+|doctor-[a-z0-9_]{8})\Z")
 _RESERVED: Final = re.compile(r"[0-9a-f]{40}\.reserved\Z")
 
-Look = Callable[[os.stat_result], State | None]
+Look = Callable[[os.stat_result], LeftoverState | None]
 
 
 class Strewn:
@@ -169,7 +169,7 @@ class Strewn:
         try:
             return users.instances(self._host)
         except OSError as exc:
-            self.faults.append(str(files.translated(exc, self._host.instances)))
+            self.faults.append(str(files.as_error(exc, self._host.instances)))
             return []
 
     def _names(self, folder: Path | str) -> list[str]:
@@ -179,7 +179,7 @@ class Strewn:
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as exc:
-            self.faults.append(str(files.translated(exc, Path(folder))))
+            self.faults.append(str(files.as_error(exc, Path(folder))))
             return []
 
     def _guard(self, lock: str, take: Callable[..., Any]) -> Guard:
@@ -188,7 +188,7 @@ class Strewn:
     def _file(self, kind: Kind, path: Path, guard: Guard, look: Look) -> Candidate:
         name = str(path.relative_to(self._host.instances))
 
-        def looked() -> State | None:
+        def looked() -> LeftoverState | None:
             try:
                 found = os.lstat(path)
             except FileNotFoundError:
@@ -206,7 +206,7 @@ class Strewn:
     def _is_broken_promise(self, note: Path) -> Look:
         """The same of the promise itself; another host's is kept while the file that it is for grows."""
 
-        def look(found: os.stat_result) -> State:
+        def look(found: os.stat_result) -> LeftoverState:
             owner, target = _noted(note)
             since = found.st_mtime
             with contextlib.suppress(OSError):
@@ -215,7 +215,9 @@ class Strewn:
 
         return look
 
-    def _judged(self, found: os.stat_result, owner: Owner | None, _target: str, since: float) -> State:
+    def _judged(
+        self, found: os.stat_result, owner: ProcessIdentity | None, _target: str, since: float
+    ) -> LeftoverState:
         if owner is None:
             return self._unchanged(found, since)
         state = owner.state(self._host.settings.hostname)
@@ -225,7 +227,7 @@ class Strewn:
             return _state(found, dead=False, reason=f"the process {owner.pid} is at it")
         return self._unchanged(found, since, f" by {owner.host or 'another host'}")
 
-    def _unchanged(self, found: os.stat_result, since: float, where: str = "") -> State:
+    def _unchanged(self, found: os.stat_result, since: float, where: str = "") -> LeftoverState:
         age = self._clock() - since
         if age >= self._policy.lease:
             return _state(found, dead=True, reason=f"unchanged for {span(age)}{where}")
@@ -233,7 +235,7 @@ class Strewn:
             found, dead=False, reason=f"changed {span(age)} ago{where}, and left for {span(self._policy.lease)}"
         )
 
-    def _is_not_needed(self, base: str, since: float, found: os.stat_result) -> State:
+    def _is_not_needed(self, base: str, since: float, found: os.stat_result) -> LeftoverState:
         """A bad base is the last there is of its content until it was fetched again."""
         if self._bases.entry(base) is None:
             if self._use().unseen:
@@ -248,7 +250,7 @@ class Strewn:
             return _state(found, dead=False, reason=f"put aside {span(age)} ago, and kept for {kept}")
         return _state(found, dead=True, reason=f"put aside {span(age)} ago")
 
-    def _lacks_its_base(self, base: str, found: os.stat_result) -> State | None:
+    def _lacks_its_base(self, base: str, found: os.stat_result) -> LeftoverState | None:
         """Disks need what it says of their base, when that is fetched again; so does one that was put aside."""
         if os.path.lexists(self._bases.path(base)):
             return None
@@ -258,7 +260,7 @@ class Strewn:
             return _state(found, dead=False, reason="its base was put aside, and what comes in its place is compared")
         return self._unchanged(found, found.st_mtime)
 
-    def _is_past(self, found: os.stat_result) -> State:
+    def _is_past(self, found: os.stat_result) -> LeftoverState:
         """Nobody who waits takes notice of it any more."""
         age = self._clock() - found.st_mtime
         return _state(
@@ -266,7 +268,7 @@ class Strewn:
         )
 
     def _is_gone(self, instance: str, disk: str | None = None) -> Look:
-        def look(found: os.stat_result) -> State | None:
+        def look(found: os.stat_result) -> LeftoverState | None:
             if self._is_there(instance, disk, self._host.records.all):
                 return None
             return _state(found, dead=True, reason=f"there is no such {'instance' if disk is None else 'disk'}")
@@ -285,14 +287,14 @@ class Strewn:
         return False
 
 
-def _noted(note: Path) -> tuple[Owner | None, str]:
+def _noted(note: Path) -> tuple[ProcessIdentity | None, str]:
     """Who made a promise of room, and for which file."""
     try:
         told = json.loads(note.read_bytes())
-        return Owner.noted(told), str(told["file"])
+        return ProcessIdentity.noted(told), str(told["file"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None, ""
 
 
-def _state(found: os.stat_result, *, dead: bool, reason: str) -> State:
-    return State(size=found.st_blocks * 512, time=found.st_mtime, dead=dead, reason=reason)
+def _state(found: os.stat_result, *, dead: bool, reason: str) -> LeftoverState:
+    return LeftoverState(size=found.st_blocks * 512, time=found.st_mtime, dead=dead, reason=reason)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from imgbackend import errors
-from imgbackend.cache.garbage.collect import Candidate, Guard, State
+from imgbackend.cache.garbage.collect import Candidate, Guard, LeftoverState
 from imgbackend.cache.policy import Policy, span
 from imgbackend.cache.ports import Ports, SnapshotFolder
 from imgbackend.system import files
@@ -28,7 +28,7 @@ class Workrooms:
         try:
             found = list(self._ports.snapshot_folders())
         except OSError as exc:
-            self.faults.append(str(files.translated(exc, self._host.instances)))
+            self.faults.append(str(files.as_error(exc, self._host.instances)))
             return
         except errors.Error as exc:
             self.faults.append(f"what is left of snapshots is not known: {exc}")
@@ -44,16 +44,16 @@ class Workrooms:
                 remove=functools.partial(shutil.rmtree, room.path),
             )
 
-    def _state(self, room: SnapshotFolder) -> State:
+    def _state(self, room: SnapshotFolder) -> LeftoverState:
         """Its lock is free: on the host that made it, its maker is gone; of another, the lock may not reach us."""
         size, changed = _seen(room.path)
         if room.host == self._host.settings.hostname:
-            return State(size=size, time=changed, dead=True, reason="the process that made it is gone")
+            return LeftoverState(size=size, time=changed, dead=True, reason="the process that made it is gone")
         age, told = self._clock() - changed, f"by {room.host}"
         if age >= self._policy.lease:
-            return State(size=size, time=changed, dead=True, reason=f"unchanged for {span(age)} {told}")
+            return LeftoverState(size=size, time=changed, dead=True, reason=f"unchanged for {span(age)} {told}")
         reason = f"changed {span(age)} ago {told}, and left for {span(self._policy.lease)}"
-        return State(size=size, time=changed, dead=False, reason=reason)
+        return LeftoverState(size=size, time=changed, dead=False, reason=reason)
 
 
 def _seen(folder: Path) -> tuple[int, float]:

@@ -164,15 +164,15 @@ class Verification:
         with self._host.locks.base(reading.path.name, progress):
             now = self._now(reading)
             if wrong is not None:
-                return self._put_aside(reading.path, wrong)
+                return self._quarantine(reading.path, wrong)
             manifests.amend(reading.path, replace(now, digest=digest, verified_at=self._clock()))
         if reading.manifest.digest is None:
             return Judged("noted", "it had no digest yet")
         return Judged("sound")
 
-    def _put_aside(self, path: Path, wrong: str) -> Judged:
+    def _quarantine(self, path: Path, wrong: str) -> Judged:
         try:
-            aside = fetch.put_aside(path)
+            aside = fetch.quarantine(path)
             files.flush_folder(aside.parent)
         except OSError as exc:
             return cannot_move(wrong, self._told(exc))
@@ -233,7 +233,7 @@ class Verification:
         return now
 
     def _told(self, exc: OSError | errors.Error) -> errors.Error:
-        return files.translated(exc, self._host.bases) if isinstance(exc, OSError) else exc
+        return files.as_error(exc, self._host.bases) if isinstance(exc, OSError) else exc
 
 
 def chosen(

@@ -63,7 +63,7 @@ class Stored:
             if now is None or now.identity != seen.identity or (now.tags.get("digest") or None) != known:
                 raise SkippedError(REPLACED)
             if wrong is not None:
-                return self._put_aside(store, now, wrong)
+                return self._quarantine(store, now, wrong)
             told = {"verified": f"{self._clock():.0f}"}
             store.tag_base(base.name, told if known else told | {"digest": digest})
         return Judged("sound") if known else Judged("noted", "it had no digest yet")
@@ -102,7 +102,7 @@ class Stored:
         progress("verify", base.size, base.size)
         return digester.finish()
 
-    def _put_aside(self, store: ChecksBases, base: StoreBase, wrong: str) -> Judged:
+    def _quarantine(self, store: ChecksBases, base: StoreBase, wrong: str) -> Judged:
         """Under the locks: give a base a name that no image has.  It counts as used now, and goes when it is old."""
         since = f"{self._clock():.3f}"
         new = hashlib.sha1(f"bad {base.name} {base.identity} {since}".encode(), usedforsecurity=False).hexdigest()

@@ -8,7 +8,7 @@ import pytest
 
 from imgbackend import Engine
 from imgbackend.cache.garbage.collect import Leftover
-from imgbackend_lvm.lvm2_run import Commands
+from imgbackend_lvm.lvm2_run import Lvm2Commands
 from labs.lvm import Group, lvm
 from labs.templates import Template
 from labs.volumes import KilledError
@@ -30,14 +30,14 @@ def test_volumes_of_killed_calls_go_and_those_of_others_stay(
     stop_at: Callable[[str, int], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    real: Any = Commands.run
+    real: Any = Lvm2Commands.run
     engine: Engine = request.getfixturevalue(place)
     engine.disk("kept").cache(raw_image, raw_image.name)
     other = raw_image.but(image_id="other")
     stop_at("lvrename", 1)
     with pytest.raises(KilledError):
         engine.disk("web1").cache(other, other.name)
-    monkeypatch.setattr(Commands, "run", real)
+    monkeypatch.setattr(Lvm2Commands, "run", real)
     lvm("lvcreate", "-y", "-n", ".theirs", "-L", "4m", lvm_group.name)
     before = lvm_group.volumes()
     [left] = stored(engine, remove=True)

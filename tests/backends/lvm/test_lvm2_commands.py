@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from imgbackend import errors
-from imgbackend_lvm.lvm2_run import Commands
+from imgbackend_lvm.lvm2_run import Lvm2Commands
 
 
 def _runs_of(path: Path) -> list[str]:
@@ -34,7 +34,7 @@ def fifo(tmp_path: Path) -> Path:
 
 
 def test_command_that_hangs_is_ended_and_leaves_no_process(fifo: Path) -> None:
-    commands = Commands(root_helper="env", timeout=0.2)
+    commands = Lvm2Commands(root_helper="env", timeout=0.2)
     with pytest.raises(errors.StorageUnavailable, match=r"dd did not end within 0\.2 s"):
         commands.run("dd", f"if={fifo}")
     assert _runs_of(fifo) == []
@@ -43,7 +43,7 @@ def test_command_that_hangs_is_ended_and_leaves_no_process(fifo: Path) -> None:
 def test_output_and_arguments_pass_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "a b;$(touch x)'\"\\"
     path.write_text("what is in it\n")
-    assert Commands(root_helper="env").run("dd", f"if={path}", "status=none") == "what is in it\n"
+    assert Lvm2Commands(root_helper="env").run("dd", f"if={path}", "status=none") == "what is in it\n"
     assert os.listdir(tmp_path) == [path.name]
 
 
@@ -52,17 +52,17 @@ def test_command_that_is_not_installed_is_named_with_its_package(
 ) -> None:
     monkeypatch.setattr("imgbackend_lvm.lvm2_run.path_of", lambda tool: str(tmp_path / tool))
     with pytest.raises(errors.ConfigError, match=r"lvs cannot be started .*; install lvm2"):
-        Commands(root_helper="env").run("lvs")
+        Lvm2Commands(root_helper="env").run("lvs")
 
 
 def test_failure_that_nobody_knows_keeps_command_status_and_words(tmp_path: Path) -> None:
     with pytest.raises(errors.CommandFailed, match=r"dd ended with 1: .*No such file") as caught:
-        Commands(root_helper="env").run("dd", f"if={tmp_path}/none")
+        Lvm2Commands(root_helper="env").run("dd", f"if={tmp_path}/none")
     assert (caught.value.argv, caught.value.status) == (("dd", f"if={tmp_path}/none"), 1)
 
 
 def test_failure_is_none_where_every_complaint_is_expected(tmp_path: Path) -> None:
-    commands = Commands(root_helper="env")
+    commands = Lvm2Commands(root_helper="env")
     assert commands.run("dd", f"if={tmp_path}/none", fine=re.compile("No such file")) == ""
     with pytest.raises(errors.CommandFailed):
         commands.run("dd", f"if={tmp_path}/none", fine=re.compile("something else"))
@@ -92,7 +92,7 @@ def _as_user(work: Callable[[], str]) -> str:
 
 def test_helper_goes_before_the_command_of_a_user() -> None:
     def work() -> str:
-        return Commands(root_helper="env --").run("dd", "if=/proc/self/status", "status=none")
+        return Lvm2Commands(root_helper="env --").run("dd", "if=/proc/self/status", "status=none")
 
     assert "Uid:\t0\t" not in _as_user(work)
     assert "Name:\tdd" in _as_user(work)
@@ -101,7 +101,7 @@ def test_helper_goes_before_the_command_of_a_user() -> None:
 def test_helper_that_is_not_installed_is_for_the_operator() -> None:
     def work() -> str:
         try:
-            return Commands(root_helper="no-such-helper").run("dd", "if=/dev/null")
+            return Lvm2Commands(root_helper="no-such-helper").run("dd", "if=/dev/null")
         except errors.ConfigError as exc:
             return str(exc)
 
@@ -111,7 +111,7 @@ def test_helper_that_is_not_installed_is_for_the_operator() -> None:
 def test_user_without_a_rule_of_sudos_is_told_to_install_it() -> None:
     def work() -> str:
         try:
-            return Commands().run("dd", "if=/dev/null")
+            return Lvm2Commands().run("dd", "if=/dev/null")
         except errors.ConfigError as exc:
             return str(exc)
 
@@ -119,6 +119,6 @@ def test_user_without_a_rule_of_sudos_is_told_to_install_it() -> None:
 
 
 def test_command_goes_on_when_nobody_reads_what_it_says() -> None:
-    status = Commands(root_helper="env").run("dd", "if=/proc/self/status", "status=none")
+    status = Lvm2Commands(root_helper="env").run("dd", "if=/proc/self/status", "status=none")
     (ignored,) = re.findall(r"^SigIgn:\s+([0-9a-f]+)$", status, re.MULTILINE)
     assert int(ignored, 16) >> (signal.SIGPIPE - 1) & 1

@@ -22,7 +22,7 @@ from imgbackend.types import Mi
 from imgbackend_lvm import wipe
 from imgbackend_lvm.lvm2 import MOST_TAGS, Lvm2
 from imgbackend_lvm.lvm2_errors import TOOLS
-from imgbackend_lvm.lvm2_run import Commands
+from imgbackend_lvm.lvm2_run import Lvm2Commands
 from labs.lvm import Group
 
 _USER: Final = "imgbackend"
@@ -84,7 +84,7 @@ def _whole(done: int, total: int) -> None:
     assert done <= total
 
 
-class _Recorded(Commands):
+class _Recorded(Lvm2Commands):
     """Keeps what would be run, and says that there is nothing."""
 
     def __init__(self) -> None:
@@ -246,7 +246,7 @@ def test_user_does_everything_through_sudo(
     assert _try_everything(user, Lvm2(), lvm_group, (0, MOST_TAGS)) == []
     assert lvm_group.volumes() == set()
     assert "install the rules for sudo" in user.do(lambda: Lvm2().vgs("other"))
-    assert "install the rules for sudo" in user.do(lambda: Commands().run("dd", "if=/dev/null", "of=/dev/null"))
+    assert "install the rules for sudo" in user.do(lambda: Lvm2Commands().run("dd", "if=/dev/null", "of=/dev/null"))
 
 
 def test_user_without_rules_is_told_to_install_them(lvm_group: Group, user: _Unprivileged) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from imgbackend import Engine, errors
 from imgbackend.types import Declared, ImageInfo, Mi
-from imgbackend_lvm.lvm2_run import Commands
+from imgbackend_lvm.lvm2_run import Lvm2Commands
 from labs.engines import MakeEngine
 from labs.images import sparse_raw
 from labs.lvm import Group, MakeGroup, lvm
@@ -157,16 +157,16 @@ def test_extents_that_others_take_meanwhile_are_not_the_disks(
     engine, image = make_engine({"images_type": "lvm", **options(group)}), _image(tmp_path)
     disk: Any = engine.disk("vm")
     disk.cache(image, image.name)
-    real, tried = Commands.run, list[str]()
+    real, tried = Lvm2Commands.run, list[str]()
 
-    def run(self: Commands, tool: str, *args: str, fine: re.Pattern[str] | None = None) -> str:
+    def run(self: Lvm2Commands, tool: str, *args: str, fine: re.Pattern[str] | None = None) -> str:
         if tool == "lvextend" and not tried:
             lvm("lvcreate", "-q", "-y", "-l", "1", "-Wn", "-Zn", "-n", "others", group.name, args[-1])
         if tool == "lvextend":
             tried.append(args[-1])
         return real(self, tool, *args, fine=fine)
 
-    monkeypatch.setattr(Commands, "run", run)
+    monkeypatch.setattr(Lvm2Commands, "run", run)
     disk.resize(12 * Mi)
     monkeypatch.undo()
     assert len(tried) > 1

@@ -11,8 +11,8 @@ import pytest
 from imgbackend.system.host import Host, Settings
 from imgbackend.types import Finding, Gi, Verdict
 from imgbackend_rbd import checks
-from imgbackend_rbd.cluster import Access
 from imgbackend_rbd.cluster import Cluster as Connection
+from imgbackend_rbd.cluster import ClusterAccess
 from labs.ceph import Cluster
 
 _UUID: Final = "5a1f9e3c-0f0e-4c5b-9a3e-1d8c6b7a2f40"
@@ -57,7 +57,7 @@ def look(rbd_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("LIBVIRT_DEFAULT_URI", f"qemu+unix:///system?socket={tmp_path}/none")
 
     def found(pool: str, user: str = rbd_cluster.user, secret: str | None = None) -> dict[str, Finding]:
-        access = Access(conf=str(rbd_cluster.conf), user=user, connect_timeout=10, operation_timeout=20)
+        access = ClusterAccess(conf=str(rbd_cluster.conf), user=user, connect_timeout=10, operation_timeout=20)
         connection = Connection(access)
         connection.open()
         with contextlib.closing(connection):

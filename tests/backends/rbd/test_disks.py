@@ -119,7 +119,7 @@ def test_image_that_another_program_made_is_used_by_its_name_and_removed_when_it
     disk = disk_of(made, "nova1")
     oracle.write(disk.source(), 0, 4096, 0x41)
     assert disk.info() == DiskInfo(format="raw", size=4 * Mi, allocated=4 * Mi)
-    with disk.changing():
+    with disk.locked():
         disk.discard()  # it is not unfinished, and not ours to clear
     with pytest.raises(errors.DiskError, match=f"rbd rm {backend.pool}/nova1_disk"):
         disk.remove()

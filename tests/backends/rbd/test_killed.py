@@ -152,7 +152,7 @@ def test_map_of_objects_is_not_believed_after_a_killed_rollback(
 
 def test_import_is_absent_or_whole(scene: Scene, raw_content: Path, tmp_path: Path) -> None:
     def make(disk: RbdDisk) -> None:
-        with disk.changing():
+        with disk.locked():
             disk.discard()
             if disk.find() is None:
                 disk.backend.host.make_folder(disk.backend.host.folder(disk.id))

@@ -15,7 +15,7 @@ from imgbackend.config.options import backend_opts
 from imgbackend.testing.children import Child
 from imgbackend.types import Declared, DiskId, ImageInfo, Location, Mi, Record
 from imgbackend_rbd import RbdBackend, headers
-from imgbackend_rbd.locations import Place
+from imgbackend_rbd.locations import ImagePlace
 from labs.ceph import Cluster
 from labs.templates import Template
 
@@ -277,9 +277,9 @@ def test_place_is_that_snapshot_whatever_others_the_image_has(
             image.create_snap(name)
             image.protect_snap(name)
         for number, name in enumerate(names):
-            found = disk.parent(Place(fsid=rbd_cluster.fsid, pool=rbd_pool, image="image", snapshot=name).url)
+            found = disk.parent(ImagePlace(fsid=rbd_cluster.fsid, pool=rbd_pool, image="image", snapshot=name).url)
             assert found == ImageInfo(format="raw", virtual_size=(number + 1) * Mi)
-        gone = Place(fsid=rbd_cluster.fsid, pool=rbd_pool, image="image", snapshot="x" * 89)
+        gone = ImagePlace(fsid=rbd_cluster.fsid, pool=rbd_pool, image="image", snapshot="x" * 89)
         assert "there is no" in str(disk.parent(gone.url))
         for name in names:
             image.unprotect_snap(name)

@@ -11,7 +11,7 @@ from imgbackend import Engine, errors
 from imgbackend.cache.verify.of_folder import Verified
 from imgbackend.types import Mi
 from imgbackend_rbd import headers
-from imgbackend_rbd.bases import PoolBases, image_of
+from imgbackend_rbd.bases import CephPoolBases, image_of
 from labs.images import sparse_raw
 from labs.templates import Template
 
@@ -124,7 +124,7 @@ def test_putting_aside_that_was_killed_stands_in_nobodys_way(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(PoolBases, "tag", killed)
+        patched.setattr(CephPoolBases, "tag", killed)
         with pytest.raises(KeyboardInterrupt):
             backend.rename_base(raw_image.name, aside, {"bad": "a bit"})
     assert {base.name: base.children for base in backend.list_bases()} == {aside: 1}

@@ -229,7 +229,7 @@ def test_write_whole_on_a_full_file_system_keeps_the_old_file_and_leaves_no_othe
     ],
 )
 def test_an_os_error_says_who_can_act(tmp_path: Path, code: int, kind: type[errors.Error]) -> None:
-    found = files.translated(OSError(code, os.strerror(code), str(tmp_path / "x")), tmp_path)
+    found = files.as_error(OSError(code, os.strerror(code), str(tmp_path / "x")), tmp_path)
     assert type(found) is kind
     assert str(tmp_path) in str(found)
     assert "\n" not in str(found)
@@ -238,7 +238,7 @@ def test_an_os_error_says_who_can_act(tmp_path: Path, code: int, kind: type[erro
 def test_error_names_a_file_as_people_write_it(tmp_path: Path) -> None:
     """Who opens files by bytes gets them back in the error."""
     for name in (str(tmp_path / "x"), os.fsencode(tmp_path / "x")):
-        assert str(files.translated(OSError(13, "Permission denied", name), tmp_path)).startswith(f"{tmp_path}/x: ")
+        assert str(files.as_error(OSError(13, "Permission denied", name), tmp_path)).startswith(f"{tmp_path}/x: ")
 
 
 @pytest.mark.parametrize("size", [0, 1, (64 << 10) - 1, 64 << 10, 200_001])

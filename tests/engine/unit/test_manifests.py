@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imgbackend.state import digests, manifests
-from imgbackend.state.manifests import Identity, Manifest
+from imgbackend.state.manifests import FileIdentity, Manifest
 from imgbackend.system import files
 from imgbackend.types import Ki, Mi
 
@@ -92,7 +92,7 @@ def test_digest_sees_one_changed_bit(tmp_path: Path, at: int) -> None:
 
 def made(path: Path) -> Manifest:
     with files.open_fd(path, os.O_RDONLY) as fd:
-        identity = Identity.of(fd)
+        identity = FileIdentity.of(fd)
     return Manifest(
         image_id="image",
         source="test",

@@ -13,11 +13,11 @@ import pytest
 
 from imgbackend import errors
 from imgbackend.system import runner
-from imgbackend.system.runner import Identity, Limits
+from imgbackend.system.runner import CommandLimits, UnixIdentity
 from imgbackend.types import Gi, Mi
 
-LIMITS = Limits(cpu_seconds=5, address_space=Gi, stall_seconds=30)
-NOBODY = Identity(uid=65534, gid=65534)
+LIMITS = CommandLimits(cpu_seconds=5, address_space=Gi, stall_seconds=30)
+NOBODY = UnixIdentity(uid=65534, gid=65534)
 IDENTITIES = [None, NOBODY] if os.geteuid() == 0 else [None]
 
 
@@ -40,11 +40,11 @@ def test_a_command_that_prints_much_on_both_sides_is_not_blocked(length: int) ->
 
 def test_cpu_limit_fires_and_is_named() -> None:
     with pytest.raises(errors.CommandFailed, match="limit of 1 s of CPU time"):
-        runner.run(["sh", "-c", "while :; do :; done"], limits=Limits(cpu_seconds=1, address_space=Gi))
+        runner.run(["sh", "-c", "while :; do :; done"], limits=CommandLimits(cpu_seconds=1, address_space=Gi))
 
 
 def test_file_size_limit_fires_and_is_named(tmp_path: Path) -> None:
-    limits = Limits(cpu_seconds=5, address_space=Gi, file_size=Mi)
+    limits = CommandLimits(cpu_seconds=5, address_space=Gi, file_size=Mi)
     with pytest.raises(errors.CommandFailed, match=f"limit of {Mi} bytes in a file"):
         runner.run(["dd", "if=/dev/zero", f"of={tmp_path / 'file'}", "bs=64k", "count=64"], limits=limits)
     assert (tmp_path / "file").stat().st_size <= Mi
@@ -53,26 +53,27 @@ def test_file_size_limit_fires_and_is_named(tmp_path: Path) -> None:
 def test_memory_limit_fires_and_is_named() -> None:
     argv = [sys.executable, "-c", "import mmap; mmap.mmap(-1, 1 << 30)"]
     with pytest.raises(errors.CommandFailed, match=f"limit of {512 * Mi} bytes of memory"):
-        runner.run(argv, limits=Limits(cpu_seconds=5, address_space=512 * Mi))
+        runner.run(argv, limits=CommandLimits(cpu_seconds=5, address_space=512 * Mi))
 
 
 def test_a_command_that_stands_still_is_ended_and_the_limit_named() -> None:
     with pytest.raises(errors.CommandFailed, match="did nothing for 1 s"):
-        runner.run(["sleep", "60"], limits=Limits(cpu_seconds=5, address_space=Gi, stall_seconds=1))
+        runner.run(["sleep", "60"], limits=CommandLimits(cpu_seconds=5, address_space=Gi, stall_seconds=1))
 
 
 @pytest.mark.slow
 def test_a_command_that_closes_its_outputs_and_stands_still_is_ended() -> None:
     with pytest.raises(errors.CommandFailed, match="did nothing for 1 s"):
         runner.run(
-            ["sh", "-c", "exec >&- 2>&-; sleep 60"], limits=Limits(cpu_seconds=5, address_space=Gi, stall_seconds=1)
+            ["sh", "-c", "exec >&- 2>&-; sleep 60"],
+            limits=CommandLimits(cpu_seconds=5, address_space=Gi, stall_seconds=1),
         )
 
 
 @pytest.mark.slow
 def test_a_command_that_works_longer_than_the_stall_limit_is_not_ended() -> None:
     program = "import os, time\nfor _ in range(8): time.sleep(0.5); os.stat('/'); sum(range(10**6))"
-    limits = Limits(cpu_seconds=20, address_space=Gi, stall_seconds=3)
+    limits = CommandLimits(cpu_seconds=20, address_space=Gi, stall_seconds=3)
     assert runner.run([sys.executable, "-c", program], limits=limits) == ""
 
 
@@ -122,7 +123,7 @@ def test_a_command_runs_as_who_it_is_told_to_and_with_no_other_rights() -> None:
 
 
 @pytest.mark.parametrize("identity", IDENTITIES)
-def test_only_the_descriptors_that_are_passed_are_there(tmp_path: Path, identity: Identity | None) -> None:
+def test_only_the_descriptors_that_are_passed_are_there(tmp_path: Path, identity: UnixIdentity | None) -> None:
     with (tmp_path / "passed").open("wb") as passed, (tmp_path / "kept").open("wb"):
         told = runner.run(["ls", "-l", "/proc/self/fd"], limits=LIMITS, pass_fds=[passed.fileno()], identity=identity)
     assert "passed" in told or identity is not None
@@ -130,13 +131,13 @@ def test_only_the_descriptors_that_are_passed_are_there(tmp_path: Path, identity
 
 
 @pytest.mark.parametrize("identity", IDENTITIES)
-def test_a_command_dies_with_the_process_that_started_it(tmp_path: Path, identity: Identity | None) -> None:
+def test_a_command_dies_with_the_process_that_started_it(tmp_path: Path, identity: UnixIdentity | None) -> None:
     tmp_path.chmod(0o777)
     program = f"""
 from imgbackend.system.runner import *
 from imgbackend.types import Gi
 run(["sh", "-c", "echo $$ > {tmp_path}/pid.part; mv {tmp_path}/pid.part {tmp_path}/pid; exec sleep 300"],
-    limits=Limits(cpu_seconds=5, address_space=Gi), identity={identity!r})
+    limits=CommandLimits(cpu_seconds=5, address_space=Gi), identity={identity!r})
 """
     for folder in tmp_path.parents:
         if folder.owner() == "root" and folder.stat().st_mode & 0o777 == 0o700 and identity is not None:

@@ -7,10 +7,10 @@ import pytest
 
 from imgbackend import errors
 from imgbackend.system import runner
-from imgbackend.system.runner import Limits
+from imgbackend.system.runner import CommandLimits
 from imgbackend.types import Gi, Mi
 
-_LIMITS = Limits(cpu_seconds=60, address_space=Gi, stall_seconds=60)
+_LIMITS = CommandLimits(cpu_seconds=60, address_space=Gi, stall_seconds=60)
 
 
 def test_all_that_is_printed_comes_in_pieces() -> None:
@@ -45,13 +45,13 @@ def test_closing_ends_the_command(tmp_path: Path) -> None:
 
 
 def test_command_that_sends_nothing_is_ended() -> None:
-    limits = Limits(cpu_seconds=60, address_space=Gi, stall_seconds=1)
+    limits = CommandLimits(cpu_seconds=60, address_space=Gi, stall_seconds=1)
     with pytest.raises(errors.CommandFailed, match="sent nothing for 1 s"):
         list(runner.stream(["sleep", "60"], limits=limits))
 
 
 def test_limit_that_fired_is_named() -> None:
-    limits = Limits(cpu_seconds=1, address_space=Gi, stall_seconds=60)
+    limits = CommandLimits(cpu_seconds=1, address_space=Gi, stall_seconds=60)
     with pytest.raises(errors.CommandFailed, match="limit of 1 s of CPU time"):
         list(runner.stream(["sh", "-c", "while :; do :; done"], limits=limits))
 

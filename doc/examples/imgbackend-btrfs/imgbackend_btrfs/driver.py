@@ -24,11 +24,11 @@ from imgbackend.driver.file_disk import FileBackend, FileDisk
 from imgbackend.driver.template import Base
 from imgbackend.system import files, qemu_img
 from imgbackend.system.host import DISK_MODE, SECRET_MODE
-from imgbackend.system.runner import Limits
+from imgbackend.system.runner import CommandLimits
 from imgbackend.types import SnapshotInfo
 
 _SNAP: Final = "snap."
-_LIMITS: Final = Limits(cpu_seconds=30, address_space=1 << 30)
+_LIMITS: Final = CommandLimits(cpu_seconds=30, address_space=1 << 30)
 
 
 class BtrfsDisk(FileDisk["BtrfsBackend"], Snapshottable):
