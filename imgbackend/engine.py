@@ -1,4 +1,4 @@
-"""The front door of the library."""
+"""The front door of the library: from configuration to disks, cache and instances."""
 
 import contextlib
 import logging

@@ -2,7 +2,9 @@
 
 import ast
 import functools
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tokenize
@@ -108,6 +110,35 @@ def test_no_import_goes_in_a_circle() -> None:
     assert edges == {}
 
 
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("imgbackend/state/records.py", "from imgbackend.disks import create"),
+        ("imgbackend/system/files.py", "def f() -> None:\n    from imgbackend.system import locks"),
+        ("backends/imgbackend_raw/driver.py", "from imgbackend.state import records"),
+        ("imgbackend/engine.py", "if False:\n    import imgbackend_raw"),
+    ],
+)
+def test_import_that_runs_up_or_in_a_circle_is_refused(tmp_path: Path, module: str, line: str) -> None:
+    for tree in (*_TREES.values(), _ROOT / ".importlinter"):
+        copy = tmp_path / tree.relative_to(_ROOT)
+        shutil.copytree(tree, copy) if tree.is_dir() else shutil.copy(tree, copy)
+    with (tmp_path / module).open("a") as file:
+        file.write(f"\n{line}\n")
+    path = f"{tmp_path}:{tmp_path}/backends:{tmp_path}/doc/examples/imgbackend-btrfs"
+    linter = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run(
+        [linter, "--no-cache", "--no-logo"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert " 0 broken" not in done.stdout
+
+
 @pytest.mark.parametrize("library", HEAVY)
 def test_heavy_library_has_one_importing_module(library: str) -> None:
     importers = {found.importer for found in _all_imports() if _is_in(found.module, library)}
@@ -208,7 +239,7 @@ _LAZY = (
 )
 
 
-@pytest.mark.parametrize("program", ["import imgbackend", "from imgbackend.cli import main; main(['--help'])"])
+@pytest.mark.parametrize("program", ["import imgbackend", "from imgbackend.cli.main import main; main(['--help'])"])
 def test_start_loads_nothing_heavy(program: str) -> None:
     """Neither ``import imgbackend`` nor ``imgbackend --help`` waits for a library that it does not use."""
     told = f"""

@@ -11,7 +11,7 @@ author = "The imgbackend developers"
 project_copyright = author
 release = version = (_HERE.parents[1] / "imgbackend" / "VERSION").read_text().strip()
 
-extensions = ["sphinx.ext.autodoc", "oslo_config.sphinxext", "commands", "options", "results"]
+extensions = ["sphinx.ext.autodoc", "oslo_config.sphinxext", "commands", "import_map", "options", "results", "sources"]
 exclude_patterns: list[str] = []
 
 autodoc_member_order = "bysource"

@@ -1,1 +1,1 @@
-"""The cache of base images: what is there, what is in use, what may go, and its going."""
+"""The cache of base images: what is there, what is in use, what may go."""

@@ -2,6 +2,6 @@
 
 import sys
 
-from imgbackend.cli import main
+from imgbackend.cli.main import main
 
 sys.exit(main())

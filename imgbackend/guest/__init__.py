@@ -1,1 +1,1 @@
-"""Instances: what they are to be, how their disks are attached, and the domain they become."""
+"""Instances: their spec, their disks, their libvirt domain, from spawn to destroy."""

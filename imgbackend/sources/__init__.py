@@ -1,1 +1,1 @@
-"""Where images come from: the contract, and the sources that imgbackend brings."""
+"""Where images come from: the contract of sources, and those that imgbackend brings."""

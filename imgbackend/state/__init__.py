@@ -1,1 +1,1 @@
-"""What imgbackend writes to remember: each format of a file that lies on disk has one module."""
+"""What imgbackend writes to remember: one module for each format of a file on disk."""

@@ -1,1 +1,1 @@
-"""This machine: files, locks, processes, commands; nothing here knows what an image or a disk is."""
+"""This machine: files, locks, processes, commands; it knows no image and no disk."""

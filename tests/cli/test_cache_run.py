@@ -100,7 +100,7 @@ def test_service_makes_passes_and_ends_cleanly(cli: Cli, raw_image: Path, system
 _SLOW = """
 import sys, time
 from imgbackend.cache.evict import Removal
-from imgbackend.cli import main
+from imgbackend.cli.main import main
 
 real = Removal._taken_away
 
@@ -136,7 +136,7 @@ def test_end_in_the_middle_of_a_pass_comes_between_two_bases(cli: Cli, raw_image
 
 _LOOKING = """
 import os, sys, time
-from imgbackend.cli import main
+from imgbackend.cli.main import main
 from imgbackend.bases.users import OverlayUsers
 
 real = OverlayUsers._instance

@@ -39,7 +39,7 @@ def test_version_is_that_of_the_package(cli: Cli) -> None:
 def test_help_and_version_import_nothing_heavy(cli: Cli, words: list[str]) -> None:
     script = (
         "import sys\n"
-        "from imgbackend.cli import main\n"
+        "from imgbackend.cli.main import main\n"
         "try:\n"
         f"    main({words!r})\n"
         "except SystemExit:\n"
