@@ -244,6 +244,7 @@ class Delete(ShowOne):
         """The arguments."""
         parser = super().get_parser(prog_name)
         add_disk(parser)
+        parser.add_argument("--force", action="store_true", help="also where a guest has it open: it loses its disk")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
@@ -252,7 +253,7 @@ class Delete(ShowOne):
             disk = engine.disk(parsed_args.instance, parsed_args.name)
             there = disk.exists()
             with self.cancellable(lambda: _whether(disk), interruptible=False):
-                disk.remove()
+                disk.remove(force=parsed_args.force)
             facts = {"instance": disk.id.instance, "name": disk.id.name, "images_type": disk.backend.name}
             return pick(self.columns, facts | {"deleted": there})
 

@@ -60,6 +60,20 @@ class Cloneable(abc.ABC):
         """Make the disk; called as ``create_image`` is, after ``parent`` said yes."""
 
 
+class Exclusive(abc.ABC):
+    """A disk that can be kept from being opened, for as long as it takes to remove it.
+
+    A storage that by itself refuses to remove what is open has no need of it.
+    """
+
+    @abc.abstractmethod
+    def exclusively(self) -> contextlib.AbstractContextManager[None]:
+        """Within it no guest, here or on another host, opens the disk; a disk that is absent is nobody's.
+
+        :raises DiskBusy: if somebody has it open.
+        """
+
+
 class Importable(abc.ABC):
     """A disk that a finished local file can become."""
 
@@ -288,6 +302,6 @@ class TellsLeftovers(abc.ABC):
 
 def abilities(kind: type) -> list[str]:
     """The names of what a class of disks or of backends is able to do."""
-    of_disks = (Backed, Cloneable, Importable, Snapshottable, Flattenable)
+    of_disks = (Backed, Cloneable, Exclusive, Importable, Snapshottable, Flattenable)
     of_backends = (HoldsBases, ChecksBases, SharedStore, Checkable, TellsLeftovers)
     return [ability.__name__ for ability in (*of_disks, *of_backends) if issubclass(kind, ability)]

@@ -36,7 +36,7 @@ from imgbackend import errors
 from imgbackend.bases.store import Bases
 from imgbackend.disks import create, export
 from imgbackend.disks.create import Watched
-from imgbackend.driver.abilities import Lockable
+from imgbackend.driver.abilities import Exclusive, Lockable
 from imgbackend.driver.template import Base, PrepareTemplate
 from imgbackend.system import files, qemu_img
 from imgbackend.system.host import Host
@@ -220,6 +220,7 @@ class Disk(Lockable, Generic[BackendT]):
         """Grow to ``size`` bytes, rounded up to the backend's granularity.
 
         :raises DiskError: if the disk is larger: it is never shrunk.
+        :raises DiskBusy: if somebody has it open; a guest's is grown by ``Instances.grow``.
         :raises DiskNotFound: if there is none.
         """
         wanted = create.whole_size(self, size)
@@ -228,15 +229,19 @@ class Disk(Lockable, Generic[BackendT]):
             if wanted is not None and wanted < now:
                 raise errors.DiskError(f"{self.id} has {now} bytes and is not shrunk to {wanted}")
             if wanted is not None and wanted > now:
+                self.expect_closed()
                 self.resize_image(wanted)
 
     @final
-    def remove(self) -> None:
+    def remove(self, *, force: bool = False) -> None:
         """Take the disk away, with its record; an absent one is no error.
 
-        :raises DiskBusy: if something depends on it.
+        ``force``: also where a guest has it open, if the storage can do that: the guest loses what it runs on.
+
+        :raises DiskBusy: if something depends on it, or has it open.
         """
-        with self.locked():
+        held = self.exclusively() if isinstance(self, Exclusive) and not force else contextlib.nullcontext()
+        with self.locked(), held:
             self.discard()
             self.remove_image()
             self.backend.host.records.forget(self.id, durable=self.backend.host.settings.durable)
@@ -302,6 +307,16 @@ class Disk(Lockable, Generic[BackendT]):
         """How a hypervisor opens the disk.  No I/O; works before the disk exists."""
 
     # For the engine and the abilities.
+
+    @final
+    def expect_closed(self) -> None:
+        """Refuse what must not be done under a guest, as far as the disk itself can tell.
+
+        :raises DiskBusy: if somebody has it open.
+        """
+        if isinstance(self, Exclusive):
+            with self.exclusively():
+                pass
 
     @final
     def found(self) -> DiskInfo:

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from imgbackend import errors
+from imgbackend.driver.abilities import Exclusive
 from imgbackend.driver.contract import Backend, Disk
 from imgbackend.driver.template import Base, PrepareTemplate
-from imgbackend.system import files, qemu_img
+from imgbackend.system import files, image_lock, qemu_img
 from imgbackend.system.host import DISK_MODE, SECRET_MODE
 from imgbackend.types import Capacity, Declared, DiskId, DiskInfo, FileSource, ImageInfo, Plan, Progress, Way
 
@@ -87,7 +88,7 @@ def _place(folder: Path) -> tuple[int, int]:
 FileBackendT = TypeVar("FileBackendT", bound=FileBackend)
 
 
-class FileDisk(Disk[FileBackendT], Generic[FileBackendT]):
+class FileDisk(Disk[FileBackendT], Exclusive, Generic[FileBackendT]):
     """A disk that is a file: every hook but what a driver does better."""
 
     @property
@@ -192,9 +193,14 @@ class FileDisk(Disk[FileBackendT], Generic[FileBackendT]):
     def resize_image(self, size: int) -> None:
         """Raw: the file is made longer, its new part a hole; a container: by qemu-img."""
         with files.open_fd(self.path, os.O_RDWR) as fd:
-            self._grown(fd, self.format, size, 0)
+            with image_lock.kept_unwritten(fd) if self.format == "raw" else contextlib.nullcontext():
+                self._grown(fd, self.format, size, 0)  # of a container qemu-img itself takes the lock
             if self.backend.host.settings.durable:
                 files.flush(fd)
+
+    def exclusively(self) -> contextlib.AbstractContextManager[None]:
+        """By QEMU's own lock of the file."""
+        return image_lock.kept_closed(self.path)
 
     def remove_image(self) -> None:
         """Unlink it, and flush the folder that it was in."""
@@ -212,10 +218,10 @@ class FileDisk(Disk[FileBackendT], Generic[FileBackendT]):
         with files.open_fd(self.path, os.O_RDONLY) as source, files.open_fd(target, os.O_RDWR) as out:
             size, layers = self.found().size, [(source, self.format)]
             if format == self.format == "raw":
-                qemu_img.refuse_open(source)
-                progress("extract", 0, size)
-                if not files.reflink(source, out):
-                    files.copy(source, out, progress, phase="extract")
+                with image_lock.kept_unwritten(source):  # half of what a guest writes meanwhile would be in the copy
+                    progress("extract", 0, size)
+                    if not files.reflink(source, out):
+                        files.copy(source, out, progress, phase="extract")
                 return
             qemu_img.convert(
                 host, layers, out, format, size=size, compress=compress, progress=progress, phase="extract"

@@ -7,18 +7,16 @@ no character in a path means anything.  Where this process is root, qemu-img run
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import re
 import stat
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from imgbackend import errors
-from imgbackend.system import files
+from imgbackend.system import files, image_lock
 from imgbackend.system.host import Host
 from imgbackend.system.runner import CommandLimits, UnixIdentity
 from imgbackend.types import Gi, Progress, ignore
@@ -32,8 +30,6 @@ _CHAINED: Final = frozenset({"qcow2", "qcow", "qed", "vmdk"})
 _OPTIONS: Final = {"vhd": {"force_size_calc": "current_size"}}
 """The size that the footer states, whoever made it: see :mod:`imgbackend.bases.container_checks`."""
 _PERCENT: Final = re.compile(r"\((\d+(?:\.\d+)?)/100%\)")
-_OPEN_ELSEWHERE: Final = "the disk is open in another process; stop its guest first"
-_LOCK_OF_WRITERS: Final = 101
 _HEADROOM: Final = 1 << 20
 """Bytes that a file may be larger than what is allowed: a last block, a header."""
 
@@ -155,19 +151,6 @@ def snapshot(host: Host, layers: Sequence[Layer], action: str, name: str) -> Non
     _run(host, ["snapshot", "-q", action, name, _spec(layers)], read=_rest(layers), write=[layers[0][0]])
 
 
-def refuse_open(fd: int) -> None:
-    """Refuse a disk that a guest may write to now, as qemu-img does where it opens one.
-
-    Who has an image open for writing holds a lock on its byte 101 (QEMU's
-    block/file-posix.c: 100 and the number of the permission).
-
-    :raises DiskBusy: if somebody does.
-    """
-    asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, _LOCK_OF_WRITERS, 1, 0)
-    if struct.unpack_from("h", fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))[0] != fcntl.F_UNLCK:
-        raise errors.DiskBusy(_OPEN_ELSEWHERE)
-
-
 def _rest(layers: Sequence[Layer]) -> list[int]:
     return [fd for fd, _ in layers[1:]]
 
@@ -217,7 +200,7 @@ def _run(
             return host.run(argv, limits=limits, pass_fds=[*read, *write], identity=identity, watch=watch)
         except errors.CommandFailed as exc:
             if "Failed to get" in exc.output and "lock" in exc.output:
-                raise errors.DiskBusy(_OPEN_ELSEWHERE) from exc
+                raise errors.DiskBusy(image_lock.OPEN_ELSEWHERE) from exc
             if "No space left on device" in exc.output or "Disk quota exceeded" in exc.output:
                 folder = Path(_name_of((*write, *read)[0]))
                 raise errors.StorageFull(str(folder), None, files.free_bytes(folder)) from exc

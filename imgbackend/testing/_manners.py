@@ -29,7 +29,10 @@ _ABILITIES = (
     abilities.Checkable,
     abilities.TellsLeftovers,
 )
-_FINAL = ("cache", "explain", "exists", "info", "resize", "remove", "extract", "found", "looking", "changing", "amend")
+_FINAL = (
+    *("cache", "explain", "exists", "info", "resize", "remove", "extract"),
+    *("found", "reading", "locked", "amend", "expect_closed"),
+)
 
 
 class MannerTests(Topic):

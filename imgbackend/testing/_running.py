@@ -69,3 +69,26 @@ class RunningTests(Topic):
         trial.expect(disk, before)
         disk.flatten()
         trial.expect(disk, before, " flattened")
+
+    @advisory("1.1")
+    def test_disk_of_a_running_guest_is_not_removed(self, trial: Trial) -> None:
+        """The guest goes on, and the disk is there when it ends."""
+        disk = trial.made(trial.image(size=trial.small))
+        before, record = trial.read(disk), trial.backend.host.records.of(disk.id)
+        with trial.guest(disk), pytest.raises(errors.DiskBusy):
+            disk.remove()
+        assert trial.backend.host.records.of(disk.id) == record
+        trial.expect(disk, before)
+        disk.remove()
+        assert not disk.exists()
+
+    @advisory("1.1")
+    def test_disk_of_a_running_guest_is_not_grown_behind_its_back(self, trial: Trial) -> None:
+        """The guest would not know, and QEMU may write the old size back."""
+        disk = trial.made(trial.image(size=trial.small))
+        before = disk.info().size
+        with trial.guest(disk), pytest.raises(errors.DiskBusy):
+            disk.resize(trial.rounded(2 * before))
+        assert disk.info().size == before
+        disk.resize(trial.rounded(2 * before))
+        assert disk.info().size > before

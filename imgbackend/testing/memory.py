@@ -1,5 +1,6 @@
 """The reference: the smallest backend that conforms, and the start of one's own."""
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -9,14 +10,15 @@ from typing import ClassVar
 from oslo_config import cfg
 
 from imgbackend import errors
+from imgbackend.driver.abilities import Exclusive
 from imgbackend.driver.contract import Backend, Disk
 from imgbackend.driver.template import Base, PrepareTemplate
-from imgbackend.system import files, qemu_img
+from imgbackend.system import files, image_lock, qemu_img
 from imgbackend.system.host import DISK_MODE, SECRET_MODE
 from imgbackend.types import Capacity, Declared, DiskId, DiskInfo, FileSource, ImageInfo, Plan, Progress, Way
 
 
-class MemoryDisk(Disk["MemoryBackend"]):
+class MemoryDisk(Disk["MemoryBackend"], Exclusive):
     """A raw file of a file system that is kept in memory."""
 
     @property
@@ -37,6 +39,10 @@ class MemoryDisk(Disk["MemoryBackend"]):
             self.backend.expect_folder()
             return None
         return DiskInfo(format="raw", size=status.st_size, allocated=status.st_blocks * 512)
+
+    def exclusively(self) -> contextlib.AbstractContextManager[None]:
+        """By QEMU's own lock of the file."""
+        return image_lock.kept_closed(self.path)
 
     def plan(self, template: Declared, base: ImageInfo | None, size: int | None) -> Plan:
         """Always a copy."""

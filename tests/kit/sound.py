@@ -6,7 +6,7 @@ from pathlib import Path
 
 from imgbackend.driver.abilities import Snapshottable
 from imgbackend.driver.template import Base, PrepareTemplate
-from imgbackend.system import files, qemu_img
+from imgbackend.system import files, image_lock
 from imgbackend.system.runner import CommandLimits
 from imgbackend.testing import MemoryBackend
 from imgbackend.testing.memory import MemoryDisk
@@ -35,7 +35,7 @@ class SnapDisk(MemoryDisk, Snapshottable):
     def refuse_guest(self) -> None:
         """Half of one state and half of another is no state."""
         with files.open_fd(self.path, os.O_RDONLY) as disk:
-            qemu_img.refuse_open(disk)
+            image_lock.refuse_written(disk)
 
     def image_snaps(self) -> Iterator[SnapshotInfo]:
         """In the order in which they were made."""

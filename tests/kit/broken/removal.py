@@ -1,5 +1,7 @@
 """Drivers that take away too little, too much, or not twice."""
 
+import contextlib
+
 from imgbackend.testing.memory import MemoryDisk
 from kit.faults import caught
 
@@ -15,6 +17,19 @@ class RaisesTheSecondTime(MemoryDisk):
 
     def remove_image(self) -> None:
         self.path.unlink()
+
+
+@caught(
+    {
+        "test_disk_of_a_running_guest_is_not_removed": "DID NOT RAISE",
+        "test_disk_of_a_running_guest_is_not_grown_behind_its_back": "DID NOT RAISE",
+    }
+)
+class AsksNobody(MemoryDisk):
+    """A file can always be unlinked, and always be made longer."""
+
+    def exclusively(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
 
 @caught({"test_removed_disk_is_gone": "exists"})

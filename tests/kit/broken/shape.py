@@ -46,7 +46,7 @@ class PlansFromTheBaseOnly(MemoryDisk):
 class OverridesTheEngine(MemoryDisk):
     """``remove`` is what is called, so ``remove`` is what is written; Python does not object."""
 
-    def remove(self) -> None:  # type: ignore[misc]  # that it is final is the point
+    def remove(self, *, force: bool = False) -> None:  # type: ignore[misc]  # that it is final is the point
         self.path.unlink(missing_ok=True)
 
 

@@ -22,7 +22,7 @@ from imgbackend import errors
 from imgbackend.driver.abilities import Snapshottable
 from imgbackend.driver.file_disk import FileBackend, FileDisk
 from imgbackend.driver.template import Base
-from imgbackend.system import files, qemu_img
+from imgbackend.system import files, image_lock
 from imgbackend.system.host import DISK_MODE, SECRET_MODE
 from imgbackend.system.runner import CommandLimits
 from imgbackend.types import SnapshotInfo
@@ -111,7 +111,7 @@ class BtrfsDisk(FileDisk["BtrfsBackend"], Snapshottable):
     def _prepare(self) -> None:
         """No guest may run on the disk; and what a killed rollback left goes."""
         with files.open_fd(self.path, os.O_RDONLY) as fd:
-            qemu_img.refuse_open(fd)
+            image_lock.refuse_written(fd)
         self.discard()
 
     def _delete(self, *subvolumes: Path) -> None:
