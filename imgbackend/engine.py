@@ -17,6 +17,7 @@ from imgbackend.config import options, plugins
 from imgbackend.config.overrides import Overrides
 from imgbackend.config.settings import settings_of
 from imgbackend.disks import image_refs, record_binding
+from imgbackend.disks.owners import Owners, Placement
 from imgbackend.driver.abilities import HoldsBases
 from imgbackend.driver.contract import Attached, Backend, Disk
 from imgbackend.sources.contract import Image, Source
@@ -41,8 +42,15 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
     ``instances_path``.  After a fork, make a new one in the child.
     """
 
-    def __init__(self, conf: cfg.ConfigOpts, overrides: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        conf: cfg.ConfigOpts,
+        overrides: Mapping[str, Any] | None = None,
+        placement: Placement | None = None,
+    ) -> None:
         """Keep a configuration that :func:`imgbackend.config.options.load` made; nothing is touched.
+
+        ``placement`` decides which host an instance is on; None: an instance is where it was made, or taken over.
 
         :raises ConfigError: if an option has a value that it cannot have.
         """
@@ -51,6 +59,8 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         for group, opts in options.GROUPS.items():
             options.check(conf, group, opts)
         self.host = Host(settings_of(conf))
+        self.owners = Owners(self.host, placement)
+        """Whose instances and disks are."""
         self._bases = Bases(self.host, _Evictor(self))
         self._backends: dict[str, Backend] = {}
         self._sources: dict[str, Source] = {}
@@ -62,7 +72,10 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
 
     @classmethod
     def from_config(
-        cls, files: Sequence[str | Path] | None = None, overrides: Mapping[str, Any] | None = None
+        cls,
+        files: Sequence[str | Path] | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        placement: Placement | None = None,
     ) -> "Engine":
         """An engine from configuration files and options set here.
 
@@ -72,7 +85,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         :raises ConfigError: if a file is missing or broken, or an option cannot be so.
         """
         try:
-            return cls(options.load(files), overrides)
+            return cls(options.load(files), overrides, placement)
         except cfg.ConfigFilesNotFoundError as exc:
             raise errors.ConfigError(f"cannot read {', '.join(exc.config_files)}; check the name and its mode") from exc
         except cfg.Error as exc:
@@ -244,7 +257,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
     def _opened(self, name: str) -> Backend:
         made = self.backend_class(name)(name, self.conf[name], self.host)
         driver = self.driver_of(name)
-        made.attach(driver, Attached(bases=self._bases, bind=self._binding.record_of))
+        made.attach(driver, Attached(bases=self._bases, owners=self.owners, bind=self._binding.record_of))
         try:
             made.open()
         except cfg.Error as exc:

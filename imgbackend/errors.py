@@ -11,6 +11,7 @@
     ├── DiskError                the caller has to
     │   ├── DiskNotFound
     │   ├── DiskBusy
+    │   ├── DiskElsewhere        it is another host's, or another folder's
     │   └── BaseMissing
     ├── StorageError             nobody named can; see the cause
     │   ├── CommandFailed
@@ -22,6 +23,7 @@
     │   └── SourceUnavailable    the source is down or broke off; it was retried
     ├── InstanceError            the caller has to: a machine, not a disk
     │   ├── InstanceNotFound
+    │   ├── InstanceElsewhere    it is another host's, or another folder's
     │   └── InstanceFailed       it was started, and did not come to run
     └── HypervisorError          libvirt refused; see the cause
         └── HypervisorUnavailable   libvirtd does not answer; worth retrying too
@@ -81,6 +83,10 @@ class DiskNotFound(DiskError):
 
 class DiskBusy(DiskError):
     """The disk is in use: by a guest, by another disk, or by this very call."""
+
+
+class DiskElsewhere(DiskError):
+    """The disk is another host's, or another folder's of this host."""
 
 
 class BaseMissing(DiskError):
@@ -146,6 +152,10 @@ class InstanceError(Error):
 
 class InstanceNotFound(InstanceError):
     """There is no such instance."""
+
+
+class InstanceElsewhere(InstanceError):
+    """The instance is another host's, or another folder's of this host."""
 
 
 class InstanceFailed(InstanceError):

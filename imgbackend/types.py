@@ -213,6 +213,32 @@ class Capacity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """Whose an instance and its disks are: a host's, and in it one folder of instances."""
+
+    host: str
+    """The option ``host`` there."""
+    folder: str
+    """The id of the ``instances_path``, as its marker has it: a folder is the same under any path."""
+
+    def __str__(self) -> str:
+        return f"the host {self.host} (folder {self.folder[:8]})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """What a store itself notes of a disk, for hosts that do not share its records."""
+
+    owner: Owner | None
+    """None: it says nothing of whose the disk is."""
+    identity: str
+    """Of this very object: one that is made later under the same name has another.
+
+    The identity of the disk's record where the driver noted that, else the store's own id of the object.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """What is known of a disk since it was made."""
 
@@ -227,6 +253,10 @@ class Record:
     base: str | None = None
     digest: str | None = None
     """The content digest of the base it was made from."""
+    owner: Owner | None = None
+    """Whose its instance is; None: nobody noted it, and it is whoever's folder this is."""
+    identity: str | None = None
+    """What tells this very disk from another that is made later under its name; None: nobody noted it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

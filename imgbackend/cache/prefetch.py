@@ -12,13 +12,13 @@ from imgbackend.bases import fetch
 from imgbackend.bases.store import Bases
 from imgbackend.cache.ports import Bootable, Ports, Wanted
 from imgbackend.disks import clone_parent
-from imgbackend.disks.create import Watched, translating_errors
 from imgbackend.disks.prepare import Preparer
 from imgbackend.driver.abilities import Cloneable, HoldsBases
 from imgbackend.driver.contract import Backend
 from imgbackend.state.manifests import Manifest
 from imgbackend.system import parallel
 from imgbackend.system.host import Host
+from imgbackend.system.progress import Watched, translating_errors
 from imgbackend.types import DiskId, ImageInfo, Progress, ignore
 
 _NOBODY: Final = DiskId(instance="prefetch", name="disk")

@@ -8,8 +8,8 @@ on failure.  No driver knows of this.
 import contextlib
 import dataclasses
 import logging
+import secrets
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -18,11 +18,9 @@ from imgbackend.bases import inspect
 from imgbackend.bases.fetch import declared_of, refuse_early, role_of
 from imgbackend.disks import clone_parent
 from imgbackend.disks.prepare import Preparer
-from imgbackend.driver.abilities import Backed, Cloneable, HoldsBases
+from imgbackend.driver.abilities import Backed, Cloneable, HoldsBases, Marked
 from imgbackend.state import manifests
 from imgbackend.state.manifests import Manifest
-from imgbackend.system import files
-from imgbackend.system.host import Host
 from imgbackend.types import (
     Cached,
     Declared,
@@ -46,42 +44,6 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 
-class _Passed(BaseException):
-    """On its way out instead of what the caller's progress raised, so that nothing takes that for its own."""
-
-
-class Watched:
-    """Progress whose errors pass through everything unchanged, and once it raised it stays so."""
-
-    def __init__(self, progress: Progress) -> None:
-        """Keep the callback."""
-        self._progress = progress
-        self.raised: BaseException | None = None
-
-    def __call__(self, phase: str, done: int, total: int | None, /) -> None:
-        """Call it."""
-        if self.raised is None:
-            try:
-                self._progress(phase, done, total)
-            except BaseException as exc:
-                self.raised = exc
-        if self.raised is not None:
-            raise _Passed
-
-
-@contextlib.contextmanager
-def translating_errors(host: Host, watched: Watched) -> Iterator[None]:
-    """Let no ``OSError`` out but the one that the caller's own progress raised."""
-    try:
-        yield
-    except OSError as exc:
-        raise files.as_error(exc, host.instances) from exc
-    except _Passed:
-        if watched.raised is None:
-            raise
-        raise watched.raised from watched.raised.__cause__
-
-
 def whole_size(disk: "AnyDisk", size: int | None) -> int | None:
     """A size rounded up to what the backend can make.
 
@@ -100,7 +62,8 @@ def cache(disk: "AnyDisk", fetch: FetchFunc, filename: str, size: int | None, pr
     role = role_of(fetch)
     _check(disk, role, filename, size)
     order = _Order(disk=disk, fetch=fetch, name=filename, role=role, size=whole_size(disk, size))
-    with disk.locked(progress) as watched:
+    with disk.locked(progress, changing=False) as watched:
+        disk.backend.attached.owners.check(disk, adopting=True)
         found = disk.find()
         if found is not None:
             return _kept(order, found, watched, started)
@@ -198,10 +161,21 @@ def _adopt(disk: "AnyDisk", found: DiskInfo) -> None:
     """
     if disk.recorded is not None or disk.backend.traits.files:
         return
-    host, folder = disk.backend.host, disk.backend.host.folder(disk.id)
+    host, folder, me = disk.backend.host, disk.backend.host.folder(disk.id), disk.backend.attached.owners.me()
+    mark = disk.mark() if isinstance(disk, Marked) else None
+    if isinstance(disk, Marked) and mark is not None and mark.owner is None:
+        disk.expect_closed()  # another host's guest would have it open
+        disk.set_mark(mark, me)
+        LOG.warning("%s on %s was noted as nobody's, and is taken over by this host", disk.id, disk.backend.name)
     changed = [*host.new_folder(folder), folder]
     disk.recorded = Record(
-        backend=disk.backend.name, driver=disk.backend.driver, format=found.format, way="exists", time=time.time()
+        backend=disk.backend.name,
+        driver=disk.backend.driver,
+        format=found.format,
+        way="exists",
+        time=time.time(),
+        owner=me,
+        identity=mark.identity if mark is not None else None,
     )
     disk.remember(disk.recorded)
     host.flush_folders(changed)
@@ -225,23 +199,20 @@ def _made(order: _Order, progress: Progress, started: float) -> Cached:
     if not disk.backend.traits.files:
         changed.append(folder)  # the record is in it, and no file of the disk
     disk.discard()
-    with contextlib.ExitStack() as undo:
-        undo.callback(_forget, disk)
-        undo.callback(disk.discard)
-        undo.callback(disk.remove_image)  # a driver may fail after it published
-        making = _Making(order, progress)
-        undo.callback(making.close)
+    making = _Making(order, progress)
+    try:
         way = making.cloned() or making.created()
-        found = disk.find()
-        if found is None:
-            raise errors.StorageError(f"the driver {disk.backend.driver} made no disk")
+        found = _published(disk)
         grown = order.size is not None and found.size < order.size
         if grown and order.size is not None:
             disk.resize_image(order.size)
             found = disk.found()
         making.compare_base()
         host.flush_folders(changed)
-        undo.pop_all()
+    except BaseException as failure:
+        making.close()
+        undo(disk, failure)
+        raise
     making.close()
     seconds = time.monotonic() - started
     if making.based:
@@ -257,10 +228,37 @@ def _made(order: _Order, progress: Progress, started: float) -> Cached:
     )
 
 
-def _forget(disk: "AnyDisk") -> None:
-    """Undo the record; what fails here must not hide why the disk was not made."""
-    with contextlib.suppress(OSError, errors.Error):
+def _published(disk: "AnyDisk") -> DiskInfo:
+    found = disk.find()
+    if found is None:
+        raise errors.StorageError(f"the driver {disk.backend.driver} made no disk")
+    return found
+
+
+def undo(disk: "AnyDisk", failure: BaseException) -> None:
+    """Leave nothing of a disk that could not be made; what fails here must not hide ``failure``.
+
+    Where the disk cannot be removed its record stays: it tells what is there.
+    """
+    try:
+        _remove_made(disk)
+        disk.discard()
         disk.backend.host.records.forget(disk.id, durable=False, keep_folder=True)
+    except Exception as exc:
+        failure.add_note(f"and what was made of {disk.id} cannot be removed: {exc}")
+        LOG.warning("What was made of %s is left, and stays on record: %s", disk.id, exc)
+
+
+def _remove_made(disk: "AnyDisk") -> None:
+    """Remove what this call published: a driver may fail after that.
+
+    In a store that other hosts use, one of them may have made a disk of this name meanwhile: that has another identity.
+    """
+    if isinstance(disk, Marked):
+        mark = disk.mark()
+        if mark is None or disk.recorded is None or mark.identity != disk.recorded.identity:
+            return
+    disk.remove_image()
 
 
 class _Making:
@@ -354,6 +352,8 @@ class _Making:
             digest=manifest.digest if manifest else tags.get("digest") or None,
             way=way,
             time=time.time(),
+            owner=disk.backend.attached.owners.me(),
+            identity=secrets.token_hex(16) if isinstance(disk, Marked) else None,
         )
         disk.remember(disk.recorded)
 

@@ -13,7 +13,19 @@ from pathlib import Path
 from typing import Final, final
 
 from imgbackend import errors
-from imgbackend.types import DiskId, Finding, ImageInfo, Progress, SnapshotInfo, StoreBase, StoreLeftover, Way, ignore
+from imgbackend.types import (
+    DiskId,
+    Finding,
+    ImageInfo,
+    Mark,
+    Owner,
+    Progress,
+    SnapshotInfo,
+    StoreBase,
+    StoreLeftover,
+    Way,
+    ignore,
+)
 
 _SNAPSHOT: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,62}\Z")
 
@@ -22,8 +34,13 @@ class Lockable(abc.ABC):
     """What abilities need of a disk; ``Disk`` has it."""
 
     @abc.abstractmethod
-    def locked(self, progress: Progress = ignore) -> contextlib.AbstractContextManager[Progress]:
-        """Hold the disk's lock, with its record looked up; what is yielded is the progress to use."""
+    def locked(
+        self, progress: Progress = ignore, *, changing: bool = True
+    ) -> contextlib.AbstractContextManager[Progress]:
+        """Hold the disk's lock, with its record looked up; what is yielded is the progress to use.
+
+        ``changing``: a disk that is another's is refused.
+        """
 
     @abc.abstractmethod
     def found(self) -> object:
@@ -71,6 +88,27 @@ class Exclusive(abc.ABC):
         """Within it no guest, here or on another host, opens the disk; a disk that is absent is nobody's.
 
         :raises DiskBusy: if somebody has it open.
+        """
+
+
+class Marked(abc.ABC):
+    """A disk whose store notes whose it is, so that hosts which share no records keep off each other's.
+
+    The owner and the identity to note are those of the disk's record when it is made.
+    """
+
+    @abc.abstractmethod
+    def mark(self) -> Mark | None:
+        """What the store notes of the whole disk that has this name; None: there is none.
+
+        Of a disk that another program made the owner is None.
+        """
+
+    @abc.abstractmethod
+    def set_mark(self, before: Mark, owner: Owner) -> None:
+        """Note another owner, in one step, where the mark is still ``before``.
+
+        :raises DiskElsewhere: if it is another meanwhile.
         """
 
 
@@ -125,7 +163,7 @@ class Snapshottable(Lockable):
     @final
     def snaps(self) -> list[SnapshotInfo]:
         """The disk's snapshots, oldest first."""
-        with self.locked():
+        with self.locked(changing=False):
             self.found()
             return list(self.image_snaps())
 
@@ -302,6 +340,6 @@ class TellsLeftovers(abc.ABC):
 
 def abilities(kind: type) -> list[str]:
     """The names of what a class of disks or of backends is able to do."""
-    of_disks = (Backed, Cloneable, Exclusive, Importable, Snapshottable, Flattenable)
+    of_disks = (Backed, Cloneable, Exclusive, Importable, Marked, Snapshottable, Flattenable)
     of_backends = (HoldsBases, ChecksBases, SharedStore, Checkable, TellsLeftovers)
     return [ability.__name__ for ability in (*of_disks, *of_backends) if issubclass(kind, ability)]

@@ -28,18 +28,18 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar, cast, final
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast, final
 
 from oslo_config import cfg
 
 from imgbackend import errors
 from imgbackend.bases.store import Bases
 from imgbackend.disks import create, export
-from imgbackend.disks.create import Watched
 from imgbackend.driver.abilities import Exclusive, Lockable
 from imgbackend.driver.template import Base, PrepareTemplate
 from imgbackend.system import files, qemu_img
 from imgbackend.system.host import Host
+from imgbackend.system.progress import Watched, translating_errors
 from imgbackend.types import (
     Cached,
     Capacity,
@@ -49,6 +49,7 @@ from imgbackend.types import (
     DiskSource,
     FetchFunc,
     ImageInfo,
+    Owner,
     Plan,
     Progress,
     Record,
@@ -58,11 +59,20 @@ from imgbackend.types import (
 )
 
 
+class Ownership(Protocol):
+    """Whose disks are; the engine's, see :class:`imgbackend.disks.owners.Owners`."""
+
+    def me(self) -> Owner: ...
+    def expect_mounted(self) -> None: ...
+    def check(self, disk: "Disk[Any]", /, *, adopting: bool = False) -> None: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attached:
     """What an engine gives to its backends, for the final methods; nothing for drivers."""
 
     bases: Bases
+    owners: Ownership
     bind: Callable[["Disk[Any]"], Record | None]
     """The record that binds a disk; DiskError where that is another backend's."""
 
@@ -241,9 +251,10 @@ class Disk(Lockable, Generic[BackendT]):
         :raises DiskBusy: if something depends on it, or has it open.
         """
         held = self.exclusively() if isinstance(self, Exclusive) and not force else contextlib.nullcontext()
-        with self.locked(), held:
+        with self.locked():
             self.discard()
-            self.remove_image()
+            with held:
+                self.remove_image()
             self.backend.host.records.forget(self.id, durable=self.backend.host.settings.durable)
             self.backend.host.locks.forget(self.id)
 
@@ -256,7 +267,7 @@ class Disk(Lockable, Generic[BackendT]):
         :raises DiskError: if the target is there already, or the format is not known.
         :raises DiskBusy: if a guest runs on the disk.
         """
-        with self.locked(progress) as watched:
+        with self.locked(progress, changing=False) as watched:
             export.extract(self, target, format, compress=compress, progress=watched)
 
     # For drivers: eight hooks, called by the engine alone.
@@ -341,22 +352,28 @@ class Disk(Lockable, Generic[BackendT]):
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
         """The record looked up, no lock held, for what changes nothing."""
-        with create.translating_errors(self.backend.host, Watched(ignore)):
+        with translating_errors(self.backend.host, Watched(ignore)):
             self.recorded = self.backend.attached.bind(cast("Disk[Any]", self))
             yield
 
     @final
     @contextlib.contextmanager
-    def locked(self, progress: Progress = ignore) -> Iterator[Progress]:
-        """The disk's lock held, its record looked up under it, and ``OSError`` translated."""
+    def locked(self, progress: Progress = ignore, *, changing: bool = True) -> Iterator[Progress]:
+        """The disk's lock held, its record looked up under it, and ``OSError`` translated.
+
+        ``changing``: a disk that is another host's, or another folder's, is refused.
+        """
         watched = Watched(progress)
         host = self.backend.host
-        with create.translating_errors(host, watched), host.locks.disk(self.id, watched):
+        self.backend.attached.owners.expect_mounted()
+        with translating_errors(host, watched), host.locks.disk(self.id, watched):
             if self.backend.traits.files:
                 qemu_img.take_back(host, host.path(self.id))
             self.recorded = self.backend.attached.bind(cast("Disk[Any]", self))
             self._turn = (threading.get_ident(), object())
             try:
+                if changing:
+                    self.backend.attached.owners.check(cast("Disk[Any]", self))
                 yield watched
             finally:
                 self._turn = None

@@ -1,12 +1,13 @@
 """A disk whose content is made as a file on this host, and then given to the disk's storage."""
 
-import contextlib
+import secrets
 import time
 from typing import Any, Literal
 
-from imgbackend.driver.abilities import Importable
+from imgbackend.disks.create import undo
+from imgbackend.driver.abilities import Importable, Marked
 from imgbackend.driver.contract import Disk
-from imgbackend.errors import ConfigError, Error
+from imgbackend.errors import ConfigError
 from imgbackend.system import files
 from imgbackend.system.host import SECRET_MODE
 from imgbackend.types import Cached, FetchFunc, Progress, Record
@@ -34,8 +35,8 @@ def import_file(disk: Disk[Any], template: FetchFunc, progress: Progress) -> Cac
             template(path, watched)
             _remember(disk)
             disk.import_image(path)
-        except BaseException:
-            _undo(disk)
+        except BaseException as failure:
+            undo(disk, failure)
             raise
         finally:
             path.unlink(missing_ok=True)
@@ -45,17 +46,15 @@ def import_file(disk: Disk[Any], template: FetchFunc, progress: Progress) -> Cac
 def _remember(disk: Disk[Any]) -> None:
     backend = disk.backend
     disk.recorded = Record(
-        backend=backend.name, driver=backend.driver, format=backend.traits.formats[0], way="import", time=time.time()
+        backend=backend.name,
+        driver=backend.driver,
+        format=backend.traits.formats[0],
+        way="import",
+        time=time.time(),
+        owner=backend.attached.owners.me(),
+        identity=secrets.token_hex(16) if isinstance(disk, Marked) else None,
     )
     disk.remember(disk.recorded)
-
-
-def _undo(disk: Disk[Any]) -> None:
-    """What fails here must not hide why the disk was not made."""
-    with contextlib.suppress(OSError, Error):
-        disk.discard()
-        disk.remove_image()
-        disk.backend.host.records.forget(disk.id, durable=False, keep_folder=True)
 
 
 def _cached(way: Literal["exists", "import"], disk: Disk[Any], started: float) -> Cached:

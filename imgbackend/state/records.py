@@ -9,7 +9,7 @@ is never guessed instead.
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -17,10 +17,12 @@ from typing import Any, Final
 from imgbackend import errors
 from imgbackend.system import files
 from imgbackend.system.locks import Locks
-from imgbackend.types import DiskId, Record
+from imgbackend.types import DiskId, Owner, Record
 
 OURS: Final = "disks.json"
 NOVAS: Final = "disk.info"
+_BESIDE: Final = frozenset({"owner", "identity"})
+"""Fields that stand beside the disks in disks.json, where versions that do not know them pass them over."""
 DOMAIN: Final = "libvirt.xml"
 """What was told to libvirt, beside the records: the instance was spawned here."""
 
@@ -43,9 +45,38 @@ class Records:
         """What disks.json says of every disk of an instance, by the disks' names."""
         path = f"{self._instances}/{instance}/{OURS}"
         try:
-            return {name: Record(**fields) for name, fields in _read(path).get("disks", {}).items()}
-        except (TypeError, AttributeError) as exc:
+            content = _read(path)
+            owner, identities = _owner(content), content.get("identities", {})
+            return {
+                name: Record(**fields, owner=owner, identity=identities.get(name))
+                for name, fields in content.get("disks", {}).items()
+            }
+        except (TypeError, AttributeError, KeyError) as exc:
             raise errors.DiskError(f"{path} is not what imgbackend writes ({exc}); restore it, or remove it") from exc
+
+    def owner(self, instance: str) -> Owner | None:
+        """Whose an instance is; None: nobody noted it, or it has no records.
+
+        :raises DiskError: if the file is broken.
+        """
+        path = f"{self._instances}/{instance}/{OURS}"
+        try:
+            return _owner(_read(path))
+        except (TypeError, AttributeError, KeyError) as exc:
+            raise errors.DiskError(f"{path} is not what imgbackend writes ({exc}); restore it, or remove it") from exc
+
+    def set_owner(self, instance: str, before: Owner | None, after: Owner, *, durable: bool) -> None:
+        """Note that an instance is ``after``'s now, if it is ``before``'s until then.
+
+        :raises DiskElsewhere: if it is another's meanwhile.
+        """
+        path = self._instances / instance / OURS
+        with self._locks.record(instance):
+            content = _read(path)
+            if content and _owner(content) not in (before, after):
+                raise errors.DiskElsewhere(f"{instance} is {_owner(content)}'s meanwhile; look again")
+            if content:
+                _write({path: content | {"owner": asdict(after)}}, durable=durable)
 
     def backends(self, instance: str) -> dict[str, str]:
         """The backend of every disk that disks.json tells of, by the disks' names; for who looks at many instances."""
@@ -93,19 +124,20 @@ class Records:
 
     def write(self, disk: DiskId, record: Record, *, as_file: bool, durable: bool) -> None:
         """Remember a disk; before it is published."""
-        fields = {key: value for key, value in asdict(record).items() if value is not None}
-        self._change(disk, fields, record.format if as_file else None, durable=durable)
+        fields = {key: value for key, value in asdict(record).items() if value is not None and key not in _BESIDE}
+        self._change(disk, fields, record.format if as_file else None, record, durable=durable)
 
     def forget(self, disk: DiskId, *, durable: bool, keep_folder: bool = False) -> None:
         """Remember a disk no longer, after it is removed; an empty folder goes with the last one."""
         if (self._instances / disk.instance).is_dir():
-            self._change(disk, None, None, durable=durable, keep_folder=keep_folder)
+            self._change(disk, None, None, None, durable=durable, keep_folder=keep_folder)
 
     def _change(
         self,
         disk: DiskId,
         fields: dict[str, Any] | None,
         nova: str | None,
+        record: Record | None,
         *,
         durable: bool,
         keep_folder: bool = True,
@@ -115,9 +147,11 @@ class Records:
             if fields is not None:
                 files.make_folders(folder)  # the removal of another disk may have taken it
             changed: dict[Path, dict[str, Any]] = {}
-            disks = _read(folder / OURS).get("disks", {})
-            if _changed(disks, disk.name, fields):
-                changed[folder / OURS] = {"version": 1, "disks": disks} if disks else {}
+            content = _read(folder / OURS)
+            disks, identities = content.setdefault("disks", {}), content.get("identities", {})
+            noted = _changed(identities, disk.name, record.identity if record is not None else None)
+            if _changed(disks, disk.name, fields) or noted:
+                changed[folder / OURS] = _content(content, identities, record) if disks else {}
             formats = _read(folder / NOVAS)
             known = [key for key in formats if Path(key).parts[-2:] == (disk.instance, disk.name)]
             key = known[0] if known else str(folder / disk.name)
@@ -129,6 +163,21 @@ class Records:
                     with contextlib.suppress(OSError):
                         folder.rmdir()
                 lock.forget()
+
+
+def _owner(content: Mapping[str, Any]) -> Owner | None:
+    owner = content.get("owner")
+    return None if owner is None else Owner(host=owner["host"], folder=owner["folder"])
+
+
+def _content(before: dict[str, Any], identities: dict[str, str], record: Record | None) -> dict[str, Any]:
+    """What disks.json is to hold; what another version put into it stays."""
+    content = {"version": 1, **before, "identities": identities}
+    if not identities:
+        del content["identities"]
+    if record is not None and record.owner is not None:
+        content["owner"] = asdict(record.owner)
+    return content
 
 
 def _changed(known: dict[str, Any], key: str, value: Any) -> bool:

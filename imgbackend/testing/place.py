@@ -8,6 +8,7 @@ from typing import TypeVar, cast
 from imgbackend import errors
 from imgbackend.bases.store import Bases
 from imgbackend.config import options
+from imgbackend.disks.owners import Owners
 from imgbackend.disks.record_binding import Binding
 from imgbackend.driver.contract import Attached, Backend
 from imgbackend.engine import Engine
@@ -69,5 +70,5 @@ def attached(backend: BackendT, driver: str) -> BackendT:
         return backend
 
     binding = Binding(backend.host, found, lambda name: name or backend.name)
-    backend.attach(driver, Attached(bases=Bases(backend.host), bind=binding.record_of))
+    backend.attach(driver, Attached(bases=Bases(backend.host), owners=Owners(backend.host), bind=binding.record_of))
     return backend

@@ -46,7 +46,7 @@ def test_guest_does_not_start_on_a_disk_that_is_being_exported(
 ) -> None:
     disk = engine.disk("web1")
     disk.cache(raw_image, raw_image.name)
-    path, refusals = engine.host.path(disk.id), []
+    path, refusals = engine.host.path(disk.id), list[str]()
 
     def start_a_guest(phase: str, _done: int, _total: int | None) -> None:
         if phase == "extract" and not refusals:

@@ -1,0 +1,130 @@
+"""Whose a disk is: before anything is changed, it is this host's and this folder's, or the call is refused.
+
+The owner of an instance is noted in its records, and, for hosts that do not share those, in the store, by drivers that
+are :class:`~imgbackend.driver.abilities.Marked`.  What was noted by nobody is whoever's folder has it on record.
+"""
+
+import logging
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from imgbackend import errors
+from imgbackend.bases import users
+from imgbackend.driver.abilities import Marked
+from imgbackend.state import folder_marker
+from imgbackend.system.host import Host
+from imgbackend.types import Owner
+
+if TYPE_CHECKING:
+    from imgbackend.driver.contract import Disk
+
+    AnyDisk: TypeAlias = Disk[Any]
+
+LOG = logging.getLogger(__name__)
+
+
+class Placement(Protocol):
+    """Who decides which host an instance is on; a platform that does so passes its own to the engine."""
+
+    def is_here(self, instance: str, owner: Owner, me: Owner, /) -> bool:
+        """Whether this host may change an instance that was noted as ``owner``'s."""
+
+
+class ByOwner:
+    """An instance is where its owner is, until it is taken over."""
+
+    def is_here(self, _instance: str, owner: Owner, me: Owner, /) -> bool:
+        """Whether they are the same."""
+        return owner == me
+
+
+class Owners:
+    """Tells own disks from others', for one engine."""
+
+    def __init__(self, host: Host, placement: Placement | None = None) -> None:
+        """Keep both; nothing is touched.  ``placement`` None: the notes decide."""
+        self._host, self._placement = host, placement or ByOwner()
+        self._folder: str | None = None
+
+    def me(self) -> Owner:
+        """This host and this folder, whose marker is made where it has none."""
+        if self._folder is None:
+            self._folder = folder_marker.make(self._host.instances, durable=self._host.settings.durable)
+        return Owner(host=self._host.settings.hostname, folder=self._folder)
+
+    def known_me(self) -> Owner | None:
+        """This host and this folder; None where that has no marker yet: then nothing in it has an owner."""
+        if self._folder is None:
+            self._folder = folder_marker.read(self._host.instances)
+        return None if self._folder is None else Owner(host=self._host.settings.hostname, folder=self._folder)
+
+    def expect_mounted(self) -> None:
+        """Before anything is written: see that the folder is no mount point on which nothing is mounted.
+
+        Hosts are on record in such a one, from a time when nobody looked, and nothing that they made.
+
+        :raises StorageUnavailable: if it looks so.
+        """
+        if self.known_me() is not None:
+            return
+        instances = self._host.instances
+        if (instances / "compute_nodes").exists() and not self._host.bases.exists() and not users.instances(self._host):
+            raise errors.StorageUnavailable(
+                f"{instances} has hosts on record, and no disk, no base and no marker: mount its file system; "
+                f"if it is empty indeed, remove {instances / 'compute_nodes'}"
+            )
+
+    def is_mine(self, instance: str, owner: Owner | None) -> bool:
+        """Whether this host may change what is noted as that owner's; None: nobody noted it."""
+        if owner is None:
+            return True
+        me = self.known_me()
+        if me is None:  # the folder has no marker, so nothing of it was ever noted as its own
+            return False
+        return self._placement.is_here(instance, owner, me)
+
+    def check(self, disk: "AnyDisk", /, *, adopting: bool = False) -> None:
+        """Refuse a disk that is another's, by its record, or by what its store notes.
+
+        ``adopting``: one of which neither says anything may become this folder's; otherwise it is another's.
+
+        :raises DiskElsewhere: with whose it is.
+        """
+        record = disk.recorded
+        owner = record.owner if record is not None else self._host.records.owner(disk.id.instance)
+        if not self.is_mine(disk.id.instance, owner):
+            raise elsewhere(disk, owner)
+        if not isinstance(disk, Marked):
+            return
+        mark = disk.mark()
+        if mark is None:
+            return
+        if not self.is_mine(disk.id.instance, mark.owner):
+            raise elsewhere(disk, mark.owner)
+        if record is None and mark.owner is None and not adopting:
+            raise errors.DiskElsewhere(
+                f"{disk.id} on {disk.backend.name} is not on record here, and its store does not tell whose it is; "
+                "if it is yours, take it over by disk create"
+            )
+        if record is not None and record.identity not in (None, mark.identity):
+            raise errors.DiskElsewhere(
+                f"{disk.id} on {disk.backend.name} is not the disk that is on record here: it was removed, and another "
+                "was made under its name; look whose it is, then forget the record by cache leftovers"
+            )
+
+    def check_instance(self, instance: str) -> None:
+        """Refuse an instance that is another's, by its records.
+
+        :raises InstanceElsewhere: with whose it is.
+        """
+        owner = self._host.records.owner(instance)
+        if not self.is_mine(instance, owner):
+            raise errors.InstanceElsewhere(
+                f"the instance {instance} is {owner}'s; call it there, or take it over with --take-over"
+            )
+
+
+def elsewhere(disk: "AnyDisk", owner: Owner | None) -> errors.DiskElsewhere:
+    """The error of a disk that is another's."""
+    return errors.DiskElsewhere(
+        f"{disk.id} on {disk.backend.name} is {owner}'s; call it there, or take it over with --take-over"
+    )

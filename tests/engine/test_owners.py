@@ -1,0 +1,128 @@
+"""Two hosts on one ``instances_path``, and two folders of one host: each keeps off what is the other's."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imgbackend import Engine, errors
+from imgbackend.state import folder_marker
+from imgbackend.types import Mi, Owner
+from labs.engines import MakeEngine
+from labs.templates import Template
+
+VERBS: dict[str, Callable[[Any, Template], object]] = {
+    "create": lambda disk, image: disk.cache(image, image.name),
+    "remove": lambda disk, _image: disk.remove(),
+    "resize": lambda disk, _image: disk.resize(64 * Mi),
+    "snapshot": lambda disk, _image: disk.create_snap("first"),
+    "rollback": lambda disk, _image: disk.rollback_to_snap("kept"),
+    "remove_snap": lambda disk, _image: disk.remove_snap("kept"),
+    "flatten": lambda disk, _image: disk.flatten(),
+}
+"""What changes a disk."""
+
+
+@pytest.fixture
+def host_a(make_engine: MakeEngine) -> Engine:
+    return make_engine({"host": "a", "images_type": "qcow2"})
+
+
+@pytest.fixture
+def host_b(make_engine: MakeEngine) -> Engine:
+    return make_engine({"host": "b", "images_type": "qcow2"})
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_disk_of_another_host_is_not_changed_and_its_owner_is_named(
+    host_a: Engine, host_b: Engine, raw_image: Template, verb: str
+) -> None:
+    made: Any = host_a.disk("web1")
+    made.cache(raw_image, raw_image.name)
+    made.create_snap("kept")
+    before = made.info(), made.snaps(), host_a.host.path(made.id).read_bytes()
+    with pytest.raises(errors.DiskElsewhere, match=r"the host a \(folder"):
+        VERBS[verb](host_b.disk("web1"), raw_image)
+    assert (made.info(), made.snaps(), host_a.host.path(made.id).read_bytes()) == before
+
+
+def test_disk_of_another_host_can_be_looked_at_and_copied(
+    host_a: Engine, host_b: Engine, raw_image: Template, tmp_path: Path
+) -> None:
+    host_a.disk("web1").cache(raw_image, raw_image.name)
+    seen = host_b.disk("web1")
+    assert seen.exists()
+    assert seen.info() == host_a.disk("web1").info()
+    seen.extract(tmp_path / "copy.raw", "raw")
+    assert (tmp_path / "copy.raw").read_bytes() == raw_image.content.read_bytes()
+
+
+def test_disks_of_one_instance_have_one_owner(host_a: Engine, host_b: Engine, raw_image: Template) -> None:
+    host_a.disk("web1").cache(raw_image, raw_image.name)
+    with pytest.raises(errors.DiskElsewhere):
+        host_b.disk("web1", "disk.rescue").cache(raw_image, raw_image.name)
+    assert not host_b.disk("web1", "disk.rescue").exists()
+
+
+def test_platform_that_decides_placement_is_asked_instead(
+    host_a: Engine, make_engine: MakeEngine, raw_image: Template, instances: Path
+) -> None:
+    asked: list[tuple[str, Owner, Owner]] = []
+
+    class Everywhere:
+        def is_here(self, instance: str, owner: Owner, me: Owner) -> bool:
+            asked.append((instance, owner, me))
+            return True
+
+    host_a.disk("web1").cache(raw_image, raw_image.name)
+    overrides = {"host": "b", "instances_path": str(instances)}
+    with Engine.from_config([], overrides, placement=Everywhere()) as host_b:
+        host_b.disk("web1").remove()
+    assert not host_a.disk("web1").exists()
+    assert {(instance, owner.host, me.host) for instance, owner, me in asked} == {("web1", "a", "b")}
+
+
+def test_record_without_an_owner_is_this_folders(host_a: Engine, host_b: Engine, raw_image: Template) -> None:
+    """As every record is that an older version wrote."""
+    host_a.disk("web1").cache(raw_image, raw_image.name)
+    path = host_a.host.instances / "web1" / "disks.json"
+    content = json.loads(path.read_text())
+    del content["owner"]
+    path.write_text(json.dumps(content))
+    (host_a.host.instances / folder_marker.NAME).unlink()
+    host_b.disk("web1").resize(64 * Mi)
+    host_b.disk("web1").remove()
+    assert not host_a.disk("web1").exists()
+
+
+def test_folder_is_the_same_under_another_path(host_a: Engine, tmp_path: Path, raw_image: Template) -> None:
+    host_a.disk("web1").cache(raw_image, raw_image.name)
+    (tmp_path / "elsewhere").symlink_to(host_a.host.instances)
+    with Engine.from_config([], {"host": "a", "instances_path": str(tmp_path / "elsewhere")}) as other:
+        other.disk("web1").remove()
+    assert not host_a.disk("web1").exists()
+
+
+def test_folder_that_has_hosts_on_record_and_nothing_else_is_taken_for_an_unmounted_one(
+    make_engine: MakeEngine, raw_image: Template, instances: Path
+) -> None:
+    instances.mkdir(exist_ok=True)
+    (instances / "compute_nodes").write_text('{"a": 1.0}')
+    with pytest.raises(errors.StorageUnavailable, match="mount its file system"):
+        make_engine({"images_type": "qcow2"}).disk("web1").cache(raw_image, raw_image.name)
+    assert [path.name for path in instances.iterdir()] == ["compute_nodes"]
+
+
+def test_folder_that_a_newer_version_made_is_refused_and_left_alone(
+    host_a: Engine, make_engine: MakeEngine, raw_image: Template
+) -> None:
+    host_a.disk("web1").cache(raw_image, raw_image.name)
+    path = host_a.host.instances / folder_marker.NAME
+    content = json.dumps(json.loads(path.read_text()) | {"version": 2})
+    path.write_text(content)
+    with pytest.raises(errors.ConfigError, match="version 2"):
+        make_engine({"host": "a"}).disk("web1").remove()
+    assert host_a.disk("web1").exists()
+    assert path.read_text() == content
