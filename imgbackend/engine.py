@@ -19,7 +19,8 @@ from imgbackend.config.settings import settings_of
 from imgbackend.disks import image_refs, record_binding
 from imgbackend.disks.owners import Owners, Placement
 from imgbackend.driver.abilities import HoldsBases
-from imgbackend.driver.contract import Attached, Backend, Disk
+from imgbackend.driver.attached import Attached
+from imgbackend.driver.contract import Backend, Disk
 from imgbackend.sources.contract import Image, Source
 from imgbackend.state import records
 from imgbackend.system import files

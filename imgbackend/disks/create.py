@@ -258,7 +258,10 @@ def _remove_made(disk: "AnyDisk") -> None:
         mark = disk.mark()
         if mark is None or disk.recorded is None or mark.identity != disk.recorded.identity:
             return
+    was_there = disk.may_be_there()
     disk.remove_image()
+    if was_there:
+        disk.note_loss("undo", "its creation failed")
 
 
 class _Making:

@@ -47,6 +47,10 @@ class Lockable(abc.ABC):
         """What ``info`` says, inside ``locked``; DiskNotFound where there is no disk."""
 
     @abc.abstractmethod
+    def note_loss(self, act: str, why: str) -> None:
+        """Log that data of the disk are gone now."""
+
+    @abc.abstractmethod
     def amend(self, **fields: str | None) -> None:
         """Change some fields of the disk's record, inside ``locked``."""
 
@@ -149,6 +153,7 @@ class Snapshottable(Lockable):
         """
         with self.locked():
             self.rollback_image_snap(self.__snap(name))
+            self.note_loss("rollback", f"to the snapshot {name}")
 
     @final
     def remove_snap(self, name: str) -> None:
@@ -159,6 +164,7 @@ class Snapshottable(Lockable):
         """
         with self.locked():
             self.remove_image_snap(self.__snap(name))
+            self.note_loss("remove-snapshot", f"the snapshot {name}")
 
     @final
     def snaps(self) -> list[SnapshotInfo]:

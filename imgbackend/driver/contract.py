@@ -25,19 +25,18 @@ import abc
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast, final
+from typing import Any, ClassVar, Generic, TypeVar, cast, final
 
 from oslo_config import cfg
 
 from imgbackend import errors
-from imgbackend.bases.store import Bases
 from imgbackend.disks import create, export
 from imgbackend.driver.abilities import Exclusive, Lockable
+from imgbackend.driver.attached import Attached
 from imgbackend.driver.template import Base, PrepareTemplate
-from imgbackend.system import files, qemu_img
+from imgbackend.system import audit, files, qemu_img
 from imgbackend.system.host import Host
 from imgbackend.system.progress import Watched, translating_errors
 from imgbackend.types import (
@@ -49,7 +48,6 @@ from imgbackend.types import (
     DiskSource,
     FetchFunc,
     ImageInfo,
-    Owner,
     Plan,
     Progress,
     Record,
@@ -57,24 +55,6 @@ from imgbackend.types import (
     Way,
     ignore,
 )
-
-
-class Ownership(Protocol):
-    """Whose disks are; the engine's, see :class:`imgbackend.disks.owners.Owners`."""
-
-    def me(self) -> Owner: ...
-    def expect_mounted(self) -> None: ...
-    def check(self, disk: "Disk[Any]", /, *, adopting: bool = False) -> None: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attached:
-    """What an engine gives to its backends, for the final methods; nothing for drivers."""
-
-    bases: Bases
-    owners: Ownership
-    bind: Callable[["Disk[Any]"], Record | None]
-    """The record that binds a disk; DiskError where that is another backend's."""
 
 
 class Backend(abc.ABC):
@@ -253,8 +233,11 @@ class Disk(Lockable, Generic[BackendT]):
         held = self.exclusively() if isinstance(self, Exclusive) and not force else contextlib.nullcontext()
         with self.locked():
             self.discard()
+            was_there = self.may_be_there()
             with held:
                 self.remove_image()
+            if was_there:
+                self.note_loss("remove", "forced: it may have been open" if force else "asked for")
             self.backend.host.records.forget(self.id, durable=self.backend.host.settings.durable)
             self.backend.host.locks.forget(self.id)
 
@@ -318,6 +301,21 @@ class Disk(Lockable, Generic[BackendT]):
         """How a hypervisor opens the disk.  No I/O; works before the disk exists."""
 
     # For the engine and the abilities.
+
+    @final
+    def may_be_there(self) -> bool:
+        """Whether something has this disk's name, whole or broken."""
+        try:
+            return self.find() is not None
+        except errors.DiskError:
+            return True
+
+    @final
+    def note_loss(self, act: str, why: str) -> None:
+        """Log that data of the disk are gone now."""
+        identity = self.recorded.identity if self.recorded is not None else None
+        host = self.backend.host.settings.hostname
+        audit.log(act, host=host, what=str(self.id), store=self.backend.name, identity=identity, why=why)
 
     @final
     def expect_closed(self) -> None:

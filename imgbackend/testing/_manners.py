@@ -31,7 +31,7 @@ _ABILITIES = (
 )
 _FINAL = (
     *("cache", "explain", "exists", "info", "resize", "remove", "extract"),
-    *("found", "reading", "locked", "amend", "expect_closed"),
+    *("found", "reading", "locked", "amend", "expect_closed", "note_loss"),
 )
 
 

@@ -10,7 +10,8 @@ from imgbackend.bases.store import Bases
 from imgbackend.config import options
 from imgbackend.disks.owners import Owners
 from imgbackend.disks.record_binding import Binding
-from imgbackend.driver.contract import Attached, Backend
+from imgbackend.driver.attached import Attached
+from imgbackend.driver.contract import Backend
 from imgbackend.engine import Engine
 from imgbackend.system.host import Host
 

@@ -126,3 +126,19 @@ def test_folder_that_a_newer_version_made_is_refused_and_left_alone(
         make_engine({"host": "a"}).disk("web1").remove()
     assert host_a.disk("web1").exists()
     assert path.read_text() == content
+
+
+def test_each_loss_of_data_is_one_line_of_the_log(
+    host_a: Engine, raw_image: Template, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk: Any = host_a.disk("web1")
+    disk.cache(raw_image, raw_image.name)
+    disk.create_snap("first")
+    with caplog.at_level("INFO", "imgbackend.audit"):
+        disk.rollback_to_snap("first")
+        disk.remove_snap("first")
+        disk.remove()
+        disk.remove()
+    acts = [record.getMessage() for record in caplog.records if record.name == "imgbackend.audit"]
+    assert [line.split()[0] for line in acts] == ["act=rollback", "act=remove-snapshot", "act=remove"]
+    assert all('host="a" what="web1/disk" store="qcow2"' in line for line in acts)
