@@ -48,7 +48,8 @@ class Owners:
     def me(self) -> Owner:
         """This host and this folder, whose marker is made where it has none."""
         if self._folder is None:
-            self._folder = folder_marker.make(self._host.instances, durable=self._host.settings.durable)
+            durable = self._host.settings.durable
+            self._folder = folder_marker.make(self._host.instances, self._host.locks, durable=durable)
         return Owner(host=self._host.settings.hostname, folder=self._folder)
 
     def known_me(self) -> Owner | None:

@@ -4,15 +4,14 @@
 disk, and never changed.  ``format`` is that of everything below the folder; one that has no marker has format 1.
 """
 
-import contextlib
 import json
-import os
 import secrets
 from pathlib import Path
 from typing import Final
 
 from imgbackend import errors
 from imgbackend.system import files
+from imgbackend.system.locks import Locks
 
 NAME: Final = ".imgbackend.json"
 FORMAT: Final = 2
@@ -37,23 +36,18 @@ def read(instances: Path) -> str | None:
     return folder
 
 
-def make(instances: Path, *, durable: bool) -> str:
-    """The id of a folder; its marker is made where it has none, once by all hosts together."""
-    known = read(instances)
-    if known is not None:
-        return known
-    files.make_folders(instances)
-    made = {"version": 1, "format": FORMAT, "id": secrets.token_hex(16)}
-    unfinished = instances / f"{NAME}.{secrets.token_hex(8)}.tmp"
-    try:
-        files.write_whole(unfinished, json.dumps(made).encode(), mode=0o644, durable=durable)
-        with contextlib.suppress(FileExistsError):
-            os.link(unfinished, instances / NAME)  # whoever is first wins, on every host
-    finally:
-        unfinished.unlink(missing_ok=True)
-    if durable:
-        files.flush_folder(instances)
-    folder = read(instances)
-    if folder is None:
-        raise errors.StorageUnavailable(f"the marker of {instances} was removed just now; try again")
+def make(instances: Path, locks: Locks, *, durable: bool) -> str:
+    """The id of a folder; its marker is made where it has none, once by all hosts together.
+
+    On return it survives a power cut, where ``durable``.
+    """
+    with locks.hosts():
+        known = read(instances)
+        if known is not None:
+            return known
+        folder = secrets.token_hex(16)
+        content = json.dumps({"version": 1, "format": FORMAT, "id": folder})
+        files.write_whole(instances / NAME, content.encode(), durable=durable)
+        if durable:
+            files.flush_folder(instances)
     return folder

@@ -14,6 +14,7 @@ from imgbackend.disks.prepare import Preparer
 from imgbackend.driver.abilities import HoldsBases
 from imgbackend.driver.contract import Backend, Disk
 from imgbackend.driver.file_disk import FileBackend
+from imgbackend.state import folder_marker
 from imgbackend.system.host import Host
 from imgbackend.testing import oracle
 from imgbackend.testing.content import FETCHES, Shape, SimpleImage, write_raw
@@ -203,7 +204,7 @@ class Trial:
 
     def _there(self, *, bases: bool) -> set[Path]:
         host, store = self.backend.host, self.backend
-        skipped = [host.instances / "locks", *([] if bases else [host.bases])]
+        skipped = [host.instances / "locks", host.instances / folder_marker.NAME, *([] if bases else [host.bases])]
         roots = {host.instances, *self.watched, *([store.folder] if isinstance(store, FileBackend) else [])}
         found = {path for root in roots for path in root.rglob("*")}
         return {path for path in found if not any(path.is_relative_to(folder) for folder in skipped)}
