@@ -12,7 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from imgbackend.bases import users
 from imgbackend.cache.policy import OtherHost, span
+from imgbackend.state import folder_marker
 from imgbackend.system import files
 from imgbackend.system.host import Host
 
@@ -78,7 +80,7 @@ class SharingHosts:
 
         :raises Error: if it cannot be written.
         """
-        if not self._host.instances.is_dir():
+        if not self._is_used():
             return
         try:
             with self._host.locks.hosts():
@@ -87,6 +89,11 @@ class SharingHosts:
                 self._write(json.dumps(found).encode())
         except OSError as exc:
             raise files.as_error(exc, self._file) from exc
+
+    def _is_used(self) -> bool:
+        """Whether there is anything that this host could use; a mount point on which nothing is mounted has nothing."""
+        host = self._host
+        return bool(folder_marker.read(host.instances) or host.bases.exists() or users.instances(host))
 
     def forget(self, name: str) -> None:
         """Take a host off the record that is no more; one that is not on it is no error.

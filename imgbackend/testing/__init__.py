@@ -51,6 +51,7 @@ TOPICS: Final = (
     "snapshot",
     "flatten",
     "clone",
+    "owners",
 )
 """What is demanded, a module each."""
 

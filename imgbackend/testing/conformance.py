@@ -19,6 +19,7 @@ from imgbackend.testing._idempotence import IdempotenceTests
 from imgbackend.testing._info import InfoTests
 from imgbackend.testing._manners import MannerTests
 from imgbackend.testing._naming import NamingTests
+from imgbackend.testing._owners import OwnerTests
 from imgbackend.testing._progress import ProgressTests
 from imgbackend.testing._refusals import RefusalTests
 from imgbackend.testing._remove import RemoveTests
@@ -54,6 +55,7 @@ class BackendConformance(
     SnapshotTests,
     FlattenTests,
     CloneTests,
+    OwnerTests,
 ):
     """What every backend promises.  Subclass it, and give a fixture ``backend``.
 

@@ -35,7 +35,9 @@ def make_host(make_engine: MakeEngine) -> MakeHost:
 
     def make(name: str, **options: object) -> Engine:
         told: dict[str, Any] = {f"image_cache.{key}": value for key, value in options.items()}
-        return make_engine({"images_type": "qcow2", "host": name} | told)
+        engine = make_engine({"images_type": "qcow2", "host": name} | told)
+        engine.owners.me()  # the folder is in use: a pass over an empty one tells nobody
+        return engine
 
     return make
 
@@ -72,6 +74,15 @@ def test_each_pass_registers_its_host_in_nova_s_form(make_host: MakeHost) -> Non
         ("a", True, False),
         ("b.example.org", True, True),
     ]
+
+
+def test_pass_over_a_folder_in_which_nothing_was_ever_made_writes_nothing(
+    make_engine: MakeEngine, instances: Path
+) -> None:
+    """It may be a mount point on which nothing is mounted."""
+    instances.mkdir(exist_ok=True)
+    assert make_engine({"host": "a"}).cache.prune().faults == []
+    assert list(instances.iterdir()) == []
 
 
 def test_dry_run_registers_nobody(make_host: MakeHost) -> None:

@@ -1,6 +1,7 @@
 """A driver that can do what few can: its store keeps the bases, clones what a source keeps, imports files."""
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -16,6 +17,7 @@ from imgbackend.driver.abilities import (
     Cloneable,
     HoldsBases,
     Importable,
+    Marked,
     SharedStore,
     TellsLeftovers,
 )
@@ -27,7 +29,9 @@ from imgbackend.types import (
     DiskId,
     Finding,
     ImageInfo,
+    Mark,
     Mi,
+    Owner,
     Plan,
     Progress,
     StoreBase,
@@ -40,8 +44,8 @@ from imgbackend.types import (
 SCHEME = "able://"
 
 
-class AbleDisk(MemoryDisk, Cloneable, Importable):
-    """A copy of a base of the store, or of what a source keeps in it."""
+class AbleDisk(MemoryDisk, Cloneable, Importable, Marked):
+    """A copy of a base of the store, or of what a source keeps in it; its mark is a file of the store."""
 
     backend: "HoldingBackend"
 
@@ -79,7 +83,52 @@ class AbleDisk(MemoryDisk, Cloneable, Importable):
         with files.open_fd(source, os.O_RDONLY) as read, files.new_file(self.unfinished) as target:
             files.copy(read, target, progress)
             self.backend.host.finish(target)
-        files.publish(self.unfinished, self.path)
+        with self._mark_locked():
+            if self.path.exists():
+                raise errors.DiskBusy(f"{self.id} was made meanwhile by another host")
+            if self.recorded is not None:
+                self._write_mark(Mark(owner=self.recorded.owner, identity=self.recorded.identity or ""))
+            files.publish(self.unfinished, self.path)
+
+    @contextlib.contextmanager
+    def _mark_locked(self) -> Iterator[None]:
+        """Of all hosts, which do not share the disk's lock."""
+        with files.open_fd(self._mark.with_suffix(".lock"), os.O_RDWR | os.O_CREAT) as fd:
+            lock_file(fd, ignore)
+            yield
+
+    @property
+    def _mark(self) -> Path:
+        return self.backend.marks / f"{self.path.name}.json"
+
+    def _write_mark(self, mark: Mark) -> None:
+        files.write_whole(self._mark, json.dumps(dataclasses.asdict(mark)).encode())
+        files.flush_folder(self.backend.marks)
+
+    def mark(self) -> Mark | None:
+        """Of a disk without one nobody noted anything."""
+        if not self.path.exists():
+            return None
+        try:
+            content = json.loads(self._mark.read_text())
+        except FileNotFoundError:
+            return Mark(owner=None, identity=str(self.path.stat().st_ino))
+        owner = content["owner"]
+        return Mark(owner=owner and Owner(**owner), identity=content["identity"])
+
+    def set_mark(self, before: Mark, owner: Owner) -> None:
+        """Under a lock of all hosts."""
+        with self._mark_locked():
+            if self.mark() != before:
+                raise errors.DiskElsewhere(f"{self.id} is another's meanwhile")
+            self._write_mark(Mark(owner=owner, identity=before.identity))
+
+    def remove_image(self) -> None:
+        """The disk, then its mark."""
+        super().remove_image()
+        for path in (self._mark, self._mark.with_suffix(".lock")):
+            path.unlink(missing_ok=True)
+        files.flush_folder(self.backend.marks)
 
 
 def lock_file(fd: int, progress: Progress) -> None:
@@ -113,10 +162,16 @@ class HoldingBackend(MemoryBackend, HoldsBases, SharedStore, Checkable, TellsLef
         """Where the store keeps them."""
         return self.folder / "bases"
 
+    @property
+    def marks(self) -> Path:
+        """Where the store keeps what it notes of disks."""
+        return self.folder / "marks"
+
     def open(self) -> None:
         """Make the folders."""
         super().open()
         files.make_folders(self.bases)
+        files.make_folders(self.marks)
 
     @contextlib.contextmanager
     def store_lock(self, name: str, progress: Progress = ignore) -> Iterator[None]:
