@@ -69,7 +69,7 @@ class Host:
         """The folder ``instances_path``."""
         self.bases = settings.instances / settings.bases
         """The folder of the bases."""
-        self.locks = Locks(settings.instances / "locks")
+        self.locks = Locks(settings.instances / "locks", self.bases)
         """The engine's; a driver takes none."""
         self.records = Records(settings.instances, self.locks)
         """What is known of all disks; a driver that has no tags of its own lists them by ``records.kept_by(name)``."""

@@ -70,9 +70,9 @@ class Held:
 class Locks:
     """The locks of one ``instances_path``; shared by all engines of this process that use it."""
 
-    def __init__(self, folder: Path) -> None:
-        """Keep the folder; it is made when the first lock is taken."""
-        self._folder = folder
+    def __init__(self, folder: Path, bases: Path | None = None) -> None:
+        """Keep the folder; it is made when the first lock is taken.  ``bases`` is the folder of the bases."""
+        self._folder, self._bases = folder, bases
 
     def instance(self, instance: str, progress: Progress = ignore) -> contextlib.AbstractContextManager[Held]:
         """Of one instance: held while it is spawned, started, stopped or destroyed."""
@@ -88,11 +88,29 @@ class Locks:
 
     def base(self, name: str, progress: Progress = ignore) -> contextlib.AbstractContextManager[Held]:
         """Of one base: held while it is looked at or fetched, not while it is copied."""
-        return self._lock(BASE, f"{BASE_PREFIX}{name}", progress)
+        return self._base(name, progress)
 
     def spare_base(self, name: str, give_up: Progress) -> contextlib.AbstractContextManager[Held]:
         """Of a base that may go, also while another's is held: ``give_up`` raises, so that nobody is waited for."""
-        return self._lock(BASE, f"nova-{name}", give_up, beside=True)
+        return self._base(name, give_up, beside=True)
+
+    @contextlib.contextmanager
+    def _base(self, name: str, progress: Progress, *, beside: bool = False) -> Iterator[Held]:
+        """The lock below ``instances_path``, for a Nova here; and where the base folder is a link, one beside what it
+        leads to: hosts that share that folder alone have no other lock in common.
+        """
+        with self._lock(BASE, f"{BASE_PREFIX}{name}", progress, beside=beside) as held:
+            common = self._beside_the_bases()
+            if common is None:
+                yield held
+            else:
+                with Locks(common)._lock(BASE, f"{BASE_PREFIX}{name}", progress, beside=True):
+                    yield held
+
+    def _beside_the_bases(self) -> Path | None:
+        if self._bases is None or not self._bases.is_symlink():
+            return None
+        return Path(os.path.realpath(self._bases)).parent / self._folder.name
 
     def record(self, instance: str, progress: Progress = ignore) -> contextlib.AbstractContextManager[Held]:
         """Of the records of one instance."""

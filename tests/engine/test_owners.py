@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +143,29 @@ def test_each_loss_of_data_is_one_line_of_the_log(
     acts = [record.getMessage() for record in caplog.records if record.name == "imgbackend.audit"]
     assert [line.split()[0] for line in acts] == ["act=rollback", "act=remove-snapshot", "act=remove"]
     assert all('host="a" what="web1/disk" store="qcow2"' in line for line in acts)
+
+
+def test_hosts_that_share_the_base_folder_alone_fetch_a_base_once(
+    make_engine: MakeEngine, raw_image: Template, tmp_path: Path
+) -> None:
+    """Each has an ``instances_path`` of its own, whose ``_base`` is a link to the same folder."""
+    (tmp_path / "shared" / "_base").mkdir(parents=True)
+    engines = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "_base").symlink_to(tmp_path / "shared" / "_base")
+        engines.append(make_engine({"host": name, "instances_path": str(tmp_path / name), "images_type": "qcow2"}))
+    first, second = engines
+    waited: list[str] = []
+
+    def give_up(phase: str, _done: int, _total: int | None) -> None:
+        waited.append(phase)
+        raise TimeoutError
+
+    with first.host.locks.base(raw_image.name), ThreadPoolExecutor(1) as elsewhere:
+        attempt = elsewhere.submit(second.disk("web1").cache, raw_image, raw_image.name, progress=give_up)
+        with pytest.raises(TimeoutError):
+            attempt.result(60)
+        assert waited == ["wait"]
+    assert second.disk("web1").cache(raw_image, raw_image.name).fetched
+    assert not first.disk("web2").cache(raw_image, raw_image.name).fetched
