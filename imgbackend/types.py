@@ -349,6 +349,9 @@ class StoreLeftover:
     """Bytes that the store spends on it, as far as it can tell."""
     time: float
     """Seconds since 1970: when it was made, or last changed."""
+    live: bool | None = None
+    """True: somebody is at it.  False: nobody is, the store says so.  None: the store does not
+    know, and its age tells, by this host's clock."""
 
 
 @dataclass(frozen=True, slots=True)

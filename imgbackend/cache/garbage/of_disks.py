@@ -224,7 +224,7 @@ class Orphans:
         made = backend.disk(disk)
 
         def look() -> LeftoverState | None:
-            return self._aged(left.time, "its making or removal was broken off", left.allocated)
+            return self._left(left, "its making or removal was broken off")
 
         def remove() -> None:
             with made.reading():
@@ -243,7 +243,7 @@ class Orphans:
         def look() -> LeftoverState | None:
             if store.find_base(base) is not None:
                 return self._beside(left)
-            return self._aged(left.time, "its import was broken off", left.allocated)
+            return self._left(left, "its import was broken off")
 
         def remove() -> None:
             with store_lock(store, base, _busy):
@@ -304,6 +304,13 @@ class Orphans:
         except FileNotFoundError:
             return None
         return self._aged(changed, "its destruction was broken off", _allocated_below(path))
+
+    def _left(self, left: StoreLeftover, reason: str) -> LeftoverState:
+        """Of what a store tells; by its age only where the store does not know whether somebody is at it."""
+        if left.live is None:
+            return self._aged(left.time, reason, left.allocated)
+        told = "somebody is making or removing it" if left.live else reason
+        return LeftoverState(size=left.allocated, time=left.time, dead=not left.live, reason=told)
 
     def _aged(self, since: float, reason: str, size: int = 0) -> LeftoverState:
         age = self._clock() - since
