@@ -163,10 +163,17 @@ class Cluster:
 
         return rbd.RBD()
 
-    def image(self, pool: str, name: str, *, snapshot: str | None = None, read_only: bool = False) -> "Image":
-        """An image, opened; a context manager.  Who opens it read-only is no watcher of it."""
+    def image(
+        self, pool: str, name: str, *, image_id: str = "", snapshot: str | None = None, read_only: bool = False
+    ) -> "Image":
+        """An image, opened; a context manager.  Who opens it read-only is no watcher of it.
+
+        ``image_id``: of the image that is wanted, whatever the name points to.
+        """
         import rbd
 
+        if image_id:
+            return rbd.Image(self.pool(pool), image_id=image_id, snapshot=snapshot, read_only=read_only)
         return rbd.Image(self.pool(pool), name, snapshot=snapshot, read_only=read_only)
 
     def setting(self, option: str) -> str:

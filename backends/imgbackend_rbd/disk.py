@@ -25,17 +25,14 @@ from imgbackend.types import (
     Way,
     ignore,
 )
-from imgbackend_rbd import bases, headers, images, locations, lock, to_image
-from imgbackend_rbd.images import Patience
+from imgbackend_rbd import bases, headers, images, locations, names, rollback, to_image
+from imgbackend_rbd.images import A_MOMENT
 from imgbackend_rbd.locations import ImagePlace
 from imgbackend_rbd.pool import PoolBackend
+from imgbackend_rbd.unfinished import Work
 
 MARK: Final = "imgbackend.disk"
 """The key of an image's metadata that says whose disk it is."""
-_ROLLBACK: Final = "imgbackend.rollback"
-"""The key that names the snapshot that a disk is being rolled back to."""
-_A_MOMENT: Final = Patience(retries=6, interval=0.5)
-"""What is open for longer is open at a guest."""
 
 
 def own_mark(header: headers.ImageHeader) -> dict[str, Any]:
@@ -63,16 +60,29 @@ class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Snapshottable, Flattenab
             return self._made[1]
         with self._asked("looking for"):
             try:
-                image_id = headers.identity(backend.ioctx, self.image)
+                pointed = headers.identity(backend.ioctx, self.image)
             except backend.cluster.absent:
                 return None
             if backend.unfinished.has(self.image):
                 return None
-            header = headers.read(backend.ioctx, image_id, (_ROLLBACK,))
-            if _ROLLBACK in header.metadata:
-                self._recover(header.metadata[_ROLLBACK])
-                header = headers.read(backend.ioctx, image_id)
+            begun = names.rollback(pointed)
+            if begun is not None:  # it is there, but who merely looks changes nothing
+                pointed = rollback.finished(backend, self.image) if self.operation is not None else begun.image
+            header = headers.read(backend.ioctx, pointed)
             return DiskInfo(format="raw", size=header.size, allocated=self._allocated(header))
+
+    def identity(self) -> str | None:
+        """Ceph's id of the image that has the disk's name now; one made later has another.  None: there is none.
+
+        :raises StorageUnavailable: if that cannot be told.
+        """
+        with self._asked("looking for"):
+            try:
+                pointed = headers.identity(self.backend.ioctx, self.image)
+            except self.backend.cluster.absent:
+                return None
+        rolled = names.rollback(pointed)
+        return rolled.image if rolled is not None else None if names.is_removal(pointed) else pointed
 
     def _refuse_foreign(self, header: headers.ImageHeader) -> None:
         if self.recorded is None and not own_mark(header):
@@ -85,7 +95,7 @@ class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Snapshottable, Flattenab
     def _allocated(self, header: headers.ImageHeader) -> int:
         if header.mapped:
             return headers.allocated(self.backend.ioctx, header)
-        with self.backend.cluster.image(self.backend.pool, self.image, read_only=True) as image:
+        with self.backend.cluster.image(self.backend.pool, self.image, image_id=header.id, read_only=True) as image:
             return images.own_bytes(image)
 
     def plan(self, template: Declared, base: ImageInfo | None, size: int | None) -> Plan:  # noqa: ARG002 - a clone of any size costs the same
@@ -169,23 +179,28 @@ class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Snapshottable, Flattenab
     def _making(self) -> Iterator[None]:
         """The image is unfinished until the end of this, or until it is discarded."""
         backend = self.backend
-        entry = backend.unfinished.add(self.image)
-        try:
-            yield
-        except backend.cluster.taken as exc:
-            backend.unfinished.drop(self.image, entry)  # whose it is it is not told to be unfinished
-            raise errors.DiskBusy(f"{backend.pool}/{self.image} was made meanwhile by another host; try again") from exc
-        backend.unfinished.drop(self.image, entry)
+        with backend.unfinished.working(self.image) as work:
+            try:
+                yield
+            except backend.cluster.taken as exc:
+                work.drop()  # whose it is it is not told to be unfinished
+                raise errors.DiskBusy(
+                    f"{backend.pool}/{self.image} was made meanwhile by another host; try again"
+                ) from exc
+            work.drop()
 
     def discard(self) -> None:
-        """What is on the list of the unfinished; whatever else has the name is whole."""
+        """What is on the list of the unfinished, and what is left of an image of the disk; the rest is whole."""
         backend, self._made = self.backend, None
         backend.host.unfinished(self.id).unlink(missing_ok=True)
         with self._asked("clearing"):
-            entry = backend.unfinished.settle(self.image)
-            if entry is not None:
-                self._purge()
-                backend.unfinished.drop(self.image, entry)
+            left = backend.unfinished.left(self.image, to_image.entry_name(self.image))
+            for name, before in left.items():
+                with backend.unfinished.taking_over(name, before, locked=True) as work:
+                    if name == self.image:
+                        self._purge(work)
+                    else:
+                        to_image.clear(backend, self.image, work)
 
     def resize_image(self, size: int) -> None:
         """One request to the header; a guest that runs is told by librbd."""
@@ -206,30 +221,33 @@ class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Snapshottable, Flattenab
         """
         backend, self._made = self.backend, None
         with self._asked("removing"):
-            try:
-                image_id = headers.identity(backend.ioctx, self.image)
-            except backend.cluster.absent:
+            image_id = self.identity()
+            if image_id is None or backend.unfinished.has(self.image):
                 return
-            if backend.unfinished.has(self.image):
-                return
+            if headers.identity(backend.ioctx, self.image) != image_id:
+                self.find()  # it is made whole first: what refuses to be removed is to be used
             with contextlib.suppress(*backend.cluster.absent):
                 self._refuse_foreign(headers.read(backend.ioctx, image_id, (MARK,)))
-                images.refuse_dependents(backend.cluster, backend.pool, self.image)
+                images.refuse_bound(backend.cluster, backend.pool, self.image)
                 images.refuse_open(backend.cluster, backend.pool, self.image, backend.patience)
-            refused: tuple[type[Exception], ...] = (errors.DiskBusy, *backend.cluster.busy)
-            entry = backend.unfinished.add(self.image)
-            try:
-                self._purge()
-            except refused:
-                backend.unfinished.drop(self.image, entry)  # librbd looks before it takes anything away
-                raise
-            backend.unfinished.drop(self.image, entry)
+            with backend.unfinished.working(self.image, image_id=image_id) as work:
+                self._purge(work)
 
-    def _purge(self) -> None:
+    def _purge(self, work: Work) -> None:
+        """What is on the list; a removal that is refused takes the disk off it, for it is whole then."""
         backend = self.backend
-        images.purge(backend.cluster, backend.pool, self.image, backend.patience)
-        with contextlib.suppress(*backend.cluster.absent):
-            backend.ioctx.remove_object(lock.object_of(f"rollback.{self.image}"))
+        try:
+            if work.entry.image:
+                images.remove(backend.cluster, backend.pool, self.image, work.entry.image, backend.patience)
+            else:
+                images.purge(backend.cluster, backend.pool, self.image, backend.patience)
+            rollback.remove_lock(backend, self.image)
+        except BaseException:
+            with contextlib.suppress(errors.Error), self._asked("looking for"):
+                if work.entry.image and headers.identity(backend.ioctx, self.image) == work.entry.image:
+                    work.drop()
+            raise
+        work.drop()
 
     def extract_image(self, target: Path, format: str, *, compress: bool, progress: Progress) -> None:
         """Read here; for qcow2 into a file without a name, which qemu-img then converts."""
@@ -273,31 +291,10 @@ class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Snapshottable, Flattenab
             image.create_snap(name)
 
     def rollback_image_snap(self, name: str) -> None:
-        """Noted before it is begun, for librbd copies object by object; ``find`` finishes what a killed one left."""
+        """The disk's name points nowhere meanwhile, for librbd copies object by object: no guest sees half of it."""
         self._refuse_open()
-        backend = self.backend
-        with self._asked("rolling back"), backend.rolling(self.image):
-            headers.set_metadata(backend.ioctx, headers.identity(backend.ioctx, self.image), _ROLLBACK, name)
-            self._roll_back(name)
-
-    def _recover(self, name: str) -> None:
-        """Finish the rollback that a killed process began; who is at it is waited for."""
-        with self.backend.rolling(self.image):
-            header = headers.read(self.backend.ioctx, headers.identity(self.backend.ioctx, self.image), (_ROLLBACK,))
-            if header.metadata.get(_ROLLBACK) != name:
-                return
-            if header.mapped:
-                # librbd rolls the map back before the objects: one that the map denies would be kept, and shine through
-                with self.backend.cluster.image(self.backend.pool, self.image) as image:
-                    image.rebuild_object_map()
-            self._roll_back(name)
-
-    def _roll_back(self, name: str) -> None:
-        backend = self.backend
-        with backend.cluster.image(backend.pool, self.image) as image:
-            image.rollback_to_snap(name)
-            image_id = image.id()
-        headers.remove_metadata(backend.ioctx, image_id, _ROLLBACK)
+        with self._asked("rolling back"):
+            rollback.roll_back(self.backend, self.image, name)
 
     def remove_image_snap(self, name: str) -> None:
         """DiskBusy where it has clones."""
@@ -355,7 +352,7 @@ class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Snapshottable, Flattenab
 
     def _refuse_open(self) -> None:
         with self._asked("looking who has opened"):
-            images.refuse_open(self.backend.cluster, self.backend.pool, self.image, _A_MOMENT)
+            images.refuse_open(self.backend.cluster, self.backend.pool, self.image, A_MOMENT)
 
     def _asked(self, what: str, but: tuple[type[Exception], ...] = ()) -> contextlib.AbstractContextManager[None]:
         return self.backend.cluster.asked(f"{what} {self.backend.pool}/{self.image}", self.backend.pool, but=but)

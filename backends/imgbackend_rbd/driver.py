@@ -21,7 +21,7 @@ from imgbackend.types import (
     Traits,
     ignore,
 )
-from imgbackend_rbd import checks, headers, locations
+from imgbackend_rbd import checks, headers, locations, to_image
 from imgbackend_rbd.bases import CephPoolBases
 from imgbackend_rbd.disk import MARK, RbdDisk, own_mark
 from imgbackend_rbd.lock import StoreLock
@@ -140,14 +140,22 @@ class RbdBackend(PoolBackend, SharedStore, Checkable, TellsLeftovers):
     def leftovers(self) -> Iterator[StoreLeftover]:
         """What is on the list of the unfinished, of all hosts; and bases that are not visible."""
         with self.cluster.asked("reading the list of the unfinished", self.pool):
-            listed = self.unfinished.all()
-        for image, entry in listed.items():
-            disk = locations.disk_of(image)
+            listed, holders = self.unfinished.all(), self.unfinished.holders()
+        for name, entry in listed.items():
+            pool, image = self.pool, name
+            if entry.copy:
+                pool, _, image = entry.copy.partition("/")
+            disk = locations.disk_of(name.removesuffix(to_image.entry_name("")))
             if disk is not None:
-                with self.cluster.asked(f"looking at {image}", self.pool):
-                    taken = headers.taken(self.ioctx, image, self.cluster.absent)
+                with self.cluster.asked(f"looking at {image}", pool):
+                    taken = headers.taken(self.cluster.pool(pool), image, self.cluster.absent, entry.image)
                 yield StoreLeftover(
-                    name=f"{self.pool}/{image} ({entry.host})", disk=disk, base=None, allocated=taken, time=entry.time
+                    name=f"{pool}/{image} ({entry.host})",
+                    disk=disk,
+                    base=None,
+                    allocated=taken,
+                    time=entry.time,
+                    live=entry.lease in holders,
                 )
         yield from self._bases.unmarked()
 

@@ -27,6 +27,8 @@ _PROTECTED: Final = b"\x02"
 _SNAPSHOT: Final = "snapshot_"
 """What the keys of snapshots begin with."""
 _AT_ONCE: Final = 500
+_GREATER: Final = 3
+"""LIBRADOS_CMPXATTR_OP_GT: what is there is."""
 _PREAMBLE: Final = 6
 """Bytes before what Ceph encodes: two versions, and a length."""
 _USED: Final = bytes(
@@ -134,10 +136,10 @@ def allocated(ioctx: "Ioctx", header: ImageHeader) -> int:
     return min(sum(used.translate(_USED)) << header.order, header.size)
 
 
-def taken(ioctx: "Ioctx", image: str, absent: tuple[type[Exception], ...]) -> int:
+def taken(ioctx: "Ioctx", image: str, absent: tuple[type[Exception], ...], image_id: str = "") -> int:
     """Bytes of its own that an image has which may be half made, or half removed; 0 where that cannot be told."""
     try:
-        header = read(ioctx, identity(ioctx, image))
+        header = read(ioctx, image_id or identity(ioctx, image))
         return allocated(ioctx, header) if header.mapped else 0
     except absent:
         return 0
@@ -153,17 +155,27 @@ def note(header: ImageHeader, key: str) -> dict[str, Any]:
 
 
 def set_metadata(ioctx: "Ioctx", image_id: str, key: str, value: str) -> None:
-    """Set one key, in one request; the image need not be opened, and nobody's lock is asked for."""
-    told = struct.pack("<I", 1) + _packed(key.encode()) + _packed(value.encode())
-    ioctx.execute(f"rbd_header.{image_id}", "rbd", "metadata_set", told)
+    """Set one key, in one request; the image need not be opened, and nobody's lock is asked for.
+
+    ``ObjectNotFound`` where the image has gone: its header is not made anew.
+    """
+    told = struct.pack("<I", 1) + packed(key.encode()) + packed(value.encode())
+    op = ioctx.create_write_op()
+    try:
+        op.omap_cmp("size", "", _GREATER)
+        op.execute("rbd", "metadata_set", told)
+        ioctx.operate_write_op(op, f"rbd_header.{image_id}")
+    finally:
+        ioctx.release_write_op(op)
 
 
 def remove_metadata(ioctx: "Ioctx", image_id: str, key: str) -> None:
     """Remove one key; ``ObjectNotFound`` where it is not set."""
-    ioctx.execute(f"rbd_header.{image_id}", "rbd", "metadata_remove", _packed(key.encode()))
+    ioctx.execute(f"rbd_header.{image_id}", "rbd", "metadata_remove", packed(key.encode()))
 
 
-def _packed(data: bytes) -> bytes:
+def packed(data: bytes) -> bytes:
+    """As Ceph encodes what has a length."""
     return struct.pack("<I", len(data)) + data
 
 

@@ -1,6 +1,7 @@
 """Whole images: filled, read, and taken away with what hangs on them."""
 
 import contextlib
+import errno
 import os
 import time
 from collections import deque
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from imgbackend import errors
 from imgbackend.system import files
 from imgbackend.types import Ki, Mi, Progress
-from imgbackend_rbd import headers
+from imgbackend_rbd import headers, names
 
 if TYPE_CHECKING:
     from rbd import Completion, Image, Snapshot
@@ -26,6 +27,10 @@ _BLOCK: Final = 64 * Ki
 """What is all zeroes in a file of ours is a hole, in blocks of so many bytes."""
 _USERS: Final = 0
 """RBD_SNAP_NAMESPACE_TYPE_USER."""
+_GROUPS: Final = 1
+"""RBD_SNAP_NAMESPACE_TYPE_GROUP."""
+_MIRRORED: Final = 1
+"""RBD_MIRROR_IMAGE_ENABLED."""
 
 
 class _Window:
@@ -38,9 +43,14 @@ class _Window:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        with contextlib.suppress(OSError) if any(exc) else contextlib.nullcontext():
-            while self._pending:
-                self._finish(act=not any(exc))
+        act, failed = not any(exc), None
+        while self._pending:
+            try:
+                self._finish(act=act)
+            except BaseException as first:
+                act, failed = False, first  # the others are waited for all the same
+        if failed is not None:
+            raise failed
 
     def add(self, completion: "Completion", then: Callable[[], object]) -> None:
         """Keep a request in view; ``then`` is called in this thread when it is done, in order."""
@@ -114,6 +124,27 @@ def pieces(image: "Image") -> Generator[tuple[int, bytes], None, None]:
     yield from ready
 
 
+def has_bytes(image: "Image", source: int, size: int) -> bool:
+    """Whether an image has that size, and the bytes of a file, with zeroes behind its end.
+
+    :raises OSError: as the cluster answers, or the file system.
+    """
+    if image.size() != size:
+        return False
+    end = 0
+    with contextlib.closing(pieces(image)) as found:
+        for start, data in found:
+            if not _is_zero(source, end, start) or os.pread(source, len(data), start).ljust(len(data), b"\0") != data:
+                return False
+            end = start + len(data)
+    return _is_zero(source, end, size)
+
+
+def _is_zero(source: int, start: int, end: int) -> bool:
+    read = (os.pread(source, length, at) for at, length in _steps(start, end))
+    return all(data.count(0) == len(data) for data in read)
+
+
 def _ask(image: "Image", window: _Window, at: int, length: int, ready: deque[tuple[int, bytes]]) -> None:
     got: list[bytes] = []
     completion = image.aio_read(at, length, lambda _completion, data: got.append(data or b""))
@@ -185,25 +216,56 @@ class Patience:
     """Seconds."""
 
 
+A_MOMENT: Final = Patience(retries=6, interval=0.5)
+"""What is open for longer is open at a guest."""
+
+
 def refuse_dependents(cluster: "Cluster", pool: str, name: str) -> None:
     """Refuse to take away what others hang on.
 
     :raises DiskBusy: naming up to five of them.
     """
     with cluster.image(pool, name, read_only=True) as image:
-        found = dependents(image)
+        _refuse_clones(image, f"{pool}/{name}")
+
+
+def _refuse_clones(image: "Image", told: str) -> None:
+    found = dependents(image)
     if found:
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-        raise errors.DiskBusy(f"{pool}/{name} has clones: {', '.join(found[:5])}{more}; flatten or remove them first")
+        raise errors.DiskBusy(f"{told} has clones: {', '.join(found[:5])}{more}; flatten or remove them first")
 
 
-def refuse_open(cluster: "Cluster", pool: str, name: str, patience: Patience) -> None:
+def refuse_bound(cluster: "Cluster", pool: str, name: str, image_id: str = "") -> None:
+    """Refuse to take away what librbd would not remove: what has clones, or is bound to a group or a mirror.
+
+    :raises DiskBusy: naming what binds it.
+    """
+    told = f"{pool}/{name}"
+    with cluster.image(pool, name, image_id=image_id, read_only=True) as image:
+        _refuse_clones(image, told)
+        group = image.group()["name"]
+        if group:
+            raise errors.DiskBusy(f"{told} is in the group {group}; take it out first: rbd group image rm")
+        for snap in image.list_snaps():
+            if image.snap_get_namespace_type(snap["id"]) == _GROUPS:
+                made_by = image.snap_get_group_namespace(snap["id"])
+                raise errors.DiskBusy(
+                    f"{told} is in the snapshot {made_by['snap_name']} of the group {made_by['name']}; "
+                    "remove that first: rbd group snap rm"
+                )
+        mirror = image.mirror_image_get_info()
+        if mirror["state"] == _MIRRORED and not mirror["primary"]:
+            raise errors.DiskBusy(f"{told} is a mirror's copy of an image of another cluster; remove it there")
+
+
+def refuse_open(cluster: "Cluster", pool: str, name: str, patience: Patience, image_id: str = "") -> None:
     """Refuse an image that somebody has open for writing.
 
     :raises DiskBusy: with the address of who has.
     """
     for left in range(patience.retries, -1, -1):
-        with cluster.image(pool, name, read_only=True) as image:
+        with cluster.image(pool, name, image_id=image_id, read_only=True) as image:
             found = [watcher["addr"] for watcher in image.watchers_list()]
         if not found:
             return
@@ -214,8 +276,50 @@ def refuse_open(cluster: "Cluster", pool: str, name: str, patience: Patience) ->
     )
 
 
+def remove(cluster: "Cluster", pool: str, name: str, image_id: str, patience: Patience) -> None:
+    """Remove a whole image with its snapshots; one that this was begun for goes on.
+
+    Its name is hidden first, so that what is found then stays so: no guest opens it.  Whatever
+    refuses it does so before anything is taken away, and the name points to the image again.
+
+    :raises DiskBusy: if something depends on it, or somebody has it open.
+    """
+    ioctx = cluster.pool(pool)
+    try:
+        pointed = headers.identity(ioctx, name)
+        if pointed == image_id:
+            names.point(ioctx, name, image_id, names.removal(image_id))
+            pointed = names.removal(image_id)
+        if pointed != names.removal(image_id):
+            return  # another image has the name by now
+        _empty_hidden(cluster, pool, name, image_id, patience)
+    except cluster.absent:
+        pass  # what there may be of it is removed by its name
+    _remove_bare(cluster, pool, name, patience)
+
+
+def _empty_hidden(cluster: "Cluster", pool: str, name: str, image_id: str, patience: Patience) -> None:
+    try:
+        refuse_bound(cluster, pool, name, image_id)
+        refuse_open(cluster, pool, name, patience, image_id)
+    except cluster.absent:
+        raise
+    except BaseException:
+        names.point(cluster.pool(pool), name, names.removal(image_id), image_id)
+        raise
+    with cluster.image(pool, name, image_id=image_id) as image:
+        _remove_snapshots(image)
+
+
+def _remove_snapshots(image: "Image") -> None:
+    for snap in snapshots(image):
+        if image.is_protected_snap(snap["name"]):
+            image.unprotect_snap(snap["name"])
+        image.remove_snap(snap["name"])
+
+
 def purge(cluster: "Cluster", pool: str, name: str, patience: Patience) -> None:
-    """Remove an image with its snapshots; one that is absent, half made or half removed too.
+    """Remove what there is of an image that was being made, with its snapshots; absent is no error.
 
     :raises DiskBusy: if it has clones, or somebody has it open.
     :raises StorageError: if it is there still.
@@ -224,14 +328,23 @@ def purge(cluster: "Cluster", pool: str, name: str, patience: Patience) -> None:
         refuse_dependents(cluster, pool, name)
         refuse_open(cluster, pool, name, patience)
         with cluster.image(pool, name) as image:
-            for snap in snapshots(image):
-                if image.is_protected_snap(snap["name"]):
-                    image.unprotect_snap(snap["name"])
-                image.remove_snap(snap["name"])
+            _remove_snapshots(image)
     except cluster.absent:
         pass  # what there may be of it is removed by its name
-    with contextlib.suppress(*cluster.absent):
-        cluster.rbd().remove(cluster.pool(pool), name)
+    _remove_bare(cluster, pool, name, patience)
+
+
+def _remove_bare(cluster: "Cluster", pool: str, name: str, patience: Patience) -> None:
+    """Without snapshots; what is half removed too, at which a client that died may be a watcher still."""
+    for left in range(patience.retries, -1, -1):
+        try:
+            with contextlib.suppress(*cluster.absent):
+                cluster.rbd().remove(cluster.pool(pool), name)
+            break
+        except cluster.busy as exc:
+            if not left or getattr(exc, "errno", None) != errno.EBUSY:
+                raise
+            time.sleep(patience.interval)
     with contextlib.suppress(*cluster.absent):
         headers.identity(cluster.pool(pool), name)
         # in a full pool that never had a trash librbd says that there is no such image

@@ -43,7 +43,7 @@ class PoolBackend(Backend, ChecksBases):
             operation_timeout=conf.operation_timeout,
         )
         self.cluster = Cluster(access)
-        self.unfinished = Unfinished(self.cluster, self.pool, self.host.instances)
+        self.unfinished = Unfinished(self.cluster, self.pool, self.host)
         try:
             self.cluster.open()
             absent = contextlib.suppress(*self.cluster.absent)

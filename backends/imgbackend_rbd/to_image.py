@@ -10,7 +10,7 @@ from imgbackend.types import Location, Progress
 from imgbackend_rbd import headers, images
 from imgbackend_rbd.locations import ImagePlace
 from imgbackend_rbd.pool import PoolBackend
-from imgbackend_rbd.unfinished import Unfinished
+from imgbackend_rbd.unfinished import Unfinished, Work
 
 SNAPSHOT: Final = ".imgbackend-image"
 """Of the disk, while the image is made; no name that a user's snapshot can have."""
@@ -27,10 +27,37 @@ def made(backend: PoolBackend, disk: str, image_id: str, pool: str | None, progr
     place = ImagePlace(
         fsid=cluster.fsid, pool=pool or _parents_pool(backend, disk), image=image_id, snapshot=_PUBLISHED
     )
-    _clear(backend, place)
+    cluster.pool(place.pool)  # it is there: nothing is begun otherwise
+    for before in backend.unfinished.left(entry_name(disk)).values():
+        with backend.unfinished.taking_over(entry_name(disk), before, locked=True) as work:
+            clear(backend, disk, work)
+    # also on the list of the disk's own pool, for that alone is looked at for leftovers
+    with backend.unfinished.working(entry_name(disk), copy=f"{place.pool}/{image_id}") as work:
+        try:
+            size = _copied(backend, disk, place, progress)
+        except BaseException:
+            with contextlib.suppress(errors.Error), cluster.asked("clearing", place.pool):
+                clear(backend, disk, work)
+            raise
+        work.drop()
+    return Location(url=place.url, format="raw", virtual_size=size)
+
+
+def entry_name(disk: str) -> str:
+    """The name under which the list of a disk's pool has the image that is made of it; no disk has such a name."""
+    return f"{disk}/image"
+
+
+def _copied(backend: PoolBackend, disk: str, place: ImagePlace, progress: Progress) -> int:
+    """Its size."""
+    cluster = backend.cluster
+    _clear_image(backend, place.pool, place.image)
+    with contextlib.suppress(*cluster.absent):
+        headers.identity(cluster.pool(place.pool), place.image)
+        raise errors.DiskError(f"there is an image {place.pool}/{place.image} already; give another id")
     with _snapshot(backend, disk), _unfinished(backend, place):
-        cluster.rbd().clone(backend.ioctx, disk, SNAPSHOT, cluster.pool(place.pool), image_id)
-        with cluster.image(place.pool, image_id) as image:
+        cluster.rbd().clone(backend.ioctx, disk, SNAPSHOT, cluster.pool(place.pool), place.image)
+        with cluster.image(place.pool, place.image) as image:
             size = image.size()
             progress("copy", 0, size)
             image.flatten()
@@ -39,7 +66,7 @@ def made(backend: PoolBackend, disk: str, image_id: str, pool: str | None, progr
                 image.metadata_remove(key)  # it is no disk, though it has a disk's metadata
             image.create_snap(_PUBLISHED)
             image.protect_snap(_PUBLISHED)
-    return Location(url=place.url, format="raw", virtual_size=size)
+    return size
 
 
 def _parents_pool(backend: PoolBackend, disk: str) -> str:
@@ -52,36 +79,41 @@ def _parents_pool(backend: PoolBackend, disk: str) -> str:
             ) from exc
 
 
-def _clear(backend: PoolBackend, place: ImagePlace) -> None:
-    """Take away what a killed call left of the image, which has to be absent then."""
-    cluster, image = backend.cluster, place.image
-    waiting = Unfinished(cluster, place.pool, backend.host.instances)
-    left = waiting.settle(image)
-    if left is not None:
-        images.purge(cluster, place.pool, image, backend.patience)
-        waiting.drop(image, left)
-    with contextlib.suppress(*cluster.absent):
-        headers.identity(cluster.pool(place.pool), image)
-        raise errors.DiskError(f"there is an image {place.pool}/{image} already; give another id")
+def clear(backend: PoolBackend, disk: str, work: Work) -> None:
+    """Take away what a killed call left: of the image, and the disk's snapshot for it."""
+    pool, _, image = work.entry.copy.partition("/")
+    if backend.cluster.has(pool):
+        _clear_image(backend, pool, image)
+    with contextlib.suppress(*backend.cluster.absent):
+        _unsnapped(backend, disk)
+    work.drop()
+
+
+def _clear_image(backend: PoolBackend, pool: str, image: str) -> None:
+    waiting = Unfinished(backend.cluster, pool, backend.host)
+    for before in waiting.left(image).values():
+        # the lock of this disk excludes nobody who makes the same image of another
+        with waiting.taking_over(image, before, locked=False) as work:
+            images.purge(backend.cluster, pool, image, backend.patience)
+            work.drop()
 
 
 @contextlib.contextmanager
 def _unfinished(backend: PoolBackend, place: ImagePlace) -> Iterator[None]:
     """The image is on its pool's list until the end of this; on an error it goes."""
     cluster, image = backend.cluster, place.image
-    waiting = Unfinished(cluster, place.pool, backend.host.instances)
-    entry = waiting.add(image)
-    try:
-        yield
-    except cluster.taken as exc:
-        waiting.drop(image, entry)
-        raise errors.DiskError(f"there is an image {place.pool}/{image} already; give another id") from exc
-    except BaseException:
-        with contextlib.suppress(errors.Error), cluster.asked("clearing", place.pool):
-            images.purge(cluster, place.pool, image, backend.patience)
-            waiting.drop(image, entry)
-        raise
-    waiting.drop(image, entry)
+    with Unfinished(cluster, place.pool, backend.host).working(image) as work:
+        try:
+            yield
+        except cluster.taken as exc:
+            work.drop()
+            raise errors.DiskError(f"there is an image {place.pool}/{image} already; give another id") from exc
+        except BaseException:
+            with contextlib.suppress(errors.Error), cluster.asked("clearing", place.pool):
+                images.purge(cluster, place.pool, image, backend.patience)
+                work.drop()
+            raise
+        work.drop()
 
 
 @contextlib.contextmanager

@@ -167,7 +167,10 @@ def rbd_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 _NUMBERS: Final = itertools.count(1)
 _CEPHS_OWN: Final = frozenset(
-    {"rbd_directory", "rbd_info", "rbd_children", "rbd_trash", "rbd_mirroring", "rbd_task", "rbd_support"}
+    {
+        *("rbd_directory", "rbd_info", "rbd_children", "rbd_group_directory"),
+        *("rbd_trash", "rbd_mirroring", "rbd_task", "rbd_support"),
+    }
 )
 """Objects that a pool has of its own accord, once it was used."""
 _TRIMMED: Final = 30.0

@@ -137,31 +137,18 @@ def test_disk_that_another_host_is_making_is_neither_made_nor_removed(
     made: Engine, hosts: Hosts, raw_image: Template
 ) -> None:
     theirs = backend_of(hosts("two"))
-    entry = theirs.unfinished.add("web2_disk")
-    theirs.cluster.rbd().create(theirs.ioctx, "web2_disk", Mi, old_format=False)
     disk = disk_of(made, "web2")
-    assert not disk.exists()
-    with pytest.raises(errors.DiskBusy, match="host"):
-        disk.cache(raw_image, raw_image.name)
-    with pytest.raises(errors.DiskBusy, match="host"):
-        disk.remove()
-    headers.identity(theirs.ioctx, "web2_disk")
-    theirs.unfinished.drop("web2_disk", entry)
+    with theirs.unfinished.working("web2_disk") as work:
+        theirs.cluster.rbd().create(theirs.ioctx, "web2_disk", Mi, old_format=False)
+        assert not disk.exists()
+        with pytest.raises(errors.DiskBusy, match="host"):
+            disk.cache(raw_image, raw_image.name)
+        with pytest.raises(errors.DiskBusy, match="host"):
+            disk.remove()
+        headers.identity(theirs.ioctx, "web2_disk")
+        work.drop()
     assert disk.info().size == Mi
     images.purge(theirs.cluster, theirs.pool, "web2_disk", _AT_ONCE)
-
-
-def test_entry_that_nobody_took_off_the_list_is_not_kept_for_ever(
-    made: Engine, hosts: Hosts, raw_image: Template, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    theirs = backend_of(hosts("two"))
-    theirs.cluster.rbd().create(theirs.ioctx, "web2_disk", Mi, old_format=False)
-    with monkeypatch.context() as patch:
-        now = time.time()
-        patch.setattr("imgbackend_rbd.unfinished.time.time", lambda: now - 3700)
-        theirs.unfinished.add("web2_disk")
-    assert disk_of(made, "web2").cache(raw_image, raw_image.name).way == "clone"
-    assert disk_of(made, "web2").info().size == 8 * Mi
 
 
 @pytest.mark.parametrize("clones", ["1", "2"])

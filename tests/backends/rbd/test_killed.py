@@ -15,7 +15,7 @@ from imgbackend import Engine
 from imgbackend.testing import oracle
 from imgbackend.testing.children import Child
 from imgbackend.types import Mi
-from imgbackend_rbd import headers, images
+from imgbackend_rbd import headers, images, names
 from imgbackend_rbd.disk import RbdDisk
 from imgbackend_rbd.unfinished import OBJECT
 from labs.ceph import Cluster, left_in
@@ -91,13 +91,17 @@ def test_creation_is_absent_or_whole(scene: Scene, raw_image: Template, raw_cont
 def test_removal_is_begun_or_not_and_can_be_repeated(
     scene: Scene, raw_image: Template, raw_content: Path, tmp_path: Path
 ) -> None:
+    """A disk that is there still has its snapshots."""
     with scene.engine() as engine:
         for number in range(_STEPS):
-            disk_of(engine, f"k{number}").cache(raw_image, raw_image.name)
+            disk = disk_of(engine, f"k{number}")
+            disk.cache(raw_image, raw_image.name)
+            disk.create_snap("kept")
 
     def look(disk: RbdDisk, after: float) -> None:
         if disk.exists():
             assert read(disk, tmp_path) == raw_content.read_bytes(), after
+            assert [snap.name for snap in disk.snaps()] == ["kept"], after
         disk.remove()
         assert not disk.exists(), after
         disk.cache(raw_image, raw_image.name)
@@ -106,10 +110,10 @@ def test_removal_is_begun_or_not_and_can_be_repeated(
     scene.killed_throughout(lambda disk: disk.remove(), look)
 
 
-def test_rollback_is_finished_by_whoever_looks(
+def test_killed_rollback_is_finished_by_the_next_call_for_the_disk(
     scene: Scene, raw_image: Template, raw_content: Path, tmp_path: Path
 ) -> None:
-    """In the middle of it the disk is neither what it was nor what it is to be."""
+    """In the middle of it the disk is neither what it was nor what it is to be, and cannot be opened."""
     with scene.engine() as engine:
         for number in range(_STEPS):
             disk = disk_of(engine, f"k{number}")
@@ -118,7 +122,7 @@ def test_rollback_is_finished_by_whoever_looks(
             oracle.write(disk.source(), 0, 8 * Mi, 0x66)
 
     def look(disk: RbdDisk, after: float) -> None:
-        assert disk.exists(), after
+        assert [snap.name for snap in disk.snaps()] == ["kept"], after
         found = read(disk, tmp_path)
         assert found in (b"\x66" * 8 * Mi, raw_content.read_bytes()), after
         oracle.write(disk.source(), Mi, 4096, 0x11)  # what was in the object before must not come back beside it
@@ -143,8 +147,9 @@ def test_map_of_objects_is_not_believed_after_a_killed_rollback(
             [snap] = images.snapshots(image)
         rolled = backend.ioctx.read(f"rbd_object_map.{image_id}.{snap['id']:016x}")
         backend.ioctx.write_full(f"rbd_object_map.{image_id}", rolled)
-        headers.set_metadata(backend.ioctx, image_id, "imgbackend.rollback", "kept")
-        assert disk.exists()
+        begun = names.Rollback(image=image_id, snapshot=snap["id"])
+        names.point(backend.ioctx, disk.image, image_id, str(begun))
+        assert [snap.name for snap in disk.snaps()] == ["kept"]
         oracle.write(disk.source(), 5 * Mi, 4096, 0x11)
         wanted = b"\x22" * 4 * Mi + raw_content.read_bytes()[4 * Mi :]
         assert read(disk, tmp_path) == wanted[: 5 * Mi] + b"\x11" * 4096 + wanted[5 * Mi + 4096 :]

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,10 +14,10 @@ from imgbackend import Engine
 from imgbackend.cache.garbage.collect import Leftover
 from imgbackend.testing.children import Child
 from imgbackend.types import Mi
-from imgbackend_rbd import RbdBackend
+from imgbackend_rbd import RbdBackend, images, lock
 from imgbackend_rbd.bases import image_of
 from imgbackend_rbd.disk import RbdDisk
-from labs.ceph import Cluster
+from labs.ceph import Cluster, new_pool
 from labs.templates import Template
 
 
@@ -72,7 +73,7 @@ def test_broken_import_goes_with_the_next_pass_of_any_host_once_its_lock_has_exp
     assert stored(engine) == []
 
 
-def test_unfinished_disk_of_another_host_stays_for_an_hour_and_is_cleared_by_its_own(
+def test_unfinished_disk_of_another_host_stays_while_its_lease_is_held_and_is_cleared_by_its_own_at_once(
     hosts: Hosts, killed: Callable[..., None], raw_image: Template, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     engine = hosts("one")
@@ -85,18 +86,52 @@ def test_unfinished_disk_of_another_host_stays_for_an_hour_and_is_cleared_by_its
     killed(work)
     at_once(engine)
     [left] = stored(engine, remove=True)
-    assert (left.kind, left.removed) == ("disk", False)
-    assert "host" in left.reason
+    assert (left.kind, left.dead, left.removed) == ("disk", False, False)
+    assert left.reason == "somebody is making or removing it"
     other = hosts("two")
     at_once(other)
     done = other.cache.leftovers(remove=True)
-    assert [each.removed for each in done.leftovers if "web1" in each.name], "it goes with its record"
-    assert all(each.removed for each in done.leftovers)
+    assert [each.removed for each in done.leftovers if each.kind == "record"] == [True], "it goes with its record"
     assert stored(other) == stored(engine) == []
     assert other.host.records.all("web1") == {}
     assert read(disk_of(engine, "kept"), tmp_path) == raw_image.content.read_bytes()
     engine.disk("kept").remove()
     backend_of(engine).remove_base(raw_image.name)
+
+
+def test_image_of_a_disk_whose_making_was_killed_is_told_and_removed(
+    hosts: Hosts,
+    killed: Callable[..., None],
+    raw_image: Template,
+    rbd_cluster: Cluster,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is in another pool than the disk, and the disk has a snapshot for it."""
+    monkeypatch.setattr(lock, "_LEASE_SECONDS", 2)  # of the child too
+    with new_pool(rbd_cluster) as glance:
+
+        def copying(_phase: str, done: int, _total: int | None) -> None:
+            if done:
+                die()
+
+        def work(engine: Engine) -> None:
+            engine.disk("web1").cache(raw_image, raw_image.name)
+            disk_of(engine, "web1").to_image("copy", glance, progress=copying)
+
+        killed(work)
+        engine, backend = hosts("two"), backend_of(hosts("one"))
+        [left] = stored(engine, remove=True)
+        assert (left.kind, left.dead) == ("disk", False)
+        assert left.name.startswith(f"{glance}/copy ")
+        time.sleep(2.5)
+        [left] = stored(hosts("one"), remove=True)
+        assert left.removed
+        assert stored(engine) == []
+        assert list(backend.cluster.rbd().list2(backend.cluster.pool(glance))) == []
+        with backend.cluster.image(backend.pool, "web1_disk", read_only=True) as image:
+            assert images.snapshots(image) == []
+        disk_of(engine, "web1").remove()
+        backend.remove_base(raw_image.name)
 
 
 def test_unfinished_disk_is_told_with_what_it_takes(

@@ -1,0 +1,73 @@
+"""What the name of a disk points to: an image, or for a while nothing.
+
+A name is an object of the pool that has the id of the image, and who opens an image by its
+name reads that first.  While a disk is rolled back, or before it is removed, its name has
+something else instead of the id: then nobody can open the disk, nor make another of that
+name, for Ceph's list of images has it still.  One request hides a disk or shows it again, so
+that nobody ever opens a disk that is half rolled back.  What has the image open already is
+among its watchers, and is looked for when the name is hidden.
+"""
+
+import errno
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from imgbackend import errors
+from imgbackend_rbd import headers
+
+if TYPE_CHECKING:
+    from rados import Ioctx
+
+_OBJECT: Final = "rbd_id."
+_ROLLBACK: Final = "imgbackend-rollback."
+_REMOVAL: Final = "~"
+"""No id of Ceph's begins so.  The name has as many bytes as before: a full pool takes no more."""
+_MISMATCH: Final = 4095
+"""MAX_ERRNO: above it librados says at what byte the content differed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollback:
+    """A rollback that is going on, or was broken off, as the disk's name says."""
+
+    image: str
+    """The id of the image."""
+    snapshot: int
+    """Ceph's number of the snapshot."""
+
+    def __str__(self) -> str:
+        return f"{_ROLLBACK}{self.image}.{self.snapshot}"
+
+
+def rollback(pointed: str) -> Rollback | None:
+    """What the content of a name says of a rollback; None: it is the id of an image, or of a removal."""
+    image, _, snapshot = pointed.removeprefix(_ROLLBACK).rpartition(".")
+    return Rollback(image=image, snapshot=int(snapshot)) if pointed.startswith(_ROLLBACK) else None
+
+
+def removal(image_id: str) -> str:
+    """The content of the name of an image that is being removed."""
+    return _REMOVAL + image_id[1:]
+
+
+def is_removal(pointed: str) -> bool:
+    """Whether the content of a name says that its image is being removed."""
+    return pointed.startswith(_REMOVAL)
+
+
+def point(ioctx: "Ioctx", name: str, before: str, after: str) -> None:
+    """Change what a name has, in one request, if it has ``before``.
+
+    :raises DiskBusy: if it has something else.
+    """
+    op = ioctx.create_write_op()
+    try:
+        op.cmpext(headers.packed(before.encode()), 0)
+        op.write_full(headers.packed(after.encode()))
+        ioctx.operate_write_op(op, f"{_OBJECT}{name}")
+    except Exception as exc:
+        if (getattr(exc, "errno", None) or 0) < _MISMATCH and getattr(exc, "errno", None) != errno.ECANCELED:
+            raise
+        raise errors.DiskBusy(f"{name} was made anew, or changed, just now; try again") from exc
+    finally:
+        ioctx.release_write_op(op)
