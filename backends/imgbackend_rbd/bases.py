@@ -7,6 +7,7 @@ the next import clears it.
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import time
@@ -38,6 +39,11 @@ _SKEW: Final = 60.0
 def image_of(base: str) -> str:
     """The name of the image that keeps a base."""
     return f"{_PREFIX}{base}"
+
+
+def _aside(image_id: str) -> str:
+    """The name of a base that its image has when it is put aside."""
+    return hashlib.sha1(image_id.encode(), usedforsecurity=False).hexdigest()
 
 
 def _last(*times: float) -> float:
@@ -83,7 +89,10 @@ class CephPoolBases:
                 with contextlib.suppress(*self._cluster.absent):
                     made = headers.made(ioctx, image)
                     taken = headers.taken(ioctx, image, self._cluster.absent)
-                    yield StoreLeftover(name=f"{self._pool}/{image}", disk=None, base=name, allocated=taken, time=made)
+                    live = bool(lock.Holders(self._cluster, self._pool, lock.object_of(name)))
+                    yield StoreLeftover(
+                        name=f"{self._pool}/{image}", disk=None, base=name, allocated=taken, time=made, live=live
+                    )
 
     def touch(self, name: str) -> None:
         """Note a use; one within some minutes of the last is the same."""
@@ -108,7 +117,7 @@ class CephPoolBases:
             try:
                 image_id = headers.identity(ioctx, image)
                 mark = headers.read(ioctx, image_id, (_MARK,)).metadata.get(_MARK)
-                images.refuse_dependents(self._cluster, self._pool, image)
+                images.refuse_bound(self._cluster, self._pool, image)
                 if mark is not None:
                     headers.remove_metadata(ioctx, image_id, _MARK)
             except self._cluster.absent:
@@ -135,23 +144,21 @@ class CephPoolBases:
         """Make a base of a raw file; ``check`` raises where it is not ours to publish any more."""
         image = image_of(name)
         with self._cluster.asked(f"importing the base {name}", self._pool):
-            try:
-                if not self._has_clones(image):  # else it was whole once, and nobody writes to a base
-                    self._write(image, path, info.virtual_size, progress)
+            with self._imported(name, path, info.virtual_size, progress):
                 check()
-            except BaseException:
-                with contextlib.suppress(errors.Error), self._cluster.asked("clearing an import", self._pool):
-                    images.purge(self._cluster, self._pool, image, self._patience)
-                raise
             ioctx = self._cluster.pool(self._pool)
-            header = headers.read(ioctx, headers.identity(ioctx, image))
-            mark = {"image": header.id, "time": time.time(), "tags": dict(tags)}
-            taken = headers.allocated(ioctx, header) if header.mapped else header.size
-            self._publish(name, json.dumps({**mark, "allocated": taken}))  # nobody writes to a base: it stays so
+            self._publish(name, self._mark(headers.identity(ioctx, image), tags))
             found = self._found(name)
         if found is None:
             raise errors.StorageUnavailable(f"the base {name} went away while it was imported; try again")
         return found
+
+    def _mark(self, image_id: str, tags: Mapping[str, str]) -> str:
+        """What makes a base visible; nobody writes to a base: what it takes stays so."""
+        ioctx = self._cluster.pool(self._pool)
+        header = headers.read(ioctx, image_id)
+        taken = headers.allocated(ioctx, header) if header.mapped else header.size
+        return json.dumps({"image": image_id, "time": time.time(), "tags": dict(tags), "allocated": taken})
 
     def read(self, name: str) -> Generator[tuple[int, bytes | memoryview], None, None]:
         """See :meth:`imgbackend.driver.abilities.ChecksBases.read_base`.
@@ -197,20 +204,49 @@ class CephPoolBases:
             except self._cluster.absent as exc:
                 raise errors.BaseMissing(f"the base {name} has just gone from the pool {self._pool}") from exc
 
-    def _has_clones(self, image: str) -> bool:
-        try:
-            with self._cluster.image(self._pool, image, read_only=True) as found:
-                return bool(images.dependents(found))
-        except self._cluster.absent:
-            return False
-
-    def _write(self, image: str, path: Path, size: int, progress: Progress) -> None:
-        images.purge(self._cluster, self._pool, image, self._patience)
+    @contextlib.contextmanager
+    def _imported(self, name: str, path: Path, size: int, progress: Progress) -> Iterator[None]:
+        """The bytes of a file, in an image without a mark; on an error, here or later, what was made here goes."""
+        cluster, ioctx, image = self._cluster, self._cluster.pool(self._pool), image_of(name)
         with files.open_fd(path, os.O_RDONLY) as source:
             length = os.fstat(source).st_size
-            self._cluster.rbd().create(self._cluster.pool(self._pool), image, max(size, length), old_format=False)
-            with self._cluster.image(self._pool, image) as target:
-                images.fill(target, source, length, progress)
+            size = max(size, length)
+            if self._was_whole(name, source, size):
+                yield
+                return
+            images.purge(cluster, self._pool, image, self._patience)
+            cluster.rbd().create(ioctx, image, size, old_format=False)
+            image_id = headers.identity(ioctx, image)
+            try:
+                with cluster.image(self._pool, image, image_id=image_id) as target:
+                    images.fill(target, source, length, progress)
+                yield
+            except BaseException:
+                with contextlib.suppress(errors.Error), cluster.asked("clearing an import", self._pool):
+                    if headers.identity(ioctx, image) == image_id:  # else it is another importer's by now
+                        images.purge(cluster, self._pool, image, self._patience)
+                raise
+
+    def _was_whole(self, name: str, source: int, size: int) -> bool:
+        """Whether an image is this base, and lost its mark alone: it has clones, and nobody writes to a base.
+
+        One of other bytes is put aside as a bad base, for its clones need it.
+        """
+        image = image_of(name)
+        try:
+            with self._cluster.image(self._pool, image, read_only=True) as found:
+                if not images.dependents(found):
+                    return False
+                image_id = found.id()
+            with self._cluster.image(self._pool, image, snapshot=SNAPSHOT, read_only=True) as base:
+                if images.has_bytes(base, source, size):
+                    return True
+        except self._cluster.absent:
+            return False
+        told = {"bad": "it has no mark, and other bytes than what was imported under its name", "was": name}
+        self._cluster.rbd().rename(self._cluster.pool(self._pool), image, image_of(_aside(image_id)))
+        self._publish(_aside(image_id), self._mark(image_id, told))
+        return False
 
     def _publish(self, name: str, mark: str) -> None:
         """Make sure of the snapshot, and set the mark."""

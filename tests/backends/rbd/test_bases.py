@@ -11,7 +11,7 @@ import pytest
 from backends.rbd.conftest import Hosts, backend_of, disk_of, emptied, options, read
 from imgbackend import Engine, errors
 from imgbackend.testing.children import Child
-from imgbackend.types import Mi, Progress
+from imgbackend.types import ImageInfo, Mi, Progress, ignore
 from imgbackend_rbd import headers, images
 from imgbackend_rbd.bases import SNAPSHOT, image_of
 from imgbackend_rbd.images import Patience
@@ -307,3 +307,61 @@ def test_leftover_that_has_clones_is_taken_for_the_base_it_was(
     assert headers.identity(backend.ioctx, image_of(raw_image.name)) == image_id
     assert read(disk, tmp_path) == raw_content.read_bytes()
     emptied(engine)
+
+
+def test_base_that_lost_its_mark_and_has_other_bytes_is_put_aside_and_imported_anew(
+    engine: Engine, raw_image: Template, raw_content: Path, tmp_path: Path
+) -> None:
+    """Its clones go on; what is imported under its name has the bytes that its tags say."""
+    backend = backend_of(engine)
+    disk_of(engine, "web1").cache(raw_image, raw_image.name)
+    image_id = headers.identity(backend.ioctx, image_of(raw_image.name))
+    headers.remove_metadata(backend.ioctx, image_id, "imgbackend.base")
+    other = tmp_path / "other.raw"
+    other.write_bytes(os.urandom(8 * Mi))
+    backend.import_base(raw_image.name, other, ImageInfo(format="raw", virtual_size=8 * Mi), {"digest": "new"}, ignore)
+    assert headers.identity(backend.ioctx, image_of(raw_image.name)) != image_id
+    assert b"".join(bytes(data) for _, data in backend.read_base(raw_image.name)) == other.read_bytes()
+    assert read(disk_of(engine, "web1"), tmp_path) == raw_content.read_bytes()
+    aside = next(base for base in backend.list_bases() if base.name != raw_image.name)
+    assert (aside.identity, aside.children, aside.tags["was"]) == (image_id, 1, raw_image.name)
+    assert "bytes" in aside.tags["bad"]
+    emptied(engine)
+
+
+def test_importer_that_lost_its_lock_leaves_the_base_that_another_published(
+    engine: Engine, hosts: Hosts, raw_image: Template, raw_content: Path
+) -> None:
+    ours, theirs = backend_of(engine), backend_of(hosts("two"))
+    info = ImageInfo(format="raw", virtual_size=8 * Mi)
+
+    def lost() -> None:
+        """Stood still for half a minute: another importer cleared this one's image, and was quicker."""
+        images.purge(theirs.cluster, theirs.pool, image_of(raw_image.name), _AT_ONCE)
+        theirs.import_base(raw_image.name, raw_content, info, {"of": "two"}, ignore)
+        raise errors.StorageUnavailable("the lock was lost")
+
+    with pytest.raises(errors.StorageUnavailable):
+        ours._bases.put(raw_image.name, raw_content, info, {"of": "one"}, ignore, lost)
+    found = ours.find_base(raw_image.name)
+    assert found is not None
+    assert found.tags == {"of": "two"}
+    emptied(engine)
+
+
+def test_every_request_is_waited_for_when_one_fails(engine: Engine, raw_content: Path) -> None:
+    """Their bytes are librbd's until then."""
+    backend = backend_of(engine)
+    backend.cluster.rbd().create(backend.ioctx, "web9_disk", 8 * Mi, old_format=False)
+    window = images._Window()
+
+    def fail() -> None:
+        raise OSError(28, "No space left on device")
+
+    with backend.cluster.image(backend.pool, "web9_disk") as image:
+        for at in range(0, 8 * Mi, Mi):
+            window.add(image.aio_write(b"x" * Mi, at, lambda _completion: None), fail)
+        with pytest.raises(OSError, match="No space left"):
+            window.__exit__(None, None, None)
+        assert len(window._pending) == 0
+    images.purge(backend.cluster, backend.pool, "web9_disk", _AT_ONCE)
