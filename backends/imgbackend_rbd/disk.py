@@ -81,8 +81,10 @@ class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Snapshottable, Flattenab
                 pointed = headers.identity(self.backend.ioctx, self.image)
             except self.backend.cluster.absent:
                 return None
-        rolled = names.rollback(pointed)
-        return rolled.image if rolled is not None else None if names.is_removal(pointed) else pointed
+        begun = names.rollback(pointed)
+        if begun is not None:
+            return begun.image
+        return None if names.is_removal(pointed) else pointed
 
     def _refuse_foreign(self, header: headers.ImageHeader) -> None:
         if self.recorded is None and not own_mark(header):
