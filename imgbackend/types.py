@@ -308,7 +308,7 @@ class StoreBase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreLeftover:
-    """Something unfinished in a backend's own store: of a disk, or of a base."""
+    """Something in a backend's own store that no disk and no base has: unfinished, or put aside by people."""
 
     name: str
     """As the store has it, for people."""
@@ -319,6 +319,11 @@ class StoreLeftover:
     """Bytes that the store spends on it, as far as it can tell."""
     time: float
     """Seconds since 1970: when it was made, or last changed."""
+    kept_because: str = ""
+    """It is whole, and may hold a guest's data: why it is told, and what can be done; it is never removed.
+
+    Empty: it is unfinished.
+    """
 
 
 @dataclass(frozen=True, slots=True)
