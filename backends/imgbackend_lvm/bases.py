@@ -14,7 +14,8 @@ from imgbackend_lvm.block_io import opened, pieces
 from imgbackend_lvm.group import GroupBackend
 from imgbackend_lvm.lvm2 import LogicalVolume, tag_of, tags_of, value_of
 from imgbackend_lvm.pool import Pool
-from imgbackend_lvm.volumes import BACKEND, FROM, VolumeDisk, spent
+from imgbackend_lvm.volume_names import BACKEND, FROM
+from imgbackend_lvm.volumes import VolumeDisk, spent
 
 BASE: Final = "imgbackend.base"
 """The tag of a base: its name."""
@@ -108,6 +109,15 @@ class ThinPoolBases:
     def _used(self, name: str) -> Path:
         own = hashlib.sha1(self._backend.name.encode(), usedforsecurity=False).hexdigest()
         return self._backend.host.bases / _USED / f"{own[:8]}-{name}"
+
+    def unfinished(self, volumes: list[LogicalVolume]) -> Iterator[StoreLeftover]:
+        """Volumes of imports that were killed; by their names too: whoever renames one keeps it."""
+        for volume in volumes:
+            name = value_of(volume.lv_tags, BASE)
+            if name is not None and self._is_mine(volume) and volume.lv_name == f".{self.volume_of(name)}":
+                path = f"{self._backend.group}/{volume.lv_name}"
+                made = float(volume.lv_time)
+                yield StoreLeftover(name=path, disk=None, base=name, allocated=spent(volume), time=made)
 
     def outlived(self, volumes: list[LogicalVolume]) -> Iterator[StoreLeftover]:
         """Files that tell of the last use of bases that are gone: somebody removed those by other means."""
