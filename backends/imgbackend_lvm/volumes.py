@@ -6,10 +6,11 @@ is on record.  What is unfinished, or on its way out, has a name that begins wit
 """
 
 import abc
+import contextlib
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ from imgbackend.driver.template import Base, PrepareTemplate
 from imgbackend.system import files, qemu_img
 from imgbackend.types import BlockSource, DiskInfo, Mi, Progress, Way, ignore
 from imgbackend_lvm import wipe
-from imgbackend_lvm.block_io import opened
+from imgbackend_lvm.block_io import opened, write_counts
 from imgbackend_lvm.group import GroupBackend
 from imgbackend_lvm.lvm2 import LogicalVolume, value_of
 from imgbackend_lvm.volume_names import (
@@ -305,12 +306,35 @@ class VolumeDisk(Disk[Any], Importable):
         self.backend.lvm.lvrename(self.backend.group, self.unfinished, self.name)
 
     def extract_image(self, target: Path, format: str, *, compress: bool, progress: Progress) -> None:
-        """By qemu-img, from the device."""
+        """By qemu-img, from the device.
+
+        :raises DiskBusy: if a guest has it open, or wrote to it meanwhile.
+        """
         host, size = self.backend.host, self.refuse_open().lv_size
         qemu_img.take_back(host, self.device.resolve())
-        with opened(self.device, os.O_RDONLY) as source, files.open_fd(target, os.O_RDWR) as out:
+        with self._unwritten(), opened(self.device, os.O_RDONLY) as source, files.open_fd(target, os.O_RDWR) as out:
             qemu_img.convert(
                 host, [(source, "raw")], out, format, size=size, compress=compress, progress=progress, phase="extract"
+            )
+
+    @contextlib.contextmanager
+    def _unwritten(self) -> Iterator[None]:
+        """A context manager: see at its end that nobody wrote to the disk.
+
+        It cannot be kept for one reader: ``O_EXCL`` holds off those alone who ask for it too, and QEMU does not.  A
+        snapshot to read from would do for a thin disk, but not in a pool that is full or read-only, which is when disks
+        are exported.  So the kernel's count of writes is asked; what a writer left in buffers is counted when the last
+        has closed the device, so it is seen first that nobody has it open.
+
+        :raises DiskBusy: if somebody wrote, or may do so.
+        """
+        before = write_counts(self.device)
+        yield
+        self._seen = None
+        self.refuse_open()
+        if write_counts(self.device) != before:
+            raise errors.DiskBusy(
+                f"{self.device} was written to while it was read; stop its guest, and export it again"
             )
 
     def source(self) -> BlockSource:

@@ -1,8 +1,9 @@
-"""A guest that starts while its disk is removed or rolled back loses nothing."""
+"""A guest that starts while its disk is removed, rolled back or exported loses nothing, and nothing is torn."""
 
 import contextlib
 import os
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from imgbackend import Engine, errors
+from imgbackend.types import Mi
 from imgbackend_lvm.lvm2_run import Lvm2Commands
 from labs.holders import guest_on
 from labs.lvm import Group, lvm
@@ -163,3 +165,38 @@ def test_rollback_that_others_look_at_is_done_or_refused(
     disk.rollback_to_snap("kept")
     assert disk.source().path.read_bytes() == raw_image.content.read_bytes()
     assert not any(name.startswith(".") for name in lvm_group.volumes())
+
+
+@pytest.mark.parametrize("place", ["thin", "thick"])
+@pytest.mark.parametrize("how", ["runs", "ended", "direct", "discards"])
+def test_export_that_a_guest_may_have_torn_is_refused(
+    request: pytest.FixtureRequest,
+    raw_image: Template,
+    tmp_path: Path,
+    place: str,
+    how: str,
+    guests: contextlib.ExitStack,
+) -> None:
+    disk = made(request.getfixturevalue(place), raw_image)
+    path, came = disk.source().path, list[str]()
+
+    def comes(_phase: str, _done: int, _total: int | None) -> None:
+        if came:
+            return
+        came.append(how)
+        if how == "runs":
+            guests.enter_context(guest_on(path, "raw"))
+        elif how == "ended":
+            write(path, 0x78, at=6 * Mi)
+        else:
+            told = ["discard", "6M", "1M"] if how == "discards" else ["write", "6M", "4k"]
+            argv = ["qemu-io", "-f", "raw", "-n", "-d", "unmap", "-c", " ".join(told), str(path)]
+            subprocess.run(argv, check=True, capture_output=True, timeout=120)
+
+    with pytest.raises(errors.DiskBusy, match=str(path)):
+        disk.extract(tmp_path / "out", "raw", progress=comes)
+    assert came == [how]
+    assert list(tmp_path.glob("*out*")) == []
+    guests.close()
+    disk.extract(tmp_path / "out", "raw")
+    assert (tmp_path / "out").read_bytes() == path.read_bytes()
