@@ -107,7 +107,7 @@ class ThinBackend(LvmBackend, ThinGroup, ChecksBases):
         """By their tags and names; and what tells when bases were used that are gone."""
         volumes = self.lvm.lvs(self.group)
         yield from leftovers.of_disks(self, volumes)
-        yield from self.bases.unfinished(volumes)
+        yield from self.bases.leftovers(volumes)
         yield from self.bases.outlived(volumes)
 
     def find_base(self, name: str) -> StoreBase | None:

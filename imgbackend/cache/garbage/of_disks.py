@@ -70,9 +70,9 @@ class Orphans:
     def _of_backend(self, backend: Backend) -> Iterator[Candidate]:
         unfinished: set[DiskId] = set()
         for left in self._told(backend):
-            if left.kept_because and left.disk is not None:
+            if left.kept_because:
                 if self._whole:
-                    yield self._of_aside(backend, left, left.disk)
+                    yield self._of_aside(backend, left)
                 continue
             yield self._of_store(backend, left)
             unfinished |= {left.disk} if left.disk is not None else set()
@@ -182,6 +182,9 @@ class Orphans:
     def _disk_guard(self, disk: DiskId) -> Guard:
         return self._guard(locks.name_of(disk), functools.partial(self._host.locks.disk, disk))
 
+    def _base_guard(self, base: str) -> Guard:
+        return self._guard(f"{locks.BASE_PREFIX}{base}", functools.partial(self._host.locks.base, base))
+
     def _of_record(self, disk: Disk[Any]) -> Candidate:
         def look() -> LeftoverState | None:
             with disk.reading():
@@ -216,12 +219,12 @@ class Orphans:
             remove=_never,
         )
 
-    def _of_aside(self, backend: Backend, left: StoreLeftover, disk: DiskId) -> Candidate:
+    def _of_aside(self, backend: Backend, left: StoreLeftover) -> Candidate:
         return Candidate(
-            kind="disk",
+            kind="disk" if left.disk is not None else "base",
             store=backend.name,
             name=left.name,
-            guard=self._disk_guard(disk),
+            guard=self._base_guard(left.base or "") if left.disk is None else self._disk_guard(left.disk),
             look=lambda: LeftoverState(size=left.allocated, time=left.time, dead=False, reason=left.kept_because),
             remove=_never,
             size=left.allocated,
@@ -276,8 +279,7 @@ class Orphans:
                 if store.find_base(base) is None:
                     store.remove_base(base)
 
-        name = f"{locks.BASE_PREFIX}{base}"
-        return self._guard(name, functools.partial(self._host.locks.base, base)), look, remove
+        return self._base_guard(base), look, remove
 
     def _beside(self, left: StoreLeftover) -> LeftoverState:
         reason = "the base itself is whole, and what is beside it goes with it"
@@ -361,7 +363,7 @@ def _remove_empty(folder: Path) -> None:
 
 
 def _never() -> None:
-    raise errors.StorageError("a whole disk is not removed as a leftover")
+    raise errors.StorageError("what is whole is not removed as a leftover")
 
 
 def _busy(_phase: str, _done: int, _total: int | None) -> None:

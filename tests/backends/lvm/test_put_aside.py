@@ -136,22 +136,34 @@ def test_snapshot_that_people_renamed_outlives_its_disk(thin: Engine, lvm_group:
     lvm("lvremove", "-y", f"{lvm_group.name}/keep")
 
 
-def test_import_that_people_renamed_is_not_told_as_a_leftover(
+@pytest.mark.parametrize("whole", [True, False])
+def test_base_or_import_that_people_renamed_is_told_and_never_removed(
     thin: Engine,
     lvm_group: Group,
     raw_image: Template,
+    whole: bool,
     stop_at: Callable[[str], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A pass would say each time that it was removed."""
-    stop_at("lvrename")
-    with pytest.raises(KilledError):
-        written(thin, raw_image)
-    monkeypatch.undo()
-    [unfinished] = lvm_group.volumes()
-    lvm("lvrename", lvm_group.name, unfinished, ".theirs")
-    assert in_the_group(thin) == []
-    lvm("lvremove", "-y", f"{lvm_group.name}/.theirs")
+    """The next disk has its image imported again, and the base of that goes when nobody needs it."""
+    if whole:
+        written(thin, raw_image).remove()
+    else:
+        stop_at("lvrename")
+        with pytest.raises(KilledError):
+            written(thin, raw_image)
+        monkeypatch.undo()
+    [base] = lvm_group.volumes()
+    lvm("lvrename", lvm_group.name, base, ".theirs")
+    [left] = [left for left in in_the_group(thin) if left.name == f"{lvm_group.name}/.theirs"]
+    assert (left.kind, left.dead, left.removed) == ("base", False, False)
+    assert f"lvrename {lvm_group.name} .theirs {base.removeprefix('.')};" in left.reason
+    written(thin, raw_image).remove()
+    backend: Any = thin.backend()
+    backend.remove_base(raw_image.name)
+    assert list(backend.list_bases()) == []
+    assert lvm_group.volumes() == {".theirs"}
+    lvm("lvremove", "-f", "-y", f"{lvm_group.name}/.theirs")
 
 
 @pytest.mark.parametrize(
