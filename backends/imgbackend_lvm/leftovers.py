@@ -9,7 +9,6 @@ from imgbackend_lvm.lvm2 import LogicalVolume, value_of
 from imgbackend_lvm.volume_names import (
     BACKEND,
     FORMER,
-    REPLACEMENT,
     WITHDRAWN,
     advice_for_renamed,
     advice_for_snapshots,
@@ -21,8 +20,8 @@ from imgbackend_lvm.volume_names import (
 )
 from imgbackend_lvm.volumes import spent
 
-_STAND_INS: Final = (REPLACEMENT, FORMER, WITHDRAWN)
-"""Ends of the names of volumes that are, or were, the disk: beside one of them its snapshots are not alone."""
+_STAND_INS: Final = (FORMER, WITHDRAWN)
+"""Ends of the names of volumes that were the disk: beside one of them its snapshots are not alone."""
 
 
 def of_disks(backend: GroupBackend, volumes: list[LogicalVolume]) -> Iterator[StoreLeftover]:

@@ -162,7 +162,7 @@ class VolumeDisk(Disk[Any], Importable):
     def settled_parts(self) -> dict[str, LogicalVolume]:
         """The same; where a rollback was killed while nothing had the disk's name, that is ended first."""
         parts = self.parts()
-        if self.name in parts or parts.keys().isdisjoint((self.replacement, self.former)):
+        if self.name in parts or self.former not in parts:
             return parts
         self._end_rollback(parts)
         return self.parts()
@@ -173,8 +173,7 @@ class VolumeDisk(Disk[Any], Importable):
         That the former volume is not active tells that no guest had it, or has it: the replacement can come.  Where it
         is active, a guest may have started on it just before it was renamed, and its writes are kept.
         """
-        former = parts.get(self.former)
-        back = former is not None and (former.active or self.replacement not in parts)
+        back = parts[self.former].active or self.replacement not in parts
         try:
             self.backend.lvm.lvrename(self.backend.group, self.former if back else self.replacement, self.name)
         except errors.DiskError:

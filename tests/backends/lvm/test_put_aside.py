@@ -117,6 +117,33 @@ def test_snapshots_of_a_disk_that_is_gone_stay_and_bring_it_back(
     assert [name[:5] for name in lvm_group.volumes()] == ["base_"]
 
 
+def test_rollback_that_was_killed_does_not_replace_a_disk_that_people_renamed(
+    thin: Engine,
+    lvm_group: Group,
+    raw_image: Template,
+    stop_at: Callable[[str, int], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its replacement was made, and the disk had its name still."""
+    disk = written(thin, raw_image)
+    disk.create_snap("good")
+    stop_at("lvrename", 1)
+    with pytest.raises(KilledError):
+        disk.rollback_to_snap("good")
+    monkeypatch.undo()
+    lvm("lvrename", lvm_group.name, "web1_disk", "keep")
+    with pytest.raises(errors.DiskError, match="the disk web1/disk is gone"):
+        disk.exists()
+    assert {left.name.partition("/")[2]: left.removed for left in in_the_group(thin)} == {
+        ".web1_disk+next": True,
+        "keep": False,
+        **{name: False for name in lvm_group.volumes() if name.startswith("web1_disk+")},
+    }
+    lvm("lvrename", lvm_group.name, "keep", "web1_disk")
+    assert [snap.name for snap in disk.snaps()] == ["good"]
+    assert kept(lvm_group, "web1_disk")
+
+
 def test_snapshot_that_people_renamed_outlives_its_disk(thin: Engine, lvm_group: Group, raw_image: Template) -> None:
     disk = written(thin, raw_image)
     disk.create_snap("good")
