@@ -338,7 +338,7 @@ class StoreBase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreLeftover:
-    """Something unfinished in a backend's own store: of a disk, or of a base."""
+    """Something in a backend's own store that no disk and no base has: unfinished, or put aside by people."""
 
     name: str
     """As the store has it, for people."""
@@ -352,6 +352,11 @@ class StoreLeftover:
     live: bool | None = None
     """True: somebody is at it.  False: nobody is, the store says so.  None: the store does not
     know, and its age tells, by this host's clock."""
+    kept_because: str = ""
+    """It is whole, and may hold a guest's data: why it is told, and what can be done; it is never removed.
+
+    Empty: it is unfinished.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -14,7 +15,8 @@ from imgbackend_lvm.block_io import opened, pieces
 from imgbackend_lvm.group import GroupBackend
 from imgbackend_lvm.lvm2 import LogicalVolume, tag_of, tags_of, value_of
 from imgbackend_lvm.pool import Pool
-from imgbackend_lvm.volumes import BACKEND, FROM, VolumeDisk, spent
+from imgbackend_lvm.volume_names import BACKEND, FROM
+from imgbackend_lvm.volumes import VolumeDisk, spent
 
 BASE: Final = "imgbackend.base"
 """The tag of a base: its name."""
@@ -43,8 +45,17 @@ class ThinPoolBases:
 
     def volume_of(self, name: str) -> str:
         """The volume of a base: two backends may be in one group."""
-        own = hashlib.sha1(self._backend.name.encode(), usedforsecurity=False).hexdigest()
-        return f"base_{name}_{own[:8]}"
+        return f"base_{name}_{self._own}"
+
+    @property
+    def _own(self) -> str:
+        """Tells this backend's bases from those of others."""
+        return hashlib.sha1(self._backend.name.encode(), usedforsecurity=False).hexdigest()[:8]
+
+    def _whole(self, volume: LogicalVolume) -> str | None:
+        """The base that a volume is, by its tag, under a name that is made here: people rename what they keep."""
+        name, parts = value_of(volume.lv_tags, BASE), re.fullmatch(rf"base_(.+)_{self._own}", volume.lv_name)
+        return name if parts is not None and is_base_name(parts[1]) and self._is_mine(volume) else None
 
     def find(self, name: str) -> StoreBase | None:
         """See :meth:`imgbackend.driver.abilities.HoldsBases.find_base`."""
@@ -64,8 +75,8 @@ class ThinPoolBases:
 
     def _all(self, volumes: list[LogicalVolume]) -> Iterator[StoreBase]:
         for volume in volumes:
-            name = value_of(volume.lv_tags, BASE)
-            if name is None or volume.lv_name[0] == "." or not self._is_mine(volume):
+            name = self._whole(volume)
+            if name is None:
                 continue
             yield StoreBase(
                 name=name,
@@ -106,8 +117,32 @@ class ThinPoolBases:
             return float(volume.lv_time)
 
     def _used(self, name: str) -> Path:
-        own = hashlib.sha1(self._backend.name.encode(), usedforsecurity=False).hexdigest()
-        return self._backend.host.bases / _USED / f"{own[:8]}-{name}"
+        return self._backend.host.bases / _USED / f"{self._own}-{name}"
+
+    def leftovers(self, volumes: list[LogicalVolume]) -> Iterator[StoreLeftover]:
+        """Volumes of imports that were killed; and bases that people renamed, which are told and never removed."""
+        for volume in volumes:
+            name = value_of(volume.lv_tags, BASE)
+            if name is None or not self._is_mine(volume) or self._whole(volume):
+                continue
+            unfinished = volume.lv_name == f".{self.volume_of(name)}"
+            yield StoreLeftover(
+                name=f"{self._backend.group}/{volume.lv_name}",
+                disk=None,
+                base=name,
+                allocated=spent(volume),
+                time=float(volume.lv_time),
+                kept_because="" if unfinished else self._advice(volume, name),
+            )
+
+    def _advice(self, volume: LogicalVolume, name: str) -> str:
+        """What people can do with a base that one of them renamed."""
+        group, path = volume.vg_name, f"{volume.vg_name}/{volume.lv_name}"
+        return (
+            f"it has the tags of the base {name} and another name: somebody renamed it; to use it again: "
+            f"lvrename {group} {volume.lv_name} {self.volume_of(name)}; to keep it as it is: lvchange --deltag "
+            f"{tag_of(BACKEND, self._backend.name)} {path}; if nobody needs it: lvremove {path}"
+        )
 
     def outlived(self, volumes: list[LogicalVolume]) -> Iterator[StoreLeftover]:
         """Files that tell of the last use of bases that are gone: somebody removed those by other means."""
@@ -193,7 +228,7 @@ class ThinPoolBases:
 
     def _volume(self, name: str) -> LogicalVolume:
         for volume in self._look():
-            if value_of(volume.lv_tags, BASE) == name and volume.lv_name[0] != "." and self._is_mine(volume):
+            if self._whole(volume) == name:
                 return volume
         raise errors.BaseMissing(f"there is no base {name} in {self._pool.name}")
 
@@ -222,10 +257,8 @@ class ThinPoolBases:
         """All volumes of the group, each base's under its own name: a rename may have ended after the tags."""
         volumes = self._look()
         for volume in volumes:
-            name = value_of(volume.lv_tags, BASE)
-            if name is None or volume.lv_name[0] == "." or not self._is_mine(volume):
-                continue
-            if volume.lv_name != self.volume_of(name):
+            name = self._whole(volume)
+            if name is not None and volume.lv_name != self.volume_of(name):
                 self._backend.lvm.lvrename(self._backend.group, volume.lv_name, self.volume_of(name))
                 return self._settled()
         return volumes

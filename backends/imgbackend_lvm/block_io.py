@@ -131,6 +131,16 @@ def pieces(device: int, size: int) -> Generator[tuple[int, memoryview], None, No
         yield at, view[:wanted]
 
 
+def write_counts(device: Path) -> tuple[int, ...]:
+    """What the kernel has counted of writes and discards of a device, with the number of the device.
+
+    That is Documentation/block/stat.rst: requests, sectors.  device-mapper counts each as it is handed in.
+    """
+    number = os.stat(device).st_rdev
+    counts = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/stat").read_text().split()
+    return (number, *(int(counts[at]) for at in (4, 6, 11, 13)))
+
+
 def _read(source: int, view: memoryview, at: int, count: int) -> int:
     """Fill ``count`` bytes, with zeroes after the file's end."""
     done = 0

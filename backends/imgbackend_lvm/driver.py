@@ -13,7 +13,8 @@ from imgbackend_lvm.group import GroupBackend
 from imgbackend_lvm.lvm2 import value_of
 from imgbackend_lvm.thick import ThickDisk
 from imgbackend_lvm.thin import ThinDisk, ThinGroup
-from imgbackend_lvm.volumes import BACKEND, VolumeDisk, volume_name
+from imgbackend_lvm.volume_names import BACKEND, disk_of, dotted_names, volume_name
+from imgbackend_lvm.volumes import VolumeDisk
 
 
 def _novas(name: str) -> list[cfg.DeprecatedOpt]:
@@ -73,13 +74,15 @@ class LvmBackend(GroupBackend, Checkable, TellsLeftovers):
         return checks.findings(self.lvm, self.host, self.group, self.conf.thin_pool)
 
     def list_disks(self) -> Iterator[DiskId]:
-        """By their tags, whether whole, unfinished, or not yet cleared; Nova's by their records."""
+        """By their tags and names, whether whole, unfinished, or not yet cleared; Nova's by their records."""
         found: dict[DiskId, None] = {}
         volumes = self.lvm.lvs(self.group)
         names = {volume.lv_name for volume in volumes}
         for volume in volumes:
-            disk = leftovers.disk_of(volume.lv_tags)
-            if value_of(volume.lv_tags, BACKEND) == self.name and disk is not None:
+            disk = disk_of(volume.lv_tags)
+            if disk is None or value_of(volume.lv_tags, BACKEND) != self.name:
+                continue
+            if volume.lv_name in {volume_name(disk), *dotted_names(disk)}:
                 found[disk] = None
         for disk in self.host.records.kept_by(self.name):
             if volume_name(disk) in names:
@@ -87,8 +90,8 @@ class LvmBackend(GroupBackend, Checkable, TellsLeftovers):
         yield from found
 
     def leftovers(self) -> Iterator[StoreLeftover]:
-        """By their tags."""
-        return leftovers.leftovers(self, self.lvm.lvs(self.group))
+        """By their tags and names."""
+        return leftovers.of_disks(self, self.lvm.lvs(self.group))
 
 
 class ThinBackend(LvmBackend, ThinGroup, ChecksBases):
@@ -101,9 +104,10 @@ class ThinBackend(LvmBackend, ThinGroup, ChecksBases):
         return self.thin.capacity()
 
     def leftovers(self) -> Iterator[StoreLeftover]:
-        """By their tags; and what tells when bases were used that are gone."""
+        """By their tags and names; and what tells when bases were used that are gone."""
         volumes = self.lvm.lvs(self.group)
-        yield from leftovers.leftovers(self, volumes)
+        yield from leftovers.of_disks(self, volumes)
+        yield from self.bases.leftovers(volumes)
         yield from self.bases.outlived(volumes)
 
     def find_base(self, name: str) -> StoreBase | None:

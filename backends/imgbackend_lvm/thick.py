@@ -7,11 +7,12 @@ from typing import Final
 from imgbackend import errors
 from imgbackend.driver.template import Base, PrepareTemplate
 from imgbackend.system import qemu_img
-from imgbackend.types import Declared, ImageInfo, Mi, Plan, Progress, Way
+from imgbackend.types import Declared, ImageInfo, Plan, Progress, Way
 from imgbackend_lvm import wipe
 from imgbackend_lvm.block_io import BLOCK, fill, opened, zero
 from imgbackend_lvm.group import GroupBackend
-from imgbackend_lvm.lvm2 import LogicalVolume
+from imgbackend_lvm.lvm2 import check_name
+from imgbackend_lvm.volume_names import GROWTH, dotted_name
 from imgbackend_lvm.volumes import VolumeDisk
 
 _NO_POOL: Final = "no thin pool: set thin_pool, and further disks of an image are made at once"
@@ -58,6 +59,7 @@ class ThickDisk(VolumeDisk):
             os.fsync(target)
 
     def _allocate(self, size: int) -> None:
+        check_name(self.backend.group, self.withdrawn)  # a disk with a longer name could not be removed
         self.backend.lvm.lvcreate(self.backend.group, self.unfinished, size, tags=self.tags)
 
     def make(self, source: int, size: int, progress: Progress) -> None:
@@ -83,10 +85,10 @@ class ThickDisk(VolumeDisk):
 
     def _zeroed(self, size: int) -> list[str]:
         """Extents of that many bytes together, which are free and read as zeroes."""
-        backend, lvm, tail = self.backend, self.backend.lvm, f"{self.unfinished}+tail"
+        backend, lvm, tail = self.backend, self.backend.lvm, dotted_name(self.id, GROWTH)
         lvm.lvremove(backend.group, tail)
         lvm.lvcreate(backend.group, tail, size, tags=self.tags)
-        wipe.zero(lvm.commands, backend.group, tail, 0, size, _unheard)
+        wipe.zero(lvm.commands, backend.group, tail, 0, size, wipe.unheard)
         found = lvm.pe_ranges(backend.group, tail)
         lvm.lvremove(backend.group, tail)
         return found
@@ -103,46 +105,8 @@ class ThickDisk(VolumeDisk):
             except errors.StorageFull as exc:
                 raise _TakenError from exc
 
-    def remove_image(self) -> None:
-        """Renamed, so that it is no disk any more; overwritten, and removed."""
-        parts, lvm = self.parts(), self.backend.lvm
-        if self.unfinished in parts:
-            self.discard()
-        if self.name not in parts:
-            return
-        volume = self.refuse_open() if parts[self.name].open else parts[self.name]
-        if not set(self.tags) <= set(volume.lv_tags):  # Nova's: under another name its tags alone tell what it is
-            lvm.lvchange(self.backend.group, self.name, addtag=self.tags)
-        lvm.lvrename(self.backend.group, self.name, self.unfinished)
-        self._overwrite(volume)
-        lvm.lvremove(self.backend.group, self.unfinished)
-
-    def discard(self) -> None:
-        """What was made of it, or is not yet overwritten, and what it was to grow by."""
-        parts = self.parts()
-        if self.unfinished in parts:
-            self._overwrite(parts[self.unfinished])
-        if doomed := sorted(name for name in parts if name[0] == "."):
-            self.backend.lvm.lvremove(self.backend.group, *doomed)
-        super().discard()
-
-    def _overwrite(self, volume: LogicalVolume) -> None:
-        """The volume :attr:`unfinished`, as ``volume_clear`` and ``volume_clear_size`` say."""
-        backend, limit = self.backend, self.backend.conf.volume_clear_size * Mi
-        how = {"zero": wipe.zero, "shred": wipe.shred}.get(backend.conf.volume_clear)
-        if how is None:
-            return
-        if not volume.active:
-            backend.lvm.lvchange(backend.group, self.unfinished, activate=True)
-        size = min(volume.lv_size, limit or volume.lv_size)
-        how(backend.lvm.commands, backend.group, self.unfinished, 0, size, _unheard)
-
 
 def _count(extents: str) -> int:
     """Of a range ``<device>:<first>-<last>``."""
     first, _, last = extents.rpartition(":")[2].partition("-")
     return int(last) - int(first) + 1
-
-
-def _unheard(_done: int, _total: int) -> None:
-    """Nobody is told: neither growth nor removal tells of progress."""

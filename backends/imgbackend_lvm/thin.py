@@ -2,9 +2,8 @@
 
 import dataclasses
 import functools
-import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Final
 
 from imgbackend import errors
@@ -15,10 +14,9 @@ from imgbackend_lvm.bases import ThinPoolBases
 from imgbackend_lvm.group import GroupBackend
 from imgbackend_lvm.lvm2 import LogicalVolume, check_name, tag_of, value_of
 from imgbackend_lvm.pool import Pool
-from imgbackend_lvm.volumes import FROM, VolumeDisk, spent
+from imgbackend_lvm.volume_names import FROM, SNAPSHOT, snapshot_name
+from imgbackend_lvm.volumes import VolumeDisk, spent
 
-SNAPSHOT: Final = "imgbackend.snapshot"
-"""The tag of a snapshot: its name."""
 TIME: Final = "imgbackend.time"
 """When it was made, in seconds since 1970."""
 
@@ -73,6 +71,7 @@ class ThinDisk(VolumeDisk, Snapshottable):
         """One ``lvcreate``; the disk is as large as its base, and grown by the engine."""
         if base.generated:
             return self.made_in_place(prepare_template, base, size)
+        check_name(self.backend.group, self.withdrawn)  # a disk with a longer name could not be removed
         bases = self.backend.bases
         bases.offered = self
         prepare_template(base)
@@ -99,6 +98,7 @@ class ThinDisk(VolumeDisk, Snapshottable):
     def make(self, source: int, size: int, progress: Progress) -> None:
         """The data alone: what a thin volume does not map reads as zeroes."""
         pool = self.backend.thin
+        check_name(self.backend.group, self.withdrawn)
         pool.make(self.unfinished, source, size, self.tags, progress, phase="copy", seen=self.look())
 
     def resize_image(self, size: int) -> None:
@@ -108,55 +108,6 @@ class ThinDisk(VolumeDisk, Snapshottable):
         if known is not None:
             self._note(dataclasses.replace(known, size=size))
 
-    def remove_image(self) -> None:
-        """The disk, then its snapshots; the pool has their room again."""
-        parts = self.parts()
-        if self.name in parts:
-            self.backend.lvm.lvremove(self.backend.group, self.name)
-        if rest := parts.keys() - {self.name}:
-            self.backend.lvm.lvremove(self.backend.group, *sorted(rest))
-
-    def discard(self) -> None:
-        """What was made of it, or of a rollback; and snapshots of a disk that is gone."""
-        super().discard()
-        parts = self._parts_in_place()
-        if doomed := [name for name in parts if name[0] == "." or self.name not in parts]:
-            self.backend.lvm.lvremove(self.backend.group, *sorted(doomed))
-
-    def volume(self) -> LogicalVolume | None:
-        """The disk's volume; where a rollback was killed while nothing had its name, it gets it now."""
-        return self._parts_in_place().get(self.name)
-
-    def _parts_in_place(self) -> dict[str, LogicalVolume]:
-        """All volumes of this disk, once what is to have its name has it."""
-        parts = self.parts()
-        if (name := self._put_aside(parts)) is None:
-            return parts
-        self._take_name(name)
-        return self.parts()
-
-    def _take_name(self, name: str) -> None:
-        """Without a lock: whoever is at it would do the same next, and one of both finds it done."""
-        try:
-            self.backend.lvm.lvrename(self.backend.group, name, self.name)
-        except errors.DiskError:
-            if self.name not in self.parts():
-                raise
-
-    def _put_aside(self, parts: Mapping[str, LogicalVolume]) -> str | None:
-        """The volume that is to have the disk's name, where nothing has it."""
-        return None if self.name in parts else next((name for name in (self._next, self._last) if name in parts), None)
-
-    @property
-    def _next(self) -> str:
-        """The volume that a rollback puts into the disk's place."""
-        return f".{self.name}+next"
-
-    @property
-    def _last(self) -> str:
-        """The volume that was the disk before a rollback."""
-        return f".{self.name}+last"
-
     # Snapshots
 
     def create_image_snap(self, name: str) -> None:
@@ -165,23 +116,39 @@ class ThinDisk(VolumeDisk, Snapshottable):
         self.backend.thin.refuse_full(self.look())
         backend, tags = self.backend, (*self.tags, tag_of(SNAPSHOT, name), tag_of(TIME, f"{time.time():.6f}"))
         backend.lvm.lvcreate_snapshot(
-            backend.group, self.name, self._volume_of(name), tags=tags, permission="r", activate=False
+            backend.group, self.name, snapshot_name(self.id, name), tags=tags, permission="r", activate=False
         )
 
     def rollback_image_snap(self, name: str) -> None:
-        """A snapshot of the snapshot takes the disk's name; killed between the renames, the next use completes it."""
+        """A snapshot of the snapshot takes the disk's name; killed between the renames, the next use ends it.
+
+        :raises DiskBusy: if something has the disk open; it is as it was.
+        """
         self.discard()
         volume, backend, lvm = self.refuse_open(), self.backend, self.backend.lvm
         backend.thin.refuse_full(self.look())
-        lvm.lvcreate_snapshot(backend.group, self._volume_of(name), self._next, tags=(*self.tags, *_origin(volume)))
-        lvm.lvrename(backend.group, self.name, self._last)
-        self._take_name(self._next)
-        lvm.lvremove(backend.group, self._last)
+        origin, tags = snapshot_name(self.id, name), (*self.tags, *_origin(volume))
+        lvm.lvcreate_snapshot(backend.group, origin, self.replacement, tags=tags)
+        try:
+            self.withdraw(volume, self.former)
+        except errors.DiskBusy:
+            lvm.lvremove(backend.group, self.replacement)
+            raise
+        self._replace()
+        lvm.lvremove(backend.group, self.former)
+
+    def _replace(self) -> None:
+        """Give the replacement the disk's name; whoever looked meanwhile may have done it already."""
+        try:
+            self.backend.lvm.lvrename(self.backend.group, self.replacement, self.name)
+        except errors.DiskError as exc:
+            if self.replacement in self.parts():  # he gave the name back, for he looked before the device was gone
+                raise errors.DiskBusy(f"{self.device} was looked at by another process; try again") from exc
 
     def remove_image_snap(self, name: str) -> None:
         """Remove its volume."""
         self.refuse_open()
-        self.backend.lvm.lvremove(self.backend.group, self._volume_of(name))
+        self.backend.lvm.lvremove(self.backend.group, snapshot_name(self.id, name))
 
     def image_snaps(self) -> Iterator[SnapshotInfo]:
         """By their tags."""
@@ -191,10 +158,6 @@ class ThinDisk(VolumeDisk, Snapshottable):
             if name is not None:
                 found.append(SnapshotInfo(name=name, size=volume.lv_size, time=_made(volume)))
         yield from sorted(found, key=lambda snap: snap.time)
-
-    def _volume_of(self, snapshot: str) -> str:
-        digest = hashlib.sha1(snapshot.encode(), usedforsecurity=False).hexdigest()
-        return f"{self.name}+{digest[:8]}"
 
 
 def _origin(volume: LogicalVolume) -> Iterator[str]:

@@ -1,14 +1,16 @@
-"""What thick and thin disks have in common: their names, whose a volume is, and how it is read.
+"""What thick and thin disks have in common: their volumes, how they are removed, and how they are read.
 
 A disk is the volume ``<instance>_<disk>``, as Nova names it, and it is known by its tags: a
 volume of that name without them is somebody else's, and is never touched, unless the disk
-is on record.  What is unfinished has a name that begins with a dot.
+is on record.  What is unfinished, or on its way out, has a name that begins with a dot.
 """
 
 import abc
+import contextlib
 import math
 import os
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,25 +19,28 @@ from imgbackend.driver.abilities import Importable
 from imgbackend.driver.contract import Disk
 from imgbackend.driver.template import Base, PrepareTemplate
 from imgbackend.system import files, qemu_img
-from imgbackend.types import BlockSource, DiskId, DiskInfo, Progress, Way, ignore
-from imgbackend_lvm.block_io import opened
+from imgbackend.types import BlockSource, DiskInfo, Mi, Progress, Way, ignore
+from imgbackend_lvm import wipe
+from imgbackend_lvm.block_io import opened, write_counts
 from imgbackend_lvm.group import GroupBackend
-from imgbackend_lvm.lvm2 import LogicalVolume, tag_of, value_of
+from imgbackend_lvm.lvm2 import LogicalVolume, value_of
+from imgbackend_lvm.volume_names import (
+    BACKEND,
+    DISK,
+    FORMER,
+    REPLACEMENT,
+    WITHDRAWN,
+    advice_for_snapshots,
+    disk_tags,
+    dotted_name,
+    dotted_names,
+    is_snapshot,
+    volume_name,
+)
 
-BACKEND: Final = "imgbackend.backend"
-"""The tag of whatever is ours: the section's name."""
-DISK: Final = "imgbackend.disk"
-"""The tag of a disk, and of all that belongs to it: ``<instance>/<disk>``."""
-FROM: Final = "imgbackend.from"
-"""The tag of a disk that is a snapshot of a base: that base's name."""
 _PATIENCE: Final = 1.5
 """Seconds that a volume may be open before it is busy: udev opens each device that somebody closed."""
 _PAUSE: Final = 0.1
-
-
-def volume_name(disk: DiskId) -> str:
-    """Of the volume of a disk; Nova's too."""
-    return f"{disk.instance}_{disk.name}"
 
 
 class VolumeDisk(Disk[Any], Importable):
@@ -52,7 +57,22 @@ class VolumeDisk(Disk[Any], Importable):
     @property
     def unfinished(self) -> str:
         """Of the volume that it is made in, or that is being cleared."""
-        return f".{self.name}"
+        return dotted_name(self.id)
+
+    @property
+    def replacement(self) -> str:
+        """Of the volume that a rollback puts into the disk's place."""
+        return dotted_name(self.id, REPLACEMENT)
+
+    @property
+    def former(self) -> str:
+        """Of the volume that was the disk before a rollback."""
+        return dotted_name(self.id, FORMER)
+
+    @property
+    def withdrawn(self) -> str:
+        """Of the disk while it is removed: with that name its snapshots may go too."""
+        return dotted_name(self.id, WITHDRAWN)
 
     @property
     def device(self) -> Path:
@@ -62,7 +82,7 @@ class VolumeDisk(Disk[Any], Importable):
     @property
     def tags(self) -> tuple[str, ...]:
         """What its volume is known by."""
-        return (tag_of(BACKEND, self.backend.name), tag_of(DISK, str(self.id)))
+        return disk_tags(self.backend.name, self.id)
 
     def find(self) -> DiskInfo | None:
         """One ``lvs``; a volume that is not active, as after a restart of the host, is activated."""
@@ -77,9 +97,20 @@ class VolumeDisk(Disk[Any], Importable):
     def volume(self) -> LogicalVolume | None:
         """The disk's volume; None: surely absent.
 
-        :raises DiskError: if a volume has its name that is not this disk's.
+        :raises DiskError: if a volume has its name that is not this disk's, or if snapshots outlived it.
         """
-        return self.parts().get(self.name)
+        parts = self.settled_parts()
+        self.refuse_orphans(parts)
+        return parts.get(self.name)
+
+    def refuse_orphans(self, parts: Mapping[str, LogicalVolume]) -> None:
+        """See that there are no snapshots of a disk that is gone: a new disk would have them as its own.
+
+        :raises DiskError: if there are; it says what can be done.
+        """
+        orphans = [volume for volume in parts.values() if is_snapshot(volume, self.id)]
+        if orphans and self.name not in parts and self.withdrawn not in parts:
+            raise errors.DiskError(advice_for_snapshots(self.backend.name, self.id, orphans))
 
     def look(self) -> list[LogicalVolume]:
         """All volumes of the group: one ``lvs`` in each turn, until a command changes something."""
@@ -116,17 +147,38 @@ class VolumeDisk(Disk[Any], Importable):
         )
 
     def parts(self) -> dict[str, LogicalVolume]:
-        """All volumes of this disk, unfinished ones and snapshots too, by their names.
+        """All volumes of this disk, unfinished ones and snapshots too, by their names; none that has a name of others.
 
         :raises DiskError: if a volume has its name that is not this disk's.
         """
-        found = {}
+        found, dotted = {}, dotted_names(self.id)
         for volume in self.look():
             if volume.lv_name == self.name:
                 found[volume.lv_name] = self.mine(volume)
-            elif set(self.tags) <= set(volume.lv_tags):
+            elif set(self.tags) <= set(volume.lv_tags) and (volume.lv_name in dotted or is_snapshot(volume, self.id)):
                 found[volume.lv_name] = volume
         return found
+
+    def settled_parts(self) -> dict[str, LogicalVolume]:
+        """The same; where a rollback was killed while nothing had the disk's name, that is ended first."""
+        parts = self.parts()
+        if self.name in parts or self.former not in parts:
+            return parts
+        self._end_rollback(parts)
+        return self.parts()
+
+    def _end_rollback(self, parts: Mapping[str, LogicalVolume]) -> None:
+        """Give the disk's name to one of both volumes; without a lock, for of two who do it one finds it done.
+
+        That the former volume is not active tells that no guest had it, or has it: the replacement can come.  Where it
+        is active, a guest may have started on it just before it was renamed, and its writes are kept.
+        """
+        back = parts[self.former].active or self.replacement not in parts
+        try:
+            self.backend.lvm.lvrename(self.backend.group, self.former if back else self.replacement, self.name)
+        except errors.DiskError:
+            if self.name not in self.parts():
+                raise
 
     def refuse_open(self) -> LogicalVolume:
         """The disk's volume.
@@ -142,13 +194,81 @@ class VolumeDisk(Disk[Any], Importable):
             if not volume.open:
                 return volume
             if time.monotonic() > end:
-                raise errors.DiskBusy(f"{self.device} is open in another process; stop its guest first")
+                raise self._busy(self.device)
             time.sleep(_PAUSE)
             self._seen = None
 
+    def _busy(self, device: Path) -> errors.DiskBusy:
+        return errors.DiskBusy(f"{device} is open in another process; stop its guest first")
+
+    def withdraw(self, volume: LogicalVolume, name: str) -> None:
+        """Give ``volume``, which is the disk, another name, and take its device away.
+
+        lvm2 renames a volume that is open, and refuses in one step to deactivate it.  So the name goes first, that no
+        guest finds it any more; one that came in just before keeps the volume, which gets its name back.
+
+        :raises DiskBusy: if something has it open; it is as it was.
+        """
+        lvm, group = self.backend.lvm, self.backend.group
+        if not set(self.tags) <= set(volume.lv_tags):  # Nova's: under another name its tags alone tell what it is
+            lvm.lvchange(group, self.name, addtag=self.tags)
+        lvm.lvrename(group, self.name, name)
+        try:
+            lvm.lvchange(group, name, activate=False)
+        except errors.DiskNotFound as exc:  # whoever looked took it for a rollback that was killed, and gave it back
+            raise errors.DiskBusy(f"{self.device} was looked at by another process; try again") from exc
+        except errors.Error as exc:
+            lvm.lvrename(group, name, self.name)
+            if isinstance(exc, errors.DiskBusy):
+                raise self._busy(self.device) from exc
+            raise
+
+    def remove_image(self) -> None:
+        """The disk and its snapshots: it is withdrawn, which says that all of it is to go, then cleared away.
+
+        :raises DiskBusy: if it or one of its snapshots is open; all of them are as they were.
+        :raises DiskError: if there are only snapshots of it: that their disk is gone says not that they are to go.
+        """
+        parts = self.settled_parts()
+        self.refuse_orphans(parts)
+        if self.name not in parts:
+            return
+        volume = self.refuse_open()
+        for part in parts.values():
+            if part.open and is_snapshot(part, self.id):
+                raise self._busy(self.backend.device(part.lv_name))
+        self.withdraw(volume, self.withdrawn)
+        del parts[self.name]
+        self._clear({**parts, self.withdrawn: volume})
+
     def discard(self) -> None:
-        """The file that a template was put into."""
+        """The file that a template was put into, what was made of the disk, and what a removal withdrew."""
         self.backend.host.unfinished(self.id).unlink(missing_ok=True)
+        self._clear(self.settled_parts())
+
+    def _clear(self, parts: Mapping[str, LogicalVolume]) -> None:
+        """Remove what is unfinished or withdrawn; the withdrawn disk is the last, for its name says that others go."""
+        doomed = parts.keys() & dotted_names(self.id)
+        if self.withdrawn in doomed and self.name not in parts:
+            doomed |= {name for name, volume in parts.items() if is_snapshot(volume, self.id)}
+        for name in sorted(doomed & {self.unfinished, self.withdrawn}):
+            self._overwrite(name, parts[name])
+        for names in (doomed - {self.withdrawn}, doomed & {self.withdrawn}):
+            if names:
+                self.backend.lvm.lvremove(self.backend.group, *sorted(names))
+
+    def _overwrite(self, name: str, volume: LogicalVolume) -> None:
+        """As ``volume_clear`` and ``volume_clear_size`` say: the next volume has the extents of a thick one, unchanged.
+
+        The pool zeroes those of a thin one; to overwrite it would allocate all of it.
+        """
+        backend, limit = self.backend, self.backend.conf.volume_clear_size * Mi
+        how = {"zero": wipe.zero, "shred": wipe.shred}.get(backend.conf.volume_clear)
+        if how is None or volume.is_thin:
+            return
+        backend.lvm.lvchange(backend.group, name, activate=True)
+        size = min(volume.lv_size, limit or volume.lv_size)
+        how(backend.lvm.commands, backend.group, name, 0, size, wipe.unheard)
 
     @abc.abstractmethod
     def make(self, source: int, size: int, progress: Progress) -> None:
@@ -185,12 +305,35 @@ class VolumeDisk(Disk[Any], Importable):
         self.backend.lvm.lvrename(self.backend.group, self.unfinished, self.name)
 
     def extract_image(self, target: Path, format: str, *, compress: bool, progress: Progress) -> None:
-        """By qemu-img, from the device."""
+        """By qemu-img, from the device.
+
+        :raises DiskBusy: if a guest has it open, or wrote to it meanwhile.
+        """
         host, size = self.backend.host, self.refuse_open().lv_size
         qemu_img.take_back(host, self.device.resolve())
-        with opened(self.device, os.O_RDONLY) as source, files.open_fd(target, os.O_RDWR) as out:
+        with self._unwritten(), opened(self.device, os.O_RDONLY) as source, files.open_fd(target, os.O_RDWR) as out:
             qemu_img.convert(
                 host, [(source, "raw")], out, format, size=size, compress=compress, progress=progress, phase="extract"
+            )
+
+    @contextlib.contextmanager
+    def _unwritten(self) -> Iterator[None]:
+        """A context manager: see at its end that nobody wrote to the disk.
+
+        It cannot be kept for one reader: ``O_EXCL`` holds off those alone who ask for it too, and QEMU does not.  A
+        snapshot to read from would do for a thin disk, but not in a pool that is full or read-only, which is when disks
+        are exported.  So the kernel's count of writes is asked; what a writer left in buffers is counted when the last
+        has closed the device, so it is seen first that nobody has it open.
+
+        :raises DiskBusy: if somebody wrote, or may do so.
+        """
+        before = write_counts(self.device)
+        yield
+        self._seen = None
+        self.refuse_open()
+        if write_counts(self.device) != before:
+            raise errors.DiskBusy(
+                f"{self.device} was written to while it was read; stop its guest, and export it again"
             )
 
     def source(self) -> BlockSource:

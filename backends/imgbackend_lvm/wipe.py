@@ -21,6 +21,10 @@ Done: TypeAlias = Callable[[int, int], None]
 """``done(written, total)``, in bytes, before each step and after the last; raising from it cancels."""
 
 
+def unheard(_done: int, _total: int) -> None:
+    """Nobody is told: neither growth nor removal tells of progress."""
+
+
 def device(group: str, name: str) -> Path:
     """The device of an active volume.
 

@@ -340,7 +340,8 @@ class TellsLeftovers(abc.ABC):
     def leftovers(self) -> Iterator[StoreLeftover]:
         """What is unfinished in the store, of this backend and by tag or record, also what is being made just now.
 
-        Nothing is changed.
+        What has the marks of a disk and is not where a disk is, people may have put aside: it is told with
+        ``kept_because``, and neither ``discard`` nor anything else here removes it.  Nothing is changed.
         """
 
 

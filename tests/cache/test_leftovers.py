@@ -26,7 +26,7 @@ from imgbackend.state import manifests
 from imgbackend.state.shared_failure import SECONDS
 from imgbackend.system import space
 from imgbackend.system.process_identity import ProcessIdentity
-from imgbackend.types import DiskId, Mi, Progress, Record, base_name, ignore
+from imgbackend.types import DiskId, Mi, Progress, Record, StoreLeftover, base_name, ignore
 from labs.able import AbleBackend
 from labs.contents import bytes_of, partial
 from labs.engines import MakeEngine
@@ -511,14 +511,40 @@ def test_whole_disk_that_no_record_tells_of_is_listed_and_never_removed(able: En
     assert stored(able, "web1_disk").exists()
 
 
+def age_record(engine: Engine) -> None:
+    """As if the disk of web1 had been made long ago."""
+    path = engine.host.instances / "web1" / "disks.json"
+    content = json.loads(path.read_text())
+    content["disks"]["disk"]["time"] -= _OLD
+    path.write_text(json.dumps(content))
+
+
 def test_record_of_a_store_s_disk_that_is_gone_goes(able: Engine, raw_image: Template) -> None:
     able.disk("web1").cache(raw_image, raw_image.name)
     stored(able, "web1_disk").unlink()
-    told = json.loads((able.host.instances / "web1" / "disks.json").read_text())
-    told["disks"]["disk"]["time"] -= _OLD
-    (able.host.instances / "web1" / "disks.json").write_text(json.dumps(told))
+    age_record(able)
     assert looked(able, remove=True)["web1/disks.json: disk"].removed
     assert not (able.host.instances / "web1").exists()
+
+
+def test_what_people_put_aside_in_a_store_stays_and_so_does_its_record(
+    able: Engine, raw_image: Template, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store knows whose it is, and it is where no disk is; it may be brought back."""
+    disk = able.disk("web1")
+    disk.cache(raw_image, raw_image.name)
+    stored(able, "web1_disk").rename(stored(able, "kept"))
+    age_record(able)
+    left = StoreLeftover(
+        name="kept", disk=disk.id, base=None, allocated=7, time=time.time() - _OLD, kept_because="rename it"
+    )
+    monkeypatch.setattr(AbleBackend, "leftovers", lambda _: iter([left]))
+    [told] = looked(able, remove=True).values()
+    assert (told.kind, told.store, told.name, told.size, told.reason) == ("disk", "able", "kept", 7, "rename it")
+    assert (told.dead, told.removed) == (False, False)
+    assert able.cache.prune().leftovers == []
+    assert set(able.host.records.all("web1")) == {"disk"}
+    assert stored(able, "kept").exists()
 
 
 # Passes

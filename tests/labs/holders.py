@@ -14,7 +14,8 @@ _PATIENCE = 30.0
 def guest_on(path: Path, format: str) -> Iterator[None]:
     """A real QEMU has the disk open for writing meanwhile; its guest does not run."""
     argv = ["qemu-system-x86_64", "-S", "-nodefaults", "-display", "none", "-m", "16", "-qmp", "stdio"]
-    argv += ["-blockdev", f"driver=file,node-name=file,filename={str(path).replace(',', ',,')}"]
+    kind = "host_device" if path.is_block_device() else "file"
+    argv += ["-blockdev", f"driver={kind},node-name=file,filename={str(path).replace(',', ',,')}"]
     argv += ["-blockdev", f"driver={format},node-name=disk,file=file", "-device", "virtio-blk,drive=disk"]
     qemu = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:

@@ -1,7 +1,8 @@
 """Leftovers of disks: records without a disk, disks without a record, folders of instances that were being destroyed,
 and what is unfinished in the stores of backends.
 
-A disk that is whole is never removed here, whatever is known of it: it may hold a guest's data.
+A disk that is whole is never removed here, whatever is known of it: it may hold a guest's data.  Nor is what people put
+aside in a store, and the record of its disk stays with it.
 """
 
 import contextlib
@@ -42,7 +43,7 @@ class Orphans:
     ) -> None:
         """Keep them; nothing is looked at.  ``alive`` is called before each folder, and may raise.
 
-        ``whole``: tell of whole disks too of which no record tells; none of these is removed.
+        ``whole``: tell of whole disks too of which no record tells, and of what people put aside; none is removed.
         """
         self._alive, self._whole = alive, whole
         self._host, self._ports, self._policy, self._clock = host, ports, policy, clock
@@ -51,6 +52,7 @@ class Orphans:
         self._root = str(host.instances)
         self._opened: dict[str, Backend | None] = {}
         self._lists: dict[str, set[DiskId]] = {}
+        self._asides: dict[str, set[DiskId]] = {}
 
     def candidates(self) -> Iterator[Candidate]:
         """All of them."""
@@ -68,6 +70,10 @@ class Orphans:
     def _of_backend(self, backend: Backend) -> Iterator[Candidate]:
         unfinished: set[DiskId] = set()
         for left in self._told(backend):
+            if left.kept_because:
+                if self._whole:
+                    yield self._of_aside(backend, left)
+                continue
             yield self._of_store(backend, left)
             unfinished |= {left.disk} if left.disk is not None else set()
         for disk in sorted(self._made_here(backend) - unfinished, key=str) if self._whole else ():
@@ -128,6 +134,13 @@ class Orphans:
             self._fault(f"what is left in {backend.name} cannot be told", exc)
             return []
 
+    def _aside(self, backend: Backend) -> set[DiskId]:
+        """The disks of what people put aside in a store; they may bring it back."""
+        if backend.name not in self._asides:
+            kept = {left.disk for left in self._told(backend) if left.kept_because}
+            self._asides[backend.name] = {disk for disk in kept if disk is not None}
+        return self._asides[backend.name]
+
     def _instances(self) -> Iterator[str]:
         try:
             found = users.instances(self._host)
@@ -139,12 +152,13 @@ class Orphans:
 
     def _fault(self, what: str, exc: OSError | errors.Error) -> None:
         told = files.as_error(exc, self._host.instances) if isinstance(exc, OSError) else exc
-        self.faults.append(f"{what}: {told}")
+        if (line := f"{what}: {told}") not in self.faults:
+            self.faults.append(line)
 
     def _is_there(self, backend: Backend, disk: DiskId) -> bool:
         """A first look, without a lock; of a store of this host's own that tells what is in it by one list of all."""
         listed = isinstance(backend, TellsLeftovers) and not backend.traits.shared
-        if listed and disk in self._listed(backend):
+        if (listed and disk in self._listed(backend)) or disk in self._aside(backend):
             return True
         try:
             return backend.disk(disk).exists()
@@ -167,6 +181,9 @@ class Orphans:
 
     def _disk_guard(self, disk: DiskId) -> Guard:
         return self._guard(locks.name_of(disk), functools.partial(self._host.locks.disk, disk))
+
+    def _base_guard(self, base: str) -> Guard:
+        return self._guard(f"{locks.BASE_PREFIX}{base}", functools.partial(self._host.locks.base, base))
 
     def _of_record(self, disk: Disk[Any]) -> Candidate:
         def look() -> LeftoverState | None:
@@ -200,6 +217,18 @@ class Orphans:
             guard=self._disk_guard(disk),
             look=look,
             remove=_never,
+        )
+
+    def _of_aside(self, backend: Backend, left: StoreLeftover) -> Candidate:
+        return Candidate(
+            kind="disk" if left.disk is not None else "base",
+            store=backend.name,
+            name=left.name,
+            guard=self._base_guard(left.base or "") if left.disk is None else self._disk_guard(left.disk),
+            look=lambda: LeftoverState(size=left.allocated, time=left.time, dead=False, reason=left.kept_because),
+            remove=_never,
+            size=left.allocated,
+            time=left.time,
         )
 
     def _of_store(self, backend: Backend, left: StoreLeftover) -> Candidate:
@@ -250,8 +279,7 @@ class Orphans:
                 if store.find_base(base) is None:
                     store.remove_base(base)
 
-        name = f"{locks.BASE_PREFIX}{base}"
-        return self._guard(name, functools.partial(self._host.locks.base, base)), look, remove
+        return self._base_guard(base), look, remove
 
     def _beside(self, left: StoreLeftover) -> LeftoverState:
         reason = "the base itself is whole, and what is beside it goes with it"
@@ -342,7 +370,7 @@ def _remove_empty(folder: Path) -> None:
 
 
 def _never() -> None:
-    raise errors.StorageError("a whole disk is not removed as a leftover")
+    raise errors.StorageError("what is whole is not removed as a leftover")
 
 
 def _busy(_phase: str, _done: int, _total: int | None) -> None:

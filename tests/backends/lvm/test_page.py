@@ -51,7 +51,7 @@ def reader(tmp_path: Path, devices: list[str]) -> Reader:
 def test_commands_of_the_page_do_what_it_says(lvm_group: Group, reader: Reader) -> None:
     assert lvm_group.name != "vms"
     group = Group(name="vms", pool="thin")
-    first, disks, looks, *others = pages.blocks("admin/lvm", "console")
+    first, disks, looks, aside, *others = pages.blocks("admin/lvm", "console")
     reader.types(first)
     told = reader.types(disks)
     assert "lvm: thin pool" in told
@@ -60,6 +60,7 @@ def test_commands_of_the_page_do_what_it_says(lvm_group: Group, reader: Reader) 
     assert len(origins) == 1
     assert origins.pop().startswith("base_")
     assert "imgbackend.disk=web1/disk" in reader.types(looks)
+    assert "vms/web1_disk.before-upgrade" in reader.types(aside)
     reader.types("# imgbackend disk delete web1; imgbackend disk delete web2\n")
     lvm("lvcreate", "-q", "-y", "-L", "4m", "-n", f"{_UUID}_disk", "vms")
     last = [reader.types(block) for block in others][-1]

@@ -114,10 +114,10 @@ def test_killed_removal_is_completed_and_cleared(
     with pytest.raises(KilledError):
         engine.disk("vm").remove()
     monkeypatch.undo()
-    assert group.volumes() == {".vm_disk"}
+    assert group.volumes() == {".vm_disk+gone"}
     assert not engine.disk("vm").exists()
     assert [str(disk) for disk in engine.backend().list_disks()] == ["vm/disk"]
-    lvm("lvchange", "-an", f"{group.name}/.vm_disk")
+    lvm("lvchange", "-an", f"{group.name}/.vm_disk+gone")
     engine.disk("vm").remove()
     assert group.volumes() == set()
     left = _everything(group)
