@@ -1,6 +1,7 @@
 """Leftovers of every kind: they go when nobody can be at them any more, and nothing else does."""
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -24,7 +25,7 @@ from imgbackend.cache.garbage.collect import Leftover
 from imgbackend.cache.garbage.of_disks import Orphans
 from imgbackend.state import manifests
 from imgbackend.state.shared_failure import SECONDS
-from imgbackend.system import space
+from imgbackend.system import promises
 from imgbackend.system.process_identity import ProcessIdentity
 from imgbackend.types import DiskId, Mi, Progress, Record, base_name, ignore
 from labs.able import AbleBackend
@@ -66,7 +67,7 @@ def looked(engine: Engine, *, remove: bool = False) -> dict[str, Leftover]:
 
 def promise(engine: Engine, target: Path, owner: ProcessIdentity) -> Path:
     """Somebody said that this file is being filled."""
-    note = space.note_of(engine.host.instances / "locks", target)
+    note = promises.note_of(engine.host.instances / "locks", target)
     note.write_text(json.dumps({"file": str(target), "bytes": 5 * Mi, **owner.note()}))
     return note
 
@@ -257,7 +258,7 @@ def test_leftover_of_a_process_that_is_gone_goes_at_once(engine: Engine) -> None
 
 def test_leftover_of_this_host_before_its_restart_goes_at_once(engine: Engine) -> None:
     path = put(engine.host.bases / f"{_BASE}.part", 1)
-    promise(engine, path, ProcessIdentity(host="here", boot="another boot", pid=os.getpid(), started="1"))
+    promise(engine, path, dataclasses.replace(ProcessIdentity.me("here"), boot="another boot"))
     assert looked(engine, remove=True)[f"_base/{path.name}"].removed
 
 
@@ -273,8 +274,7 @@ def test_leftover_of_a_living_process_stays_though_its_lock_is_free_and_it_is_ol
 
 def test_number_of_a_process_that_was_given_out_again_is_not_its_maker(engine: Engine) -> None:
     path = put(engine.host.bases / f"{_BASE}.part", 1)
-    me = ProcessIdentity.me("here")
-    promise(engine, path, ProcessIdentity(host="here", boot=me.boot, pid=me.pid, started="1"))
+    promise(engine, path, dataclasses.replace(ProcessIdentity.me("here"), started="1"))
     assert looked(engine, remove=True)[f"_base/{path.name}"].removed
 
 

@@ -6,13 +6,14 @@ Where two hosts are given the same boot, they are two containers of one kernel.
 Nothing of it outlives the process that was started: the kernel ends them all with it.
 """
 
+import contextlib
 import functools
 import os
 import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -74,9 +75,9 @@ class SharingHost:
     def python(self, *words: str | Path) -> list[str]:
         """Python with ``-c CODE`` or ``-m MODULE``, on this host."""
         mounts = dict(self.mounts)
-        for id, place in ((self.boot, _BOOT_ID), (self.machine, _MACHINE_ID)):
-            if id is not None and place.exists():
-                mounts[place] = self._file(place.name, f"{id}\n")
+        for own, place in ((self.boot, _BOOT_ID), (self.machine, _MACHINE_ID)):
+            if own is not None and place.exists():
+                mounts[place] = self._file(place.name, f"{own}\n")
         bound = [str(path) for place, source in mounts.items() for path in (source, place)]
         clock = ("-c", _WITH_A_CLOCK, str(self.clock), *map(str, words))
         return ["unshare", *_NAMESPACES, "sh", "-c", _ENTER, "sh", *bound, "--", self.name, sys.executable, *clock]
@@ -91,12 +92,26 @@ class SharingHost:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def start(self, *words: str | Path, options: Sequence[str] = ()) -> "subprocess.Popen[str]":
-        """The command, under way; whoever starts it ends it by its id."""
-        argv = self.command(*words, options=options)
-        return subprocess.Popen(
-            argv, env=self._environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.folder
+    @contextlib.contextmanager
+    def running(self, code: str, *words: str | Path) -> Iterator["subprocess.Popen[str]"]:
+        """Python code that is at work on this host, once it has printed a line; killed at the end, with its host."""
+        process = subprocess.Popen(
+            self.python("-c", code, *words),
+            env=self._environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self.folder,
         )
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline(), process.communicate(timeout=SECONDS)[1]
+            yield process
+        finally:
+            process.kill()
+            process.wait(SECONDS)  # its host is gone too, before it could see that its input ends
+            process.communicate(timeout=SECONDS)
 
     def _run(self, argv: list[str]) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
