@@ -45,7 +45,7 @@ def entries(instances: Path) -> set[str]:
     """
     found = {str(path.relative_to(instances)) for path in instances.rglob("*") if not path.is_dir()}
     kept = {name for name in found if name.startswith("locks/nova-") or name.endswith(".failed")}
-    return found - kept - {"locks/imgbackend-space", "compute_nodes"}
+    return found - kept - {"locks/imgbackend-space", "compute_nodes", "imgbackend_hosts.json"}
 
 
 def partial(instances: Path) -> set[str]:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from imgbackend import errors
 from imgbackend.bases import users
 from imgbackend.bases.store import Bases
+from imgbackend.cache.clocks import Clocks
 from imgbackend.cache.garbage.collect import Candidate, Guard, Kind, LeftoverState
 from imgbackend.cache.policy import Policy, span
 from imgbackend.cache.usage import Use
@@ -44,7 +45,7 @@ class Strewn:
         bases: Bases,
         policy: Policy,
         use: Callable[[], Use],
-        clock: Callable[[], float],
+        clocks: Clocks,
         alive: Callable[[], object] = users.nothing,
     ) -> None:
         """``use`` looks which bases disks hang on; it is asked where that matters, once.
@@ -52,7 +53,7 @@ class Strewn:
         ``alive`` is called before each folder, and each file that may be a leftover; it may raise.
         """
         self._alive = alive
-        self._host, self._bases, self._policy, self._clock = host, bases, policy, clock
+        self._host, self._bases, self._policy, self._clocks = host, bases, policy, clocks
         self._use = functools.cache(use)
         self._recorded = functools.lru_cache(maxsize=8)(host.records.all)
         self._locks = host.instances / "locks"
@@ -231,7 +232,7 @@ class Strewn:
         return self._unchanged(found, since, f" by {maker.host or 'another host'}")
 
     def _unchanged(self, found: os.stat_result, since: float, where: str = "") -> LeftoverState:
-        age = self._clock() - since
+        age = self._clocks.of_file(found) - since
         if age >= self._policy.lease:
             return _state(found, dead=True, reason=f"unchanged for {span(age)}{where}")
         return _state(
@@ -247,7 +248,7 @@ class Strewn:
             if disks:
                 told = f"{disks[0]}{f' and {len(disks) - 1} more' if len(disks) > 1 else ''}"
                 return _state(found, dead=False, reason=f"{told} hangs on it, and no other is there yet")
-        age = self._clock() - since
+        age = self._clocks.of_file(found) - since
         if age < self._policy.original_age:
             kept = span(self._policy.original_age)
             return _state(found, dead=False, reason=f"put aside {span(age)} ago, and kept for {kept}")
@@ -265,7 +266,7 @@ class Strewn:
 
     def _is_past(self, found: os.stat_result) -> LeftoverState:
         """Nobody who waits takes notice of it any more."""
-        age = self._clock() - found.st_mtime
+        age = self._clocks.of_file(found) - found.st_mtime
         return _state(
             found, dead=abs(age) > shared_failure.SECONDS, reason=f"told {span(age)} ago to those who waited then"
         )
