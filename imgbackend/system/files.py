@@ -325,7 +325,7 @@ def as_error(exc: OSError, where: Path, need: int | None = None) -> errors.Error
         have: int | None = None
         with contextlib.suppress(OSError):
             have = free_bytes(where if where.is_dir() else where.parent)
-        return errors.StorageFull(str(where), need, have)
+        return errors.StorageFull(str(where), need, have, is_quota=exc.errno == errno.EDQUOT)
     if exc.errno in _DENIED:
         return errors.ConfigError(f"{what}; give this user the permission, or use another folder")
     if exc.errno in _AWAY:

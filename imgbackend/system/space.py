@@ -113,14 +113,15 @@ class Space:
                 promised += size
                 here += size if quota is not None and target.parent == quota.folder else 0
         have = files.free_bytes(folder) - promised
+        name = str(folder) if files.total_bytes(folder) else f"{folder}, whose file system tells that 0 of 0 are free"
         if quota is None:
-            return str(folder), have
+            return name, have
         have -= quota.min_free
         if quota.max_size is not None:
             left = quota.max_size - files.folder_bytes(quota.folder, quota.without) - here
             if left < have:
                 return f"{folder}, within [image_cache] max_size", left
-        return f"{folder}, beside [image_cache] min_free" if quota.min_free else str(folder), have
+        return f"{folder}, beside [image_cache] min_free" if quota.min_free else name, have
 
     def _promises(self, own: Path) -> Iterator[tuple[Path, int]]:
         """What others have still to write, by file; forgets those that died."""
@@ -141,12 +142,13 @@ def _blamed(target: Path, need: int | None) -> Iterator[None]:
         yield
     except OSError as exc:
         if exc.errno in files.FULL:
-            raise errors.StorageFull(str(target.parent), need, files.free_bytes(target.parent)) from exc
+            raise files.as_error(exc, target.parent, need) from exc
         raise
     except errors.StorageFull as exc:
         if exc.need is not None:
             raise
-        raise errors.StorageFull(str(target.parent), need, files.free_bytes(target.parent)) from exc
+        free = files.free_bytes(target.parent)
+        raise errors.StorageFull(str(target.parent), need, free, is_quota=exc.is_quota) from exc
 
 
 def _written(path: Path) -> int:
