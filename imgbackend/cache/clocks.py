@@ -18,7 +18,7 @@ class Clocks:
 
     def __init__(self, host: Host) -> None:
         """Nothing is touched."""
-        self.instances = FileSystemClock(host.instances)
+        self.instances = FileSystemClock(host.instances, host.instances / "locks")
         """Of ``instances_path``; all hosts that share it go by it."""
         self.bases = FileSystemClock(host.bases)
         """Of the base folder, which may be another file system."""

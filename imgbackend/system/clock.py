@@ -30,22 +30,26 @@ def file_system_now(folder: Path) -> float:
 class FileSystemClock:
     """The time of the file system of one folder, for a pass that asks for it again and again."""
 
-    def __init__(self, folder: Path) -> None:
-        """Keep the folder; it need not be there yet."""
-        self._folder = folder
+    def __init__(self, *folders: Path) -> None:
+        """Keep the folders, all of one file system: the first is asked that this user may change.
+
+        They need not be there yet.
+        """
+        self._folders = folders
         self._measured, self._difference = float("-inf"), 0.0
 
     def __call__(self) -> float:
-        """Seconds since 1970; by the clock of this host where the folder cannot be changed, so that nothing can go."""
+        """Seconds since 1970; by the clock of this host where no folder can be changed, so that nothing can go."""
         here = time.monotonic()
         if here - self._measured >= _MEASURED_FOR:
             self._difference, self._measured = self._measure() - here, here
         return here + self._difference
 
     def _measure(self) -> float:
-        try:
-            return file_system_now(self._folder)
-        except OSError as exc:
-            if exc.errno in _NOT_ALLOWED:
-                return time.time()
-            return os.stat(self._folder).st_mtime  # earlier than now: all is taken to be younger than it is
+        for folder in self._folders:
+            try:
+                return file_system_now(folder)
+            except OSError as exc:
+                if exc.errno not in _NOT_ALLOWED:
+                    return os.stat(folder).st_mtime  # earlier than now: all is taken to be younger than it is
+        return time.time()
