@@ -114,15 +114,23 @@ class CommandFailed(StorageError):
 class StorageFull(StorageError):
     """There is no room."""
 
-    def __init__(self, where: str, need: int | None, have: int | None, *, short: int | None = None) -> None:
+    def __init__(
+        self, where: str, need: int | None, have: int | None, *, short: int | None = None, is_quota: bool = False
+    ) -> None:
         """``need`` and ``have`` are bytes; None where that could not be told.
 
         ``short`` is what would have to be freed: more than the difference where a limit is exceeded already.
+        ``is_quota``: what is free is nothing to go by, for this user may take no more of it.
         """
+        have = None if is_quota else have
         told = f"{need} bytes are needed" if need is not None else "more is needed"
         left = f", {have} are free" if have is not None else ""
-        super().__init__(f"no space on {where}: {told}{left}; free some, or use another place")
-        self.where, self.need, self.have = where, need, have
+        if is_quota:
+            message = f"a quota is used up on {where}: {told}; free some of what counts for it, or have it raised"
+        else:
+            message = f"no space on {where}: {told}{left}; free some, or use another place"
+        super().__init__(message)
+        self.where, self.need, self.have, self.is_quota = where, need, have, is_quota
         self.short = max(need - have, 0) if short is None and need is not None and have is not None else short
 
 

@@ -10,11 +10,15 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from imgbackend.types import Mi
 from labs import bootsector, images, leaks, require, sharing
+from labs.hosts import SharedFolder, shared_folder
+
+__all__ = ["shared_folder"]
 
 _FICLONE = 0x40049409
 _TESTS = Path(__file__).parent
@@ -156,3 +160,39 @@ def test_shared_lab_that_did_not_start_is_not_waited_for_again(tmp_path_factory:
         ):
             pass
     assert len(tries) == 1
+
+
+_TELL = """
+import os, socket, sys, time
+from pathlib import Path
+boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+print(socket.gethostname(), os.getpid() < 10, boot, round(time.time()), Path(sys.argv[1]).read_text())
+"""
+
+
+def test_host_of_the_lab_has_a_name_a_boot_a_clock_and_mounts_of_its_own(shared_folder: SharedFolder) -> None:
+    (shared_folder.instances / "note").write_text("shared")
+    place = shared_folder.folder / "elsewhere"
+    host = shared_folder.host("one", place=place, clock=-90_000)
+    name, is_low, boot, now, note = host.evaluate(_TELL, place / "note").split()
+    assert (name, is_low, boot, note) == ("one", "True", host.boot, "shared")
+    assert abs(time.time() - 90_000 - int(now)) < 600
+    assert list(place.iterdir()) == []
+
+
+def test_process_of_a_host_of_the_lab_does_not_outlive_it(shared_folder: SharedFolder) -> None:
+    lock = shared_folder.instances / "lock"
+    code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); "
+    with shared_folder.host("one").running(code + "sys.stdin.read()", lock), lock.open() as file:
+        assert not free(file)
+    with lock.open() as file:
+        assert free(file)
+
+
+def free(file: IO[str]) -> bool:
+    """Whether nobody else holds the lock of an open file; then it is held here."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

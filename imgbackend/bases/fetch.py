@@ -19,7 +19,7 @@ from imgbackend import errors
 from imgbackend.bases import inspect
 from imgbackend.state import digests, manifests
 from imgbackend.state.manifests import FileIdentity, Manifest
-from imgbackend.system import files, qemu_img
+from imgbackend.system import clock, files, qemu_img
 from imgbackend.system.host import BASE_MODE, Host
 from imgbackend.system.space import Quota
 from imgbackend.types import Declared, Delivered, FetchFunc, ImageInfo, Progress, Role, base_name
@@ -331,7 +331,7 @@ def quarantine(base: Path) -> Path:
 
     Its manifest stays: what comes in its place has to have the content that this one had.
     """
-    now = int(time.time())
+    now = int(clock.file_system_now(base.parent))
     for number in range(now, now + 100):
         aside = base.with_name(f"{base.name}.bad-{number}")
         if not os.path.lexists(aside):

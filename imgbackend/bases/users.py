@@ -8,7 +8,7 @@ Folders are renamed and files replaced while they are looked at.  What was liste
 is looked for again, so that a disk that only moved is not missed.
 """
 
-import json
+import contextlib
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Final
 
 from imgbackend import errors
+from imgbackend.bases import backing_names
 from imgbackend.state import records
-from imgbackend.system import qcow2
+from imgbackend.system import clock, qcow2
 from imgbackend.system.host import Host
-from imgbackend.types import DiskId, Record
+from imgbackend.types import DiskId, Record, is_base_name
 
 _ROUNDS: Final = 8
 """How often a folder is listed again, in which something was gone when it was its turn."""
@@ -44,8 +45,17 @@ class Overlay:
     base: str
     """The name of the base."""
     format: str | None
-    """That of the base, as the header states it."""
+    """That of the base, as the header states it; None: not stated, or of a base that is known by its name alone."""
     recorded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Root:
+    """The base at the end of a chain of files."""
+
+    name: str
+    format: str | None
+    """As the last header states it; None where only the name says that it is a base of this host."""
 
 
 class OverlayUsers:
@@ -58,11 +68,12 @@ class OverlayUsers:
         self._root = os.path.realpath(host.instances)
         self._real: dict[str, str] = {}
         self._listed: dict[str, tuple[int, int]] = {}
+        self._clock_difference = 0
         self._below: dict[str, dict[str, int]] = {}
         self.unseen: dict[str, None] = {}
         """What may hang on a base and could not be read, a line each: no base is known to be unused."""
         self.foreign: dict[str, None] = {}
-        """Files whose headers refer to what is no base of this host, a line each; they count for nothing."""
+        """Files whose headers refer to what is surely no base of this host, a line each; they count for nothing."""
         self.named: dict[tuple[str, str], dict[str, float]] = {}
         """The disks whose records name a base, by backend and base, as ``instance/disk``; and since when they do."""
 
@@ -85,6 +96,7 @@ class OverlayUsers:
 
     def again(self) -> Iterator[Overlay]:
         """The overlays in folders that are new, or changed since they were listed."""
+        self._compare_clocks()
         for name in self._instances():
             if self._has_changed(name):
                 yield from self._instance(name)
@@ -94,9 +106,12 @@ class OverlayUsers:
 
         Its files may be anywhere: the domain names the first, and no guest writes a qcow2's header.
         """
-        folder, name = os.path.split(path)
-        if os.path.realpath(folder) == self._bases:
-            return name
+        for named in (path, os.path.realpath(path)):
+            folder, name = os.path.split(named)
+            if os.path.realpath(folder) == self._bases:
+                return name
+        if is_base_name(os.path.basename(path)) and not self._is_below(os.path.realpath(path)):
+            return os.path.basename(path)  # the base folder may be mounted in another place too
         if format != "qcow2":
             return None
         try:
@@ -105,7 +120,8 @@ class OverlayUsers:
             return None
         if header is None or header.backing_file is None:
             return None
-        return self._root_of(path, header.backing_file, recorded=True, anywhere=True)
+        root = self._root_of(path, header, recorded=True)
+        return None if root is None else root.name
 
     def _instances(self) -> list[str]:
         try:
@@ -129,14 +145,21 @@ class OverlayUsers:
         """Whether a folder, or one below it, is new or changed since it was listed."""
         before, listed = self._listed.get(instance, (-1, 0))
         folders = {f"{self._root}/{instance}": before, **self._below.get(instance, {})}
+        listed += self._clock_difference
         return any(
             changed != _changed_at(folder) or listed - changed < _SAME_TICK for folder, changed in folders.items()
         )
 
+    def _compare_clocks(self) -> None:
+        """See what the file system's clock says, beside the one that the listings were noted by."""
+        with contextlib.suppress(OSError):  # who may not touch the folder removes nothing in it
+            now = clock.file_system_now(self._host.instances)
+            self._clock_difference = int(now * 1e9) - time.monotonic_ns()
+
     def _instance(self, instance: str) -> Generator[Overlay, None, bool]:
         """The overlays of one; it returns whether the folder was there."""
         folder = f"{self._root}/{instance}"
-        self._listed[instance] = _changed_at(folder), time.time_ns()
+        self._listed[instance] = _changed_at(folder), time.monotonic_ns()
         self._below.pop(instance, None)
         formats = self._recorded(instance)
         done: set[str] = set()
@@ -204,10 +227,10 @@ class OverlayUsers:
         header = self._header(path, needed=recorded, wanted=recorded or _is_disk(instance, name))
         if header is None or header.backing_file is None:
             return None
-        base = self._root_of(path, header.backing_file, recorded=recorded)
-        if base is None:
+        root = self._root_of(path, header, recorded=recorded)
+        if root is None:
             return None
-        return Overlay(instance=instance, name=name, base=base, format=header.backing_format, recorded=recorded)
+        return Overlay(instance=instance, name=name, base=root.name, format=root.format, recorded=recorded)
 
     def _header(self, path: str, *, needed: bool, wanted: bool) -> qcow2.Qcow2Header | None:
         """A header.  What is ``needed`` must have one, what is ``wanted`` must be readable.
@@ -229,38 +252,63 @@ class OverlayUsers:
                 self.unseen[_line(_told(exc, path))] = None
         return None
 
-    def _root_of(self, path: str, backing: str, *, recorded: bool, anywhere: bool = False) -> str | None:
-        """The name of the base at the end of a chain; None: it does not end in one that counts."""
-        first = path
+    def _root_of(self, first: str, header: qcow2.Qcow2Header, *, recorded: bool) -> _Root | None:
+        """The base at the end of a chain; None: it does not end in one that counts.
+
+        Hosts may have mounted the folder in different places.  So a file outside of it that has the name of
+        a base is taken for the one of that name here: to keep a base too long loses nothing.
+        """
+        path = first
         for _ in range(_DEEPEST):
+            backing = str(header.backing_file)
             target = self._resolved(path, backing)
-            if target is None:
-                self.foreign[_line(f"{first} refers to {backing}, which is no file of this host")] = None
-                return None
-            folder, _, name = target.rpartition("/")
-            if folder == self._bases:
-                return name
-            if not anywhere and not target.startswith(f"{self._root}/"):
-                self.foreign[_line(f"{first} refers to {target}, which is outside {self._root}")] = None
+            folder, _, name = (target or backing).rpartition("/")
+            if folder == self._bases and target is not None:
+                return _Root(name, header.backing_format)
+            known = is_base_name(name)
+            if known and not self._is_below(target):
+                return _Root(name, None)
+            readable = self._readable(target, recorded=recorded)
+            if readable is None:
+                where = f"{target}, which is outside {self._root}" if target else f"{backing}, which is no file"
+                self.foreign[_line(f"{first} refers to {where}")] = None
                 return None
             try:
-                header = self._header(target, needed=False, wanted=recorded)
+                below = self._header(readable, needed=False, wanted=recorded)
             except FileNotFoundError:
-                self.foreign[_line(f"{first} refers to {target}, which is not there")] = None
+                self._tell(f"{first} refers to {target}, which is not there", recorded=recorded and not known)
+                return _Root(name, None) if known else None
+            if below is None or below.backing_file is None:
                 return None
-            if header is None or header.backing_file is None:
-                return None
-            path, backing = target, header.backing_file
-        self.foreign[_line(f"{first} has too many files below it")] = None
+            path, header = readable, below
+        self._tell(f"{first} has too many files below it", recorded=recorded)
         return None
+
+    def _is_below(self, path: str | None) -> bool:
+        return path is not None and path.startswith(f"{self._root}/")
+
+    def _readable(self, target: str | None, *, recorded: bool) -> str | None:
+        """Where a file of a chain is to be read on this host; None: it is none of this host's.
+
+        Outside of the instances a file is read only where no guest can have named it.
+        """
+        if target is None or self._is_below(target):
+            return target
+        inside = f"{self._root}/{'/'.join(target.split('/')[-2:])}"
+        if os.path.isfile(inside):
+            return inside  # the same file, as a host names it that mounted the folder in another place
+        return target if recorded and backing_names.holds_data(target) else None
+
+    def _tell(self, line: str, *, recorded: bool) -> None:
+        """What cannot be followed: of a disk on record it may lead to any base; any other a guest may have made up."""
+        (self.unseen if recorded else self.foreign)[_line(line)] = None
 
     def _resolved(self, path: str, backing: str) -> str | None:
         """A backing file's real path; None: it is no path (``nbd://``)."""
-        backing = (_named_in(backing) if backing.startswith("json:") else backing).removeprefix("file:")
-        scheme, colon, _ = backing.partition(":")
-        if colon and "/" not in scheme:
+        local = backing_names.local_path(backing)
+        if local is None:
             return None
-        folder, _, name = (backing if backing[:1] == "/" else f"{os.path.dirname(path)}/{backing}").rpartition("/")
+        folder, _, name = (local if local[:1] == "/" else f"{os.path.dirname(path)}/{local}").rpartition("/")
         if folder not in self._real:
             self._real[folder] = os.path.realpath(folder or "/")
         return f"{self._real[folder]}/{name}"
@@ -309,20 +357,6 @@ def _changed_at(folder: str) -> int:
         return os.stat(folder).st_mtime_ns
     except OSError:
         return -1
-
-
-def _named_in(backing: str) -> str:
-    """The file that QEMU's long form of a name leads to; itself where it leads to none.
-
-    ``json:{...}``: the options of a block driver, flat (``file.filename``) or nested; qemu-block-drivers(7).
-    """
-    try:
-        found = json.loads(backing.removeprefix("json:"))
-        while isinstance(found, dict):
-            found = found.get("filename") or found.get("file.filename") or found.get("file")
-        return found if isinstance(found, str) and b"\0" not in os.fsencode(found) else backing
-    except (ValueError, RecursionError):
-        return backing
 
 
 def _is_disk(instance: str, name: str) -> bool:

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
@@ -14,6 +14,7 @@ from typing import Final, Literal
 from imgbackend import errors
 from imgbackend.bases.store import Bases
 from imgbackend.cache import inventory
+from imgbackend.cache.clocks import Clocks
 from imgbackend.cache.policy import CachedBase, OtherHost, Policy, Verdict, judge
 from imgbackend.cache.usage import Use
 from imgbackend.disks.prepare import store_lock
@@ -59,13 +60,13 @@ class Removal:
         stores: Mapping[str, HoldsBases],
         policy: Policy,
         use: Use,
-        clock: Callable[[], float],
+        clocks: Clocks,
         other: OtherHost | None = None,
     ) -> None:
         """``use`` is what was seen when the verdicts were found; it is looked at again for each that goes."""
         self._other = other
         self._host, self._bases, self._stores = host, bases, stores
-        self._policy, self._use, self._clock = policy, use, clock
+        self._policy, self._use, self._clocks = policy, use, clocks
         self._looked = -math.inf
 
     def remove(self, verdict: Verdict) -> Outcome:
@@ -107,18 +108,21 @@ class Removal:
         return None
 
     def _is_stale(self, base: CachedBase) -> bool:
-        return not 0 <= self._clock() - base.last_used < self._policy.original_age / _FRESH
+        is_fresh = self._clocks.of_stores() - base.last_used < self._policy.original_age / _FRESH
+        return not is_fresh or base.last_used > self._clocks.of_stores_at_the_latest()
 
     def _touch(self, base: Path) -> None:
         """Of both, the manifest for us and the base for a Nova; neither takes a lock, for it only lengthens a life.
 
+        The time is the file system's.
+
         :raises PermissionError: if neither may be touched.
         """
-        now, noted = self._clock(), False
+        noted = False
         refused: PermissionError | None = None
         for path in (manifests.path_of(base), base):
             try:
-                os.utime(path, (now, now))
+                os.utime(path)
                 noted = True
             except FileNotFoundError:
                 continue
@@ -140,7 +144,7 @@ class Removal:
     def _kept(self, verdict: Verdict) -> str | None:
         """Why a base stays after all; None: it goes."""
         now = self._now(verdict.base)
-        recent = now is not None and self._clock() - now.last_used < _RECENT
+        recent = now is not None and self._clocks.of_base(now) - now.last_used < _RECENT
         if recent or time.monotonic() - self._looked > _AGAIN:
             self._use.again()
             self._looked = time.monotonic()
@@ -149,7 +153,8 @@ class Removal:
         now = self._now(verdict.base)
         if now is None:
             return _GONE
-        fresh = judge(replace(now, upstream=verdict.base.upstream), self._policy, self._clock(), self._other)
+        at = self._clocks.of_base(now)
+        fresh = judge(replace(now, upstream=verdict.base.upstream), self._policy, at, self._other)
         return None if fresh.goes or (fresh.spare and verdict.spare) else fresh.reason
 
     def _now(self, base: CachedBase) -> CachedBase | None:

@@ -7,6 +7,7 @@ from imgbackend import errors
 from imgbackend.bases.store import Bases
 from imgbackend.bases.users import nothing
 from imgbackend.cache import inventory, watermarks
+from imgbackend.cache.clocks import Clocks
 from imgbackend.cache.evict import Outcome, Removal
 from imgbackend.cache.garbage.collect import Leftover
 from imgbackend.cache.policy import CachedBase, OtherHost, Policy, Verdict, judge
@@ -56,7 +57,7 @@ class Sweep:
         bases: Bases,
         stores: Callable[[Collection[str]], Stores],
         policy: Policy,
-        clock: Callable[[], float],
+        clocks: Clocks,
         look: Callable[[Callable[[], object]], Use],
     ) -> None:
         """As of :class:`imgbackend.cache.service.Cache`, whose passes these are.
@@ -64,8 +65,8 @@ class Sweep:
         ``look`` finds what is in use now, and calls what it is given before each folder.
         """
         self._host, self._bases, self._stores = host, bases, stores
-        self._policy, self._clock, self._look = policy, clock, look
-        self._hosts = SharingHosts(host, clock)
+        self._policy, self._clocks, self._look = policy, clocks, look
+        self._hosts = SharingHosts(host, clocks.instances)
 
     def run(
         self,
@@ -76,7 +77,9 @@ class Sweep:
         asked: Callable[[list[CachedBase]], list[CachedBase]] | None = None,
     ) -> Pass:
         """See :meth:`imgbackend.cache.service.Cache.prune`; ``asked`` adds what the sources say."""
-        began = self._clock()
+        if not dry_run:
+            self.refuse_namesake()
+        began = self._clocks.instances()
         with self._host.metrics.timed("scan"):
             use = self._look(alive)
             unseen = list(use.unseen)
@@ -89,7 +92,7 @@ class Sweep:
         if dry_run:
             outcomes = [_would(verdict) for verdict in verdicts]
             return Pass(outcomes=outcomes, faults=faults, foreign=use.foreign, missing=missing)
-        removal = Removal(self._host, self._bases, stores.opened, self._policy, use, self._clock, other)
+        removal = Removal(self._host, self._bases, stores.opened, self._policy, use, self._clocks, other)
         outcomes = list(self._done(removal, verdicts, faults, stop))
         stopped = len(outcomes) < len(verdicts)
         faults += use.unseen[len(unseen) :]
@@ -102,15 +105,26 @@ class Sweep:
 
         May be called while a base's lock is held.
         """
+        if self._hosts.namesake() is not None:
+            return False
         use = self._look(nothing)
         other, _ = self._others([])
         found, _ = inventory.everything(self._host, self._bases, {}, use)
-        verdicts = [judge(_measured(base), self._policy, self._clock(), other) for base in found]
+        verdicts = [judge(_measured(base), self._policy, self._clocks.of_base(base), other) for base in found]
         if use.unseen:
             return False
-        removal = Removal(self._host, self._bases, {}, self._policy, use, self._clock, other)
+        removal = Removal(self._host, self._bases, {}, self._policy, use, self._clocks, other)
         outcomes = [removal.remove(verdict) for verdict in watermarks.for_need(verdicts, need)]
         return any(each.action == "removed" for each in outcomes)
+
+    def refuse_namesake(self) -> None:
+        """Refuse to change anything where another host of this host's name works on the folder.
+
+        :raises ConfigError: with what to do.
+        """
+        refusal = self._hosts.namesake()
+        if refusal is not None:
+            raise errors.ConfigError(refusal)
 
     def _others(self, faults: list[str]) -> tuple[OtherHost | None, list[str]]:
         """The host to wait for, and those that fell silent."""
@@ -125,9 +139,17 @@ class Sweep:
     ) -> list[Verdict]:
         folder, policy = files.nearest(self._host.bases), self._policy
         free, total, rooms = files.free_bytes(folder), files.total_bytes(folder), self._rooms(stores, faults)
-        now = self._clock()
+        now, store_now = self._clocks.bases(), self._clocks.of_stores()
         verdicts = watermarks.decide(
-            found, policy, now, free=free, total=total, stores=rooms, unseen=unseen, other=other
+            found,
+            policy,
+            now,
+            store_now=store_now,
+            free=free,
+            total=total,
+            stores=rooms,
+            unseen=unseen,
+            other=other,
         )
         faults += _too_full(verdicts, watermarks.place(policy, free=free))
         for name in watermarks.bounded(policy):

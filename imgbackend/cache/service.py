@@ -7,7 +7,6 @@ for both alike.
 import contextlib
 import itertools
 import os
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from imgbackend import errors
 from imgbackend.bases.store import Bases
 from imgbackend.bases.users import nothing
 from imgbackend.cache import inventory, upstream
+from imgbackend.cache.clocks import Clocks
 from imgbackend.cache.evict import Outcome
 from imgbackend.cache.garbage.collect import LeftBehind, Leftover, settled
 from imgbackend.cache.garbage.of_disks import Orphans
@@ -75,16 +75,15 @@ class Cache:
         bases: Bases,
         ports: Ports,
         policy: Policy,
-        clock: Callable[[], float] = time.time,
         domains: Domains = no_domains,
     ) -> None:
         """``domains`` tells what the hypervisor's domains open."""
         self._host, self._bases, self._ports = host, bases, ports
         self.policy = policy
         """What the configuration allows."""
-        self._clock, self._domains = clock, domains
-        self._hosts = SharingHosts(host, clock)
-        self._sweep = Sweep(host, bases, ports.stores, policy, clock, self._look)
+        self._clocks, self._domains = Clocks(host), domains
+        self._hosts = SharingHosts(host, self._clocks.instances)
+        self._sweep = Sweep(host, bases, ports.stores, policy, self._clocks, self._look)
 
     def bases(self, *, ask_sources: bool = False) -> Listing:
         """Every base, with the disks that hang on it.
@@ -153,7 +152,7 @@ class Cache:
         with self._translating_errors():
             listing, stores = self._listed()
             found = chosen(listing.bases, names, store, sample)
-            return Verification(self._host, stores.opened, rate, self._clock).verify_all(found, progress)
+            return Verification(self._host, stores.opened, rate, self._clocks.bases).verify_all(found, progress)
 
     def prune(
         self,
@@ -174,7 +173,7 @@ class Cache:
         The metrics are written, where there is a file for them.
         What killed calls left behind goes too, as :meth:`leftovers` tells.
 
-        :raises ConfigError: if the base folder cannot be read.
+        :raises ConfigError: if the base folder cannot be read, or another host has this host's name.
         """
         with self._translating_errors():
             done = self._sweep.run(dry_run=dry_run, stop=stop, alive=alive, asked=self._asked if ask_sources else None)
@@ -263,6 +262,16 @@ class Cache:
         """Take a host off the record that is no more; one that is not on it is no error."""
         self._hosts.forget(name)
 
+    def namesake(self) -> str | None:
+        """Why the name of this host is another host's, in a line that says what to do; None: it is its own."""
+        with self._translating_errors():
+            return self._hosts.namesake()
+
+    def paths(self) -> dict[str, str]:
+        """Where the hosts that made passes have mounted the folder, by their names."""
+        with self._translating_errors():
+            return self._hosts.paths()
+
     def in_use(self, name: str) -> bool:
         """Whether a disk or a domain needs a base of the folder, or may do so: not all of them could be looked at."""
         use = self._look()
@@ -274,15 +283,20 @@ class Cache:
         ``remove``: what is surely dead goes.  Its lock is free, and whoever made it was noted and is gone, or it is
         unchanged for ``lease_seconds``.  No whole disk goes, and nothing that has no name of ours.
         ``alive`` is called before each folder and each leftover that is looked at, and may raise.
+
+        :raises ConfigError: if what is dead is to go, and another host has this host's name.
         """
+        if remove:
+            with self._translating_errors():
+                self._sweep.refuse_namesake()
         return self._left(remove=remove, alive=alive)
 
     def _left(self, *, remove: bool, alive: Callable[[], object], whole: bool = True) -> LeftBehind:
         with self._translating_errors():
-            strewn = Strewn(self._host, self._bases, self.policy, lambda: self._look(alive), self._clock, alive)
-            orphans = Orphans(self._host, self._ports, self.policy, self._clock, alive, whole=whole)
+            strewn = Strewn(self._host, self._bases, self.policy, lambda: self._look(alive), self._clocks, alive)
+            orphans = Orphans(self._host, self._ports, self.policy, self._clocks, alive, whole=whole)
             faults: list[str] = []
-            rooms = Workrooms(self._host, self._ports, self.policy, self._clock)
+            rooms = Workrooms(self._host, self._ports, self.policy)
             candidates = itertools.chain(orphans.candidates(), strewn.candidates(), rooms.candidates())
             found = list(settled(candidates, self._host, faults, remove=remove))
             unknown = [*strewn.faults, *orphans.faults, *rooms.faults]

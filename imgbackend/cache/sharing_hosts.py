@@ -3,25 +3,36 @@
 It is the file ``compute_nodes`` that a Nova keeps there, in Nova's form: a JSON object of host names and seconds since
 1970, read and written under Nova's lock, so that the one sees the other.  Ours is whole at every moment, where
 Nova's may be cut off.  A host that was not heard of for a day is no user any more, as for Nova.
+
+Our times there are the file system's.  A Nova's are its host's, whose clock may be wrong.  That is known when its entry
+changes: its pass was after the last look at the entries, and tells another time.  Such a host is alive for a day
+after its entry was seen to change, whatever that says.
 """
 
+import dataclasses
 import json
-import os
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from imgbackend import errors
 from imgbackend.bases import users
+from imgbackend.cache import host_notes
+from imgbackend.cache.host_notes import HostNote, Notes
 from imgbackend.cache.policy import OtherHost, span
 from imgbackend.state import folder_marker
 from imgbackend.system import files
 from imgbackend.system.host import Host
+from imgbackend.system.process_identity import machine_id
 
 ALIVE: Final = 86400.0
 """Seconds that a host counts for after its last pass: Nova's own limit."""
 _TOLD: Final = 7 * ALIVE
 """A host is told to be missing for so long; after that it is taken to be gone for good."""
+_SKEW: Final = 60.0
+"""Seconds by which a pass may be in the future before the clock of its host is taken to be wrong."""
+_LONGEST: Final = 7200.0
+"""Seconds that a pass may take: it tells when it began, and only at its end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +45,15 @@ class SeenHost:
     alive: bool
     here: bool
     """It is this one."""
+    clock_is_wrong: bool = False
+    """It makes passes, and tells other times of them than it can have made them at."""
 
 
 class SharingHosts:
     """The hosts of one ``instances_path``."""
 
     def __init__(self, host: Host, clock: Callable[[], float]) -> None:
-        """Nothing is touched."""
+        """``clock`` is the time of the file system of the folder; nothing is touched."""
         self._host, self._clock = host, clock
         self._file = host.instances / "compute_nodes"
 
@@ -49,44 +62,68 @@ class SharingHosts:
 
         :raises OSError: if it cannot be read.
         """
-        here, now = self._host.settings.hostname, self._clock()
         if not self._file.exists():
             return []
         with self._host.locks.hosts():
-            found = self._read()
-        return [
-            SeenHost(name=name, last_pass=seen, alive=now - seen < ALIVE, here=name == here)
-            for name, seen in sorted(found.items())
-        ]
+            found, notes = self._read(), host_notes.read(self._host.instances)
+        now = self._clock()
+        known = _looked_at(found, notes, now)
+        return [self._seen(name, note, now) for name, note in sorted(known.items())]
 
     def slowest(self) -> OtherHost | None:
-        """Of the other hosts that are alive, the one whose last pass is longest ago."""
+        """Of the other hosts that are alive, the one whose last pass is longest ago.
+
+        That of one whose clock is wrong may have been at any time.
+        """
         others = [each for each in self.all() if each.alive and not each.here]
-        last = min(others, key=lambda each: each.last_pass, default=None)
-        return None if last is None else OtherHost(name=last.name, last_pass=last.last_pass)
+        passes = [
+            OtherHost(name=each.name, last_pass=0.0 if each.clock_is_wrong else each.last_pass) for each in others
+        ]
+        return min(passes, key=lambda each: each.last_pass, default=None)
 
     def missing(self) -> list[str]:
-        """Hosts that have fallen silent within the last week, a line each."""
+        """Hosts that have fallen silent within the last week, or whose clocks are wrong, a line each."""
         now = self._clock()
+        others = [each for each in self.all() if not each.here and abs(now - each.last_pass) < _TOLD]
         return [
-            f"the host {each.name} made no pass for {span(now - each.last_pass)}: of what it uses, only the disks in "
-            f"{self._host.instances} count; if it is no more, forget it: imgbackend cache hosts --forget {each.name}"
-            for each in self.all()
-            if not each.alive and not each.here and now - each.last_pass < _TOLD
+            *(self._silent(each, now) for each in others if not each.alive),
+            *(self._wrong(each, now) for each in others if each.alive and each.clock_is_wrong),
         ]
+
+    def namesake(self) -> str | None:
+        """Why this host's name is another host's, in a line that says what to do; None: it is its own.
+
+        :raises OSError: if the notes cannot be read.
+        """
+        return self._namesake(host_notes.read(self._host.instances))
+
+    def paths(self) -> dict[str, str]:
+        """Where the hosts that are known have mounted the folder.
+
+        :raises OSError: if the notes cannot be read.
+        """
+        notes = host_notes.read(self._host.instances)
+        return {name: note.instances for name, note in sorted(notes.hosts.items()) if note.instances is not None}
 
     def register(self, began: float) -> None:
         """Tell the others of a pass of this host that saw everything, and that began then.
 
-        :raises Error: if it cannot be written.
+        :raises Error: if it cannot be written; ConfigError where another host has the name.
         """
         if not self._is_used():
             return
+        name, here = self._host.settings.hostname, str(self._host.instances)
         try:
             with self._host.locks.hosts():
-                found = self._read()
-                found[self._host.settings.hostname] = began
-                self._write(json.dumps(found).encode())
+                found, notes = self._read(), host_notes.read(self._host.instances)
+                refusal, now = self._namesake(notes), self._clock()
+                if refusal is not None:
+                    raise errors.ConfigError(refusal)
+                hosts = _looked_at(found, notes, now)
+                hosts[name] = HostNote(last_pass=began, seen=now, machine=machine_id(), instances=here)
+                host_notes.write(self._host.instances, dataclasses.replace(notes, hosts=hosts, looked=now))
+                found[name] = began
+                host_notes.replace(self._file, json.dumps(found).encode())
         except OSError as exc:
             raise files.as_error(exc, self._file) from exc
 
@@ -102,9 +139,12 @@ class SharingHosts:
         """
         try:
             with self._host.locks.hosts():
-                found = self._read()
+                found, notes = self._read(), host_notes.read(self._host.instances)
                 if found.pop(name, None) is not None:
-                    self._write(json.dumps(found).encode())
+                    host_notes.replace(self._file, json.dumps(found).encode())
+                others = {other: note for other, note in notes.hosts.items() if other != name}
+                if len(others) < len(notes.hosts):
+                    host_notes.write(self._host.instances, dataclasses.replace(notes, hosts=others))
         except OSError as exc:
             raise files.as_error(exc, self._file) from exc
 
@@ -117,22 +157,55 @@ class SharingHosts:
             return {}
         return {name: float(seen) for name, seen in found.items() if isinstance(seen, int | float)}
 
-    def _write(self, data: bytes) -> None:
-        """Replace the file, and leave it to whom it belongs: a Nova has to be able to write there.
+    def _seen(self, name: str, note: HostNote, now: float) -> SeenHost:
+        alive = now - (note.last_pass if note.credible else note.seen) < ALIVE
+        return SeenHost(
+            name=name,
+            last_pass=note.last_pass,
+            alive=alive,
+            here=name == self._host.settings.hostname,
+            clock_is_wrong=alive and not note.credible,
+        )
 
-        Another user's is written in place, by one call.
-        """
-        try:
-            before = os.stat(self._file)
-        except FileNotFoundError:
-            before = None
-        owner = before or os.stat(self._host.instances)
-        ours = os.geteuid()
-        if before is not None and ours not in (0, before.st_uid):
-            with files.open_fd(self._file, os.O_WRONLY) as fd:
-                os.pwrite(fd, data.ljust(before.st_size), 0)  # never shorter: killed before the end, it is whole JSON
-                os.ftruncate(fd, len(data))
-            return
-        files.write_whole(self._file, data, mode=stat.S_IMODE(before.st_mode) if before else 0o644)
-        if ours == 0 and owner.st_uid != 0:
-            os.chown(self._file, owner.st_uid, owner.st_gid)
+    def _namesake(self, notes: Notes) -> str | None:
+        name, mine = self._host.settings.hostname, machine_id()
+        note = notes.hosts.get(name)
+        if note is None or None in (mine, note.machine) or note.machine == mine:
+            return None
+        since = self._clock() - note.last_pass
+        if since > _TOLD:
+            return None
+        return (
+            f"a host of the name {name} made a pass {span(since)} ago, and has another machine id "
+            f"({note.machine}; this one has {mine}): of two hosts of one name each would take the other's work for its "
+            "own.  Give one of them another name: host, in [DEFAULT].  If it is this one, installed anew: "
+            f"imgbackend cache hosts --forget {name}"
+        )
+
+    def _silent(self, host: SeenHost, now: float) -> str:
+        return (
+            f"the host {host.name} made no pass for {span(now - host.last_pass)}: of what it uses, only the disks in "
+            f"{self._host.instances} count; if it is no more, forget it: imgbackend cache hosts --forget {host.name}"
+        )
+
+    def _wrong(self, host: SeenHost, now: float) -> str:
+        ahead = host.last_pass - now
+        how = f"{span(ahead)} ahead of" if ahead > 0 else f"{span(-ahead)} behind"
+        return (
+            f"the clock of the host {host.name} is {how} the file system's: when it made its passes is not known, so "
+            "no base goes that it may use; set its clock right"
+        )
+
+
+def _looked_at(found: dict[str, float], notes: Notes, now: float) -> dict[str, HostNote]:
+    """The notes of the hosts that are on record, as of now."""
+    looked = {}
+    for name, last_pass in found.items():
+        note = notes.hosts.get(name)
+        if note is None or note.last_pass != last_pass:
+            earliest = last_pass if notes.looked is None else notes.looked - _LONGEST
+            credible = earliest <= last_pass <= now + _SKEW
+            known = HostNote(last_pass=last_pass, seen=now) if note is None else note
+            note = dataclasses.replace(known, last_pass=last_pass, seen=now, credible=credible)
+        looked[name] = note
+    return looked

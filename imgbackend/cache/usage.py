@@ -10,6 +10,7 @@ from imgbackend.bases.users import Overlay, OverlayUsers, nothing
 from imgbackend.state import manifests
 from imgbackend.system import qcow2
 from imgbackend.system.host import Host
+from imgbackend.types import is_base_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,4 +117,5 @@ class Use:
             backing = qcow2.read(base).backing_file
         except (OSError, errors.DiskError):
             return None
-        return Path(backing).name if backing is not None and Path(backing).parent == base.parent else None
+        name = "" if backing is None else Path(backing).name
+        return name if is_base_name(name) else None

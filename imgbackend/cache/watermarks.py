@@ -13,6 +13,7 @@ def decide(
     policy: Policy,
     now: float,
     *,
+    store_now: float | None = None,
     free: int | None = None,
     total: int | None = None,
     stores: Mapping[str, Capacity] = MappingProxyType({}),
@@ -21,11 +22,14 @@ def decide(
 ) -> list[Verdict]:
     """What is to become of each base, in the order given.
 
+    ``store_now`` is the time by which bases of stores are judged; None: the same.
+
     ``free`` is what is free on the base folder's file system, of ``total``; ``stores`` tells the same of
     stores of which so much is to be free.  ``unseen``: not every disk could be looked at, so that no base is known to
     be unused.
     """
-    verdicts = [judge(base, policy, now, other) for base in bases]
+    of_stores = now if store_now is None else store_now
+    verdicts = [judge(base, policy, now if base.store is None else of_stores, other) for base in bases]
     _make_room(verdicts, policy, place(policy, free=free, total=total))
     for store in bounded(policy):
         _make_room(verdicts, policy, store_place(policy, store, stores.get(store)))

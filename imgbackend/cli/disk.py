@@ -1,6 +1,7 @@
 """``imgbackend disk``: make, list, show, grow, delete, export and flatten disks."""
 
 import argparse
+import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -137,6 +138,19 @@ def _check_name(instance: str) -> None:
         raise ConfigError(str(exc)) from exc
 
 
+def _state_of(disk: "Disk[Any]") -> str:
+    """``ok``, or why the file that a disk depends on cannot be read on this host."""
+    from imgbackend.cli.abilities import backing_of
+
+    try:
+        backing = backing_of(disk)
+    except Error as exc:
+        return str(exc)
+    if backing is not None and not os.path.exists(backing):
+        return f"the base {backing} is gone; create the disk again, and it is fetched"
+    return "ok"
+
+
 class List(Lister):
     """List disks."""
 
@@ -158,7 +172,7 @@ class List(Lister):
     def _rows(self, engine: "Engine", instance: str | None) -> Iterator[Sequence[Any]]:
         for disk in engine.disks(instance):
             try:
-                facts = described(disk) | {"state": "ok"}
+                facts = described(disk) | {"state": _state_of(disk)}
             except Error as exc:
                 facts = dict.fromkeys(self.columns) | {
                     "instance": disk.id.instance,

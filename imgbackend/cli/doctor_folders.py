@@ -8,13 +8,12 @@ import contextlib
 import os
 import stat
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from imgbackend.cli.figures import human_size
-from imgbackend.cli.places import file_system, nearest, room
+from imgbackend.cli.places import file_system, nearest, room, time_in
 from imgbackend.system import files
 from imgbackend.types import Finding
 
@@ -53,6 +52,9 @@ def _place(instances: Path) -> Finding:
 def _space(instances: Path) -> Finding:
     capacity = room(instances)
     found = f"{human_size(capacity.free)} of {human_size(capacity.total)}"
+    if not capacity.total:
+        advice = "no image will be fetched; see to the file system: CephFS needs a manager (ceph-mgr) for this"
+        return Finding("free space", "warning", f"{found}: the file system does not tell", advice)
     if capacity.free * _SCARCE < capacity.total:
         return Finding("free space", "warning", found, "free some; imgbackend cache usage shows what the bases take")
     return Finding("free space", "ok", found)
@@ -120,7 +122,7 @@ def _direct(fd: int) -> bool:
 
 def _leftovers(instances: Path, bases: Path) -> Finding:
     """Unfinished files, and bases that were put aside."""
-    check, now = "leftovers", time.time()
+    check, now = "leftovers", time_in(instances)
     try:
         found = [*_matching(bases, "*.part", "*.converted", ".*.tmp"), *_matching(instances, "*/.*.part", "*/.*.tmp")]
         aside = _matching(bases, "*.bad-*")

@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -138,13 +137,12 @@ def last_used(base: Path) -> float:
 
 
 def touch(base: Path) -> None:
-    """Note a use: ours on the manifest, and Nova's on the base itself.
+    """Note a use, by the time of the file system: ours on the manifest, and Nova's on the base itself.
 
     :raises OSError: but not EACCES or EPERM: who may not touch may still use it.
     """
-    now = time.time()
     for path in (path_of(base), base):
         try:
-            os.utime(path, (now, now))
+            os.utime(path)
         except PermissionError:
             continue

@@ -153,9 +153,7 @@ def write_all(contents: Mapping[Path, bytes], *, mode: int = 0o644, durable: boo
             fds = []
             for path, data in contents.items():
                 fds.append(opened.enter_context(new_file(temporary[path], mode)))
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(fds[-1], view) :]  # an almost full file system takes only a part
+                write_content(fds[-1], data)
             if durable:
                 _flush_all(fds)
         for path in contents:
@@ -164,6 +162,13 @@ def write_all(contents: Mapping[Path, bytes], *, mode: int = 0o644, durable: boo
         for path in temporary.values():
             path.unlink(missing_ok=True)
         raise
+
+
+def write_content(fd: int, data: bytes) -> None:
+    """Write all of ``data``; an almost full file system takes only a part at once."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
 
 
 def _flush_all(fds: Sequence[int]) -> None:
@@ -320,7 +325,7 @@ def as_error(exc: OSError, where: Path, need: int | None = None) -> errors.Error
         have: int | None = None
         with contextlib.suppress(OSError):
             have = free_bytes(where if where.is_dir() else where.parent)
-        return errors.StorageFull(str(where), need, have)
+        return errors.StorageFull(str(where), need, have, is_quota=exc.errno == errno.EDQUOT)
     if exc.errno in _DENIED:
         return errors.ConfigError(f"{what}; give this user the permission, or use another folder")
     if exc.errno in _AWAY:

@@ -203,7 +203,8 @@ def _run(
                 raise errors.DiskBusy(image_lock.OPEN_ELSEWHERE) from exc
             if "No space left on device" in exc.output or "Disk quota exceeded" in exc.output:
                 folder = Path(_name_of((*write, *read)[0]))
-                raise errors.StorageFull(str(folder), None, files.free_bytes(folder)) from exc
+                is_quota = "Disk quota exceeded" in exc.output
+                raise errors.StorageFull(str(folder), None, files.free_bytes(folder), is_quota=is_quota) from exc
             raise
 
 

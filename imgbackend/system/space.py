@@ -1,13 +1,11 @@
 """Room: what is free on a file system, less what is already promised to others.
 
 Whoever is about to fill a file tells how large it will be.  The promise is a small file
-beside the locks, named by its holder; it counts for what is not yet written, and as
-long as the process that made it lives.
+beside the locks, claimed by its holder; it counts for what is not yet written, and as
+long as the process that made it may live.
 """
 
 import contextlib
-import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,19 +13,13 @@ from pathlib import Path
 from typing import Final
 
 from imgbackend import errors
-from imgbackend.system import files
+from imgbackend.system import files, promises
 from imgbackend.system.locks import Locks
 from imgbackend.system.process_identity import ProcessIdentity
 
-_SUFFIX: Final = ".reserved"
 _EIGHTH: Final = 3
 _AHEAD: Final = 1 << 20
 """Bytes that are promised ahead at least, where nobody knows how many there will be."""
-
-
-def note_of(folder: Path, target: Path) -> Path:
-    """Where the promise for a file is; ``folder`` is that of the locks."""
-    return folder / f"{hashlib.sha1(os.fsencode(target), usedforsecurity=False).hexdigest()}{_SUFFIX}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,13 +59,13 @@ class Space:
         if need is None:
             yield
             return
-        note = note_of(self._folder, target)
+        note = promises.PromiseNote(promises.note_of(self._folder, target))
         self._promise(note, target, need, quota)
         with _blamed(target, need):
             try:
                 yield
             finally:
-                note.unlink(missing_ok=True)
+                note.remove()
 
     @contextlib.contextmanager
     def growing(self, target: Path, quota: Quota | None = None) -> Iterator[Callable[[], None]]:
@@ -84,7 +76,7 @@ class Space:
 
         :raises StorageFull: if there is more already than there may be.
         """
-        note, promised = note_of(self._folder, target), 0
+        note, promised = promises.PromiseNote(promises.note_of(self._folder, target)), 0
 
         def grow() -> None:
             nonlocal promised
@@ -101,17 +93,16 @@ class Space:
             try:
                 yield grow
             finally:
-                note.unlink(missing_ok=True)
+                note.remove()
 
-    def _promise(self, note: Path, target: Path, need: int, quota: Quota | None) -> int:
+    def _promise(self, note: promises.PromiseNote, target: Path, need: int, quota: Quota | None) -> int:
         """Write it down, if there is room for it."""
-        told = {"file": str(target), "bytes": need, **ProcessIdentity.me(self._host).note()}
         with self._locks.space():
             missing = need - _written(target)
-            where, have = self._left(note, target.parent, quota)
+            where, have = self._left(note.path, target.parent, quota)
             if missing > have:
                 raise errors.StorageFull(where, missing, max(have, 0), short=missing - have)
-            files.write_whole(note, json.dumps(told).encode(), mode=0o600, durable=False)
+            note.write(target, need, ProcessIdentity.me(self._host))
         return need
 
     def _left(self, own: Path, folder: Path, quota: Quota | None) -> tuple[str, int]:
@@ -122,30 +113,26 @@ class Space:
                 promised += size
                 here += size if quota is not None and target.parent == quota.folder else 0
         have = files.free_bytes(folder) - promised
+        name = str(folder) if files.total_bytes(folder) else f"{folder}, whose file system tells that 0 of 0 are free"
         if quota is None:
-            return str(folder), have
+            return name, have
         have -= quota.min_free
         if quota.max_size is not None:
             left = quota.max_size - files.folder_bytes(quota.folder, quota.without) - here
             if left < have:
                 return f"{folder}, within [image_cache] max_size", left
-        return f"{folder}, beside [image_cache] min_free" if quota.min_free else str(folder), have
+        return f"{folder}, beside [image_cache] min_free" if quota.min_free else name, have
 
     def _promises(self, own: Path) -> Iterator[tuple[Path, int]]:
         """What others have still to write, by file; forgets those that died."""
-        for note in self._folder.glob(f"*{_SUFFIX}"):
-            if note == own:
+        for note in self._folder.glob(f"*{promises.SUFFIX}"):
+            promise = None if note == own else promises.read(note, self._host)
+            if promise is None:
                 continue
-            try:
-                told = json.loads(note.read_text())
-                gone = ProcessIdentity.noted(told).state(self._host) == "gone"
-                target, size = Path(told["file"]), int(told["bytes"])
-            except (FileNotFoundError, ValueError, KeyError, TypeError):
-                continue
-            if not gone:
-                yield target, max(size - _written(target), 0)
-            else:
+            if promise.state == "gone":
                 note.unlink(missing_ok=True)
+            else:
+                yield promise.target, max(promise.size - _written(promise.target), 0)
 
 
 @contextlib.contextmanager
@@ -155,12 +142,13 @@ def _blamed(target: Path, need: int | None) -> Iterator[None]:
         yield
     except OSError as exc:
         if exc.errno in files.FULL:
-            raise errors.StorageFull(str(target.parent), need, files.free_bytes(target.parent)) from exc
+            raise files.as_error(exc, target.parent, need) from exc
         raise
     except errors.StorageFull as exc:
         if exc.need is not None:
             raise
-        raise errors.StorageFull(str(target.parent), need, files.free_bytes(target.parent)) from exc
+        free = files.free_bytes(target.parent)
+        raise errors.StorageFull(str(target.parent), need, free, is_quota=exc.is_quota) from exc
 
 
 def _written(path: Path) -> int:

@@ -1,6 +1,7 @@
 """Leftovers of every kind: they go when nobody can be at them any more, and nothing else does."""
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -24,7 +25,7 @@ from imgbackend.cache.garbage.collect import Leftover
 from imgbackend.cache.garbage.of_disks import Orphans
 from imgbackend.state import manifests
 from imgbackend.state.shared_failure import SECONDS
-from imgbackend.system import space
+from imgbackend.system import promises
 from imgbackend.system.process_identity import ProcessIdentity
 from imgbackend.types import DiskId, Mi, Progress, Record, StoreLeftover, base_name, ignore
 from labs.able import AbleBackend
@@ -66,7 +67,7 @@ def looked(engine: Engine, *, remove: bool = False) -> dict[str, Leftover]:
 
 def promise(engine: Engine, target: Path, owner: ProcessIdentity) -> Path:
     """Somebody said that this file is being filled."""
-    note = space.note_of(engine.host.instances / "locks", target)
+    note = promises.note_of(engine.host.instances / "locks", target)
     note.write_text(json.dumps({"file": str(target), "bytes": 5 * Mi, **owner.note()}))
     return note
 
@@ -189,7 +190,8 @@ def test_names_that_are_not_ours_are_never_touched(engine: Engine, tmp_path: Pat
     done = engine.cache.prune()
     assert (done.faults, done.leftovers) == ([], [])
     found = {path: path.lstat().st_ino for path in instances.rglob("*")}
-    assert {path: number for path, number in found.items() if path.name != "compute_nodes"} == before
+    registered = {instances / "compute_nodes", instances / "imgbackend_hosts.json"}
+    assert {path: number for path, number in found.items() if path not in registered} == before
     assert (tmp_path / "theirs").read_text() == "theirs"
 
 
@@ -257,7 +259,7 @@ def test_leftover_of_a_process_that_is_gone_goes_at_once(engine: Engine) -> None
 
 def test_leftover_of_this_host_before_its_restart_goes_at_once(engine: Engine) -> None:
     path = put(engine.host.bases / f"{_BASE}.part", 1)
-    promise(engine, path, ProcessIdentity(host="here", boot="another boot", pid=os.getpid(), started="1"))
+    promise(engine, path, dataclasses.replace(ProcessIdentity.me("here"), boot="another boot"))
     assert looked(engine, remove=True)[f"_base/{path.name}"].removed
 
 
@@ -273,8 +275,7 @@ def test_leftover_of_a_living_process_stays_though_its_lock_is_free_and_it_is_ol
 
 def test_number_of_a_process_that_was_given_out_again_is_not_its_maker(engine: Engine) -> None:
     path = put(engine.host.bases / f"{_BASE}.part", 1)
-    me = ProcessIdentity.me("here")
-    promise(engine, path, ProcessIdentity(host="here", boot=me.boot, pid=me.pid, started="1"))
+    promise(engine, path, dataclasses.replace(ProcessIdentity.me("here"), started="1"))
     assert looked(engine, remove=True)[f"_base/{path.name}"].removed
 
 
@@ -366,6 +367,8 @@ def test_manifest_of_a_bad_base_stays_with_it(engine: Engine, raw_image: Templat
 def record(engine: Engine, instance: str, name: str, seconds: float) -> None:
     made = Record(backend="qcow2", driver="qcow2", format="qcow2", way="overlay", time=time.time() - seconds)
     engine.host.records.write(DiskId(instance=instance, name=name), made, as_file=True, durable=False)
+    then = time.time() - seconds
+    os.utime(engine.host.instances / instance / "disks.json", (then, then))
 
 
 def test_record_without_a_disk_goes_and_those_beside_it_stay(engine: Engine, raw_image: Template) -> None:
@@ -511,18 +514,11 @@ def test_whole_disk_that_no_record_tells_of_is_listed_and_never_removed(able: En
     assert stored(able, "web1_disk").exists()
 
 
-def age_record(engine: Engine) -> None:
-    """As if the disk of web1 had been made long ago."""
-    path = engine.host.instances / "web1" / "disks.json"
-    content = json.loads(path.read_text())
-    content["disks"]["disk"]["time"] -= _OLD
-    path.write_text(json.dumps(content))
-
-
 def test_record_of_a_store_s_disk_that_is_gone_goes(able: Engine, raw_image: Template) -> None:
     able.disk("web1").cache(raw_image, raw_image.name)
     stored(able, "web1_disk").unlink()
-    age_record(able)
+    records = able.host.instances / "web1" / "disks.json"
+    put(records, content=records.read_bytes())
     assert looked(able, remove=True)["web1/disks.json: disk"].removed
     assert not (able.host.instances / "web1").exists()
 
@@ -534,7 +530,8 @@ def test_what_people_put_aside_in_a_store_stays_and_so_does_its_record(
     disk = able.disk("web1")
     disk.cache(raw_image, raw_image.name)
     stored(able, "web1_disk").rename(stored(able, "kept"))
-    age_record(able)
+    records = able.host.instances / "web1" / "disks.json"
+    put(records, content=records.read_bytes())
     left = StoreLeftover(
         name="kept", disk=disk.id, base=None, allocated=7, time=time.time() - _OLD, kept_because="rename it"
     )

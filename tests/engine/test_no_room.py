@@ -1,17 +1,21 @@
 """A file system that is full at each stage: the error says need and have, nothing is left, and later it works."""
 
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from imgbackend import Engine, errors
+from imgbackend.cli.doctor_folders import folders
 from imgbackend.system import files
 from imgbackend.types import Ki, Mi
 from imgbackend_qcow2.driver import Qcow2Disk
+from labs import mounts
 from labs.contents import bytes_of, entries
 from labs.engines import MakeEngine
 from labs.images import qemu_img, sparse_raw
+from labs.require import require
 from labs.templates import Template
 
 MakeTmpfs = Callable[[int], Path]
@@ -194,3 +198,57 @@ def test_flatten_that_does_not_fit_keeps_the_bytes(make_engine: MakeEngine, tmp_
     assert bytes_of(disk) == wanted.content.read_bytes()
     disk.flatten()
     assert bytes_of(disk) == wanted.content.read_bytes()
+
+
+# A quota, and a file system that does not tell its size
+
+
+@pytest.fixture
+def limited(btrfs: Path) -> Iterator[Path]:
+    """An ``instances_path`` whose files may take 8 MiB, on a file system that has much more."""
+    folder = btrfs / "limited"
+    btrfs_do("quota", "enable", str(btrfs))
+    btrfs_do("subvolume", "create", str(folder))
+    btrfs_do("qgroup", "limit", "8M", str(folder))
+    yield folder
+    btrfs_do("subvolume", "delete", str(folder))
+    btrfs_do("quota", "disable", str(btrfs))
+
+
+def btrfs_do(*words: str) -> None:
+    subprocess.run(["btrfs", *words], check=True, capture_output=True, timeout=60)
+
+
+@pytest.mark.parametrize("format", ["raw", "qcow2"])
+def test_quota_that_is_used_up_is_told_as_one_and_not_as_what_is_free(
+    make_engine: MakeEngine, tmp_path: Path, limited: Path, format: str
+) -> None:
+    """Whether the image itself is too large for it, or what is unpacked of it."""
+    engine = make_engine({"images_type": "raw", "instances_path": str(limited)})
+    wanted = image(tmp_path, 16 * Mi)
+    if format == "qcow2":
+        packed = tmp_path / "packed.qcow2"
+        qemu_img("convert", "-c", "-f", "raw", "-O", "qcow2", str(wanted.content), str(packed))
+        wanted = wanted.but(content=packed, format="qcow2")
+    with pytest.raises(errors.StorageFull, match="a quota is used up") as caught:
+        engine.disk("web1").cache(wanted, wanted.name)
+    assert caught.value.is_quota
+    assert caught.value.have is None
+    assert "are free" not in str(caught.value)
+    assert entries(limited) == set()
+    btrfs_do("qgroup", "limit", "none", str(limited))
+    engine.disk("web1").cache(wanted, wanted.name)
+    assert bytes_of(engine.disk("web1")) == b"\x01" * 16 * Mi
+
+
+def test_file_system_that_tells_no_size_is_told_as_having_0_of_0(make_engine: MakeEngine, tmp_path: Path) -> None:
+    try:
+        with mounts.ramfs(tmp_path / "ramfs") as place:
+            engine = make_engine({"images_type": "raw", "instances_path": str(place)})
+            wanted = image(tmp_path, Mi, declared=True)
+            with pytest.raises(errors.StorageFull, match="0 of 0"):
+                engine.disk("web1").cache(wanted, wanted.name)
+            found = {finding.check: finding for finding in folders(place, place / "_base", group=None)}
+            assert found["free space"].verdict == "warning"
+    except mounts.MountError as exc:
+        require("ramfs", str(exc))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from imgbackend.driver.contract import Disk
+from imgbackend.state import folder_marker
 from imgbackend.types import FileSource
 from labs.images import qemu_img
 
@@ -39,13 +40,13 @@ def write_as_guest(path: Path, format: str, at: int, data: bytes) -> None:
 
 
 def entries(instances: Path) -> set[str]:
-    """Every file but what stays for others: the locks of bases, failures shared with who waits, the list of hosts.
+    """Every file but what stays: the locks of bases, failures shared with who waits, the list of hosts, the marker.
 
     The folder of an instance stays too: its caller may have made it.
     """
     found = {str(path.relative_to(instances)) for path in instances.rglob("*") if not path.is_dir()}
     kept = {name for name in found if name.startswith("locks/nova-") or name.endswith(".failed")}
-    return found - kept - {"locks/imgbackend-space", "compute_nodes"}
+    return found - kept - {"locks/imgbackend-space", "compute_nodes", "imgbackend_hosts.json", folder_marker.NAME}
 
 
 def partial(instances: Path) -> set[str]:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from imgbackend import errors
 from imgbackend.bases import users
+from imgbackend.cache.clocks import Clocks
 from imgbackend.cache.garbage.collect import Candidate, Guard, LeftoverState
 from imgbackend.cache.policy import Policy, span
 from imgbackend.cache.ports import Ports
@@ -36,7 +37,7 @@ class Orphans:
         host: Host,
         ports: Ports,
         policy: Policy,
-        clock: Callable[[], float],
+        clocks: Clocks,
         alive: Callable[[], object] = users.nothing,
         *,
         whole: bool = True,
@@ -46,13 +47,15 @@ class Orphans:
         ``whole``: tell of whole disks too of which no record tells, and of what people put aside; none is removed.
         """
         self._alive, self._whole = alive, whole
-        self._host, self._ports, self._policy, self._clock = host, ports, policy, clock
+        self._host, self._ports, self._policy, self._clocks = host, ports, policy, clocks
         self.faults: list[str] = []
         """What could not be looked at, a line each."""
         self._root = str(host.instances)
         self._opened: dict[str, Backend | None] = {}
         self._lists: dict[str, set[DiskId]] = {}
         self._asides: dict[str, set[DiskId]] = {}
+        self._rewritten: dict[str, tuple[int, os.stat_result]] = {}
+        """Of instances whose records were changed here: the time that they have now, and what was there before."""
 
     def candidates(self) -> Iterator[Candidate]:
         """All of them."""
@@ -191,16 +194,34 @@ class Orphans:
                 record = self._host.records.of(disk.id)
                 if record is None or disk.find() is not None:
                     return None
-            return self._aged(record.time, "there is no such disk: its making was broken off, or it was taken away")
+            found = self._records_of(disk.id.instance)
+            reason = "there is no such disk: its making was broken off, or it was taken away"
+            return self._aged(found.st_mtime, self._clocks.of_file(found), reason)
 
         def remove() -> None:
             with disk.reading():
                 disk.discard()
+            before = self._records_of(disk.id.instance)
             self._host.records.forget(disk.id, durable=self._host.settings.durable)
             self._host.locks.forget(disk.id)
+            with contextlib.suppress(FileNotFoundError):
+                after = os.stat(self._records_path(disk.id.instance))
+                self._rewritten[disk.id.instance] = after.st_mtime_ns, before
 
         name = f"{disk.id.instance}/{records.OURS}: {disk.id.name}"
         return Candidate(kind="record", name=name, guard=self._disk_guard(disk.id), look=look, remove=remove)
+
+    def _records_path(self, instance: str) -> str:
+        return f"{self._root}/{instance}/{records.OURS}"
+
+    def _records_of(self, instance: str) -> os.stat_result:
+        """The records of an instance, with their last change by others: that tells the age of each, at least.
+
+        What a record says of its time is by the clock of the host that wrote it.
+        """
+        found = os.stat(self._records_path(instance))
+        changed, before = self._rewritten.get(instance, (-1, found))
+        return before if changed == found.st_mtime_ns else found
 
     def _unrecorded(self, backend: Backend, disk: DiskId) -> Candidate:
         def look() -> LeftoverState | None:
@@ -324,24 +345,27 @@ class Orphans:
     def _empty_folder(self, path: Path) -> LeftoverState | None:
         if not _holds_nothing(path):
             return None
-        return self._aged(os.stat(path).st_mtime, "the removal of its last disk was broken off", _allocated_below(path))
+        return self._aged_folder(path, "the removal of its last disk was broken off")
 
     def _folder(self, path: Path) -> LeftoverState | None:
         try:
-            changed = os.stat(path).st_mtime
+            return self._aged_folder(path, "its destruction was broken off")
         except FileNotFoundError:
             return None
-        return self._aged(changed, "its destruction was broken off", _allocated_below(path))
 
     def _left(self, left: StoreLeftover, reason: str) -> LeftoverState:
         """Of what a store tells; by its age only where the store does not know whether somebody is at it."""
         if left.live is None:
-            return self._aged(left.time, reason, left.allocated)
+            return self._aged(left.time, self._clocks.of_stores(), reason, left.allocated)
         told = "somebody is making or removing it" if left.live else reason
         return LeftoverState(size=left.allocated, time=left.time, dead=not left.live, reason=told)
 
-    def _aged(self, since: float, reason: str, size: int = 0) -> LeftoverState:
-        age = self._clock() - since
+    def _aged_folder(self, path: Path, reason: str) -> LeftoverState:
+        found = os.stat(path)
+        return self._aged(found.st_mtime, self._clocks.of_file(found), reason, _allocated_below(path))
+
+    def _aged(self, since: float, now: float, reason: str, size: int = 0) -> LeftoverState:
+        age = now - since
         dead = age >= self._policy.lease
         told = reason if dead else f"{reason}, {span(age)} ago; left for {span(self._policy.lease)}"
         return LeftoverState(size=size, time=since, dead=dead, reason=told)

@@ -6,7 +6,6 @@ is somebody else's.
 
 import contextlib
 import functools
-import json
 import os
 import re
 import stat
@@ -17,13 +16,13 @@ from typing import Any, Final
 from imgbackend import errors
 from imgbackend.bases import users
 from imgbackend.bases.store import Bases
+from imgbackend.cache.clocks import Clocks
 from imgbackend.cache.garbage.collect import Candidate, Guard, Kind, LeftoverState
 from imgbackend.cache.policy import Policy, span
 from imgbackend.cache.usage import Use
 from imgbackend.state import records, shared_failure
-from imgbackend.system import files, locks, space
+from imgbackend.system import files, locks, promises
 from imgbackend.system.host import Host
-from imgbackend.system.process_identity import ProcessIdentity
 from imgbackend.types import DiskId, is_base_name
 
 _MAKING: Final = re.compile(r"([^.]+)\.(?:part|converted)\Z")
@@ -46,7 +45,7 @@ class Strewn:
         bases: Bases,
         policy: Policy,
         use: Callable[[], Use],
-        clock: Callable[[], float],
+        clocks: Clocks,
         alive: Callable[[], object] = users.nothing,
     ) -> None:
         """``use`` looks which bases disks hang on; it is asked where that matters, once.
@@ -54,7 +53,7 @@ class Strewn:
         ``alive`` is called before each folder, and each file that may be a leftover; it may raise.
         """
         self._alive = alive
-        self._host, self._bases, self._policy, self._clock = host, bases, policy, clock
+        self._host, self._bases, self._policy, self._clocks = host, bases, policy, clocks
         self._use = functools.cache(use)
         self._recorded = functools.lru_cache(maxsize=8)(host.records.all)
         self._locks = host.instances / "locks"
@@ -201,34 +200,39 @@ class Strewn:
 
     def _is_abandoned(self, path: Path) -> Look:
         """By its maker, where that was noted, else by its age."""
-        return lambda found: self._judged(found, *_noted(space.note_of(self._locks, path)), found.st_mtime)
+        return lambda found: self._judged(found, self._promise(promises.note_of(self._locks, path)), found.st_mtime)
 
     def _is_broken_promise(self, note: Path) -> Look:
         """The same of the promise itself; another host's is kept while the file that it is for grows."""
 
         def look(found: os.stat_result) -> LeftoverState:
-            owner, target = _noted(note)
-            since = found.st_mtime
-            with contextlib.suppress(OSError):
-                since = max(since, os.stat(target).st_mtime)
-            return self._judged(found, owner, target, since)
+            promise, since = self._promise(note), found.st_mtime
+            if promise is not None:
+                with contextlib.suppress(OSError):
+                    since = max(since, os.stat(promise.target).st_mtime)
+            return self._judged(found, promise, since)
 
         return look
 
-    def _judged(
-        self, found: os.stat_result, owner: ProcessIdentity | None, _target: str, since: float
-    ) -> LeftoverState:
-        if owner is None:
+    def _promise(self, note: Path) -> promises.Promise | None:
+        """The promise of room for what may be a leftover; None where there is none that can be read."""
+        try:
+            return promises.read(note, self._host.settings.hostname)
+        except OSError:
+            return None
+
+    def _judged(self, found: os.stat_result, promise: promises.Promise | None, since: float) -> LeftoverState:
+        if promise is None:
             return self._unchanged(found, since)
-        state = owner.state(self._host.settings.hostname)
-        if state == "gone":
-            return _state(found, dead=True, reason=f"the process {owner.pid} that made it is gone")
-        if state == "alive":
-            return _state(found, dead=False, reason=f"the process {owner.pid} is at it")
-        return self._unchanged(found, since, f" by {owner.host or 'another host'}")
+        maker = promise.maker
+        if promise.state == "gone":
+            return _state(found, dead=True, reason=f"the process {maker.pid} that made it is gone")
+        if promise.state == "alive":
+            return _state(found, dead=False, reason=f"the process {maker.pid} is at it")
+        return self._unchanged(found, since, f" by {maker.host or 'another host'}")
 
     def _unchanged(self, found: os.stat_result, since: float, where: str = "") -> LeftoverState:
-        age = self._clock() - since
+        age = self._clocks.of_file(found) - since
         if age >= self._policy.lease:
             return _state(found, dead=True, reason=f"unchanged for {span(age)}{where}")
         return _state(
@@ -244,7 +248,7 @@ class Strewn:
             if disks:
                 told = f"{disks[0]}{f' and {len(disks) - 1} more' if len(disks) > 1 else ''}"
                 return _state(found, dead=False, reason=f"{told} hangs on it, and no other is there yet")
-        age = self._clock() - since
+        age = self._clocks.of_file(found) - since
         if age < self._policy.original_age:
             kept = span(self._policy.original_age)
             return _state(found, dead=False, reason=f"put aside {span(age)} ago, and kept for {kept}")
@@ -262,7 +266,7 @@ class Strewn:
 
     def _is_past(self, found: os.stat_result) -> LeftoverState:
         """Nobody who waits takes notice of it any more."""
-        age = self._clock() - found.st_mtime
+        age = self._clocks.of_file(found) - found.st_mtime
         return _state(
             found, dead=abs(age) > shared_failure.SECONDS, reason=f"told {span(age)} ago to those who waited then"
         )
@@ -285,15 +289,6 @@ class Strewn:
             elif os.path.lexists(f"{folder}/{disk}") or disk in recorded(f"{instance}{suffix}"):
                 return True
         return False
-
-
-def _noted(note: Path) -> tuple[ProcessIdentity | None, str]:
-    """Who made a promise of room, and for which file."""
-    try:
-        told = json.loads(note.read_bytes())
-        return ProcessIdentity.noted(told), str(told["file"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None, ""
 
 
 def _state(found: os.stat_result, *, dead: bool, reason: str) -> LeftoverState:

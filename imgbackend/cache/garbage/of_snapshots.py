@@ -3,7 +3,7 @@
 import functools
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from imgbackend import errors
@@ -11,15 +11,16 @@ from imgbackend.cache.garbage.collect import Candidate, Guard, LeftoverState
 from imgbackend.cache.policy import Policy, span
 from imgbackend.cache.ports import Ports, SnapshotFolder
 from imgbackend.system import files
+from imgbackend.system.clock import FileSystemClock
 from imgbackend.system.host import Host
 
 
 class Workrooms:
     """Looks for them."""
 
-    def __init__(self, host: Host, ports: Ports, policy: Policy, clock: Callable[[], float]) -> None:
+    def __init__(self, host: Host, ports: Ports, policy: Policy) -> None:
         """Keep them; nothing is looked at."""
-        self._host, self._ports, self._policy, self._clock = host, ports, policy, clock
+        self._host, self._ports, self._policy = host, ports, policy
         self.faults: list[str] = []
         """What could not be looked at, a line each."""
 
@@ -49,7 +50,7 @@ class Workrooms:
         size, changed = _seen(room.path)
         if room.host == self._host.settings.hostname:
             return LeftoverState(size=size, time=changed, dead=True, reason="the process that made it is gone")
-        age, told = self._clock() - changed, f"by {room.host}"
+        age, told = FileSystemClock(room.path.parent)() - changed, f"by {room.host}"
         if age >= self._policy.lease:
             return LeftoverState(size=size, time=changed, dead=True, reason=f"unchanged for {span(age)} {told}")
         reason = f"changed {span(age)} ago {told}, and left for {span(self._policy.lease)}"

@@ -95,9 +95,11 @@ class Verification:
         rate: int | None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """``rate`` is bytes per second, for all of them together; None: as fast as it goes."""
+        """``clock`` is that of the base folder.
+
+        ``rate`` is bytes per second, for all of them together; None: as fast as it goes."""
         self._host, self._throttle, self._clock = host, Throttle(rate), clock
-        self._stored = Stored(host, stores, self._throttle, clock)
+        self._stored = Stored(host, stores, self._throttle)
         self._read = 0
 
     def verify_all(self, bases: Sequence[CachedBase], progress: Progress) -> list[Verified]:

@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from imgbackend import errors
@@ -32,10 +32,9 @@ class Stored:
         host: Host,
         stores: Mapping[str, HoldsBases],
         throttle: Throttle,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         """``stores`` are those that are open, by the names of their backends."""
-        self._host, self._stores, self._throttle, self._clock = host, stores, throttle, clock
+        self._host, self._stores, self._throttle = host, stores, throttle
         self.read = 0
         """Bytes that were read, of all bases."""
 
@@ -64,7 +63,7 @@ class Stored:
                 raise SkippedError(REPLACED)
             if wrong is not None:
                 return self._quarantine(store, now, wrong)
-            told = {"verified": f"{self._clock():.0f}"}
+            told = {"verified": f"{time.time():.0f}"}
             store.tag_base(base.name, told if known else told | {"digest": digest})
         return Judged("sound") if known else Judged("noted", "it had no digest yet")
 
@@ -104,7 +103,7 @@ class Stored:
 
     def _quarantine(self, store: ChecksBases, base: StoreBase, wrong: str) -> Judged:
         """Under the locks: give a base a name that no image has.  It counts as used now, and goes when it is old."""
-        since = f"{self._clock():.3f}"
+        since = f"{time.time():.3f}"
         new = hashlib.sha1(f"bad {base.name} {base.identity} {since}".encode(), usedforsecurity=False).hexdigest()
         try:
             store.rename_base(base.name, new, {"bad": wrong, "was": base.name, "since": since})
