@@ -7,6 +7,7 @@ no character in a path means anything.  Where this process is root, qemu-img run
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -218,8 +219,10 @@ def _run(
         except errors.CommandFailed as exc:
             if "Failed to get" in exc.output and "lock" in exc.output:
                 raise errors.DiskBusy(_OPEN_ELSEWHERE) from exc
+            if "Stale file handle" in exc.output:  # NFS: another host removed one of the files
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), _path_of((*read, *write)[0])) from exc
             if "No space left on device" in exc.output or "Disk quota exceeded" in exc.output:
-                folder = Path(_name_of((*write, *read)[0]))
+                folder = Path(_path_of((*write, *read)[0])).parent
                 raise errors.StorageFull(str(folder), None, files.free_bytes(folder)) from exc
             raise
 
@@ -263,8 +266,8 @@ def take_back(host: Host, path: Path) -> None:
             os.chown(path, os.geteuid(), -1, follow_symlinks=False)
 
 
-def _name_of(fd: int) -> str:
-    return os.path.dirname(os.readlink(f"/proc/self/fd/{fd}"))
+def _path_of(fd: int) -> str:
+    return os.readlink(f"/proc/self/fd/{fd}")
 
 
 def blamed(exc: errors.CommandFailed, name: str) -> errors.Error:

@@ -137,7 +137,7 @@ class Space:
             if note == own:
                 continue
             try:
-                told = json.loads(note.read_text())
+                told = json.loads(files.content(note))
                 gone = ProcessIdentity.noted(told).state(self._host) == "gone"
                 target, size = Path(told["file"]), int(told["bytes"])
             except (FileNotFoundError, ValueError, KeyError, TypeError):

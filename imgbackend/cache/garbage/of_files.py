@@ -290,7 +290,7 @@ class Strewn:
 def _noted(note: Path) -> tuple[ProcessIdentity | None, str]:
     """Who made a promise of room, and for which file."""
     try:
-        told = json.loads(note.read_bytes())
+        told = json.loads(files.content(note))
         return ProcessIdentity.noted(told), str(told["file"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None, ""
