@@ -125,9 +125,9 @@ class Racers:
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
 
-    def prune(self, overrides: dict[str, Any]) -> None:
-        """Begin to make passes."""
-        self._passing.append(self._started(Passes(overrides=overrides, log=self._log)))
+    def prune(self, overrides: dict[str, Any], within: Sequence[str] = ()) -> None:
+        """Begin to make passes; ``within``: by a command that runs a command somewhere."""
+        self._passing.append(self._started(Passes(overrides=overrides, log=self._log), within))
 
     def wait(self, passes: int) -> None:
         """Until so many passes have been made."""
@@ -136,9 +136,9 @@ class Racers:
             assert time.monotonic() < end, "no pass is made"
             time.sleep(0.01)
 
-    def create(self, creations: Creations) -> "subprocess.Popen[bytes]":
+    def create(self, creations: Creations, within: Sequence[str] = ()) -> "subprocess.Popen[bytes]":
         """Begin to make disks."""
-        return self._started(creations)
+        return self._started(creations, within)
 
     def kill_a_pass(self, chance: random.Random, overrides: dict[str, Any]) -> None:
         """SIGKILL to the last who makes passes, at some moment, and another in its place."""
@@ -164,8 +164,8 @@ class Racers:
         told = [json.loads(line) for line in self._log.read_text().splitlines()]
         return sum(len(each["removed"]) for each in told), [fault for each in told for fault in each["faults"]]
 
-    def _started(self, work: Creations | Passes) -> "subprocess.Popen[bytes]":
-        argv = [sys.executable, "-m", "labs.racing"]
+    def _started(self, work: Creations | Passes, within: Sequence[str] = ()) -> "subprocess.Popen[bytes]":
+        argv = [*within, sys.executable, "-m", "labs.racing"]
         process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self._environment)
         self._stack.enter_context(_ended(process))
         assert process.stdin is not None
