@@ -15,6 +15,7 @@ from typing import Final
 
 from imgbackend import errors
 from imgbackend.system import stale
+from imgbackend.system.holes import data_ranges as data_ranges
 from imgbackend.types import Progress, ignore
 
 FICLONE: Final = 0x40049409
@@ -225,34 +226,21 @@ def can_reflink(folder: Path, *, into: Path | None = None) -> bool:
         return False
 
 
-def data_ranges(fd: int, size: int) -> Iterator[tuple[int, int]]:
-    """``(start, end)`` of what is not a hole, up to ``size``."""
-    at = 0
-    while at < size:
-        try:
-            start = os.lseek(fd, at, os.SEEK_DATA)
-        except OSError as exc:
-            if exc.errno != errno.ENXIO:
-                raise
-            return
-        if start >= size:
-            return
-        at = min(os.lseek(fd, start, os.SEEK_HOLE), size)
-        yield start, at
-
-
 def copy(source: int, target: int, progress: Progress = ignore, *, phase: str = "copy") -> None:
     """Copy a file's bytes into an empty one, keeping holes; in the kernel where that can be.
+
+    Where the file system tells no holes, blocks of zeroes become some.
 
     ``target`` has the size of ``source`` at the end.
 
     :raises StorageFull: with the bytes that ``source`` takes, and what is free.
     :raises OSError: as read and write do; EIO if ``source`` became shorter meanwhile.
     """
-    size = os.fstat(source).st_size
+    status = os.fstat(source)
+    size = status.st_size
     os.ftruncate(target, size)
     step = _copy_in_kernel
-    for start, end in data_ranges(source, size):
+    for start, end in data_ranges(source, size, status.st_dev):
         at = start
         while at < end:
             try:
