@@ -1,4 +1,4 @@
-"""Folders of the configuration, and the file systems that they are, or will be, on."""
+"""Folders of the configuration, and the room that they have, or will have."""
 
 import os
 from pathlib import Path
@@ -15,17 +15,3 @@ def room(path: Path) -> Capacity:
     """Of the file system that ``path`` is, or will be, on; free is what this process may use."""
     found = os.statvfs(nearest(path.absolute()))
     return Capacity(total=found.f_blocks * found.f_frsize, free=found.f_bavail * found.f_frsize)
-
-
-def file_system(path: Path) -> str:
-    """The type of the file system that ``path`` is on, as the kernel names it.
-
-    Source: proc_pid_mountinfo(5); the mount whose device is the path's.
-    """
-    device = os.stat(nearest(path.absolute())).st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
-        before, _, after = line.partition(" - ")
-        if before.split()[2] == wanted:
-            return after.split()[0]
-    return "unknown"
