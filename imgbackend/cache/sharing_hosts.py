@@ -5,6 +5,7 @@ It is the file ``compute_nodes`` that a Nova keeps there, in Nova's form: a JSON
 Nova's may be cut off.  A host that was not heard of for a day is no user any more, as for Nova.
 """
 
+import contextlib
 import json
 import os
 import stat
@@ -128,4 +129,5 @@ class SharingHosts:
             return
         files.write_whole(self._file, data, mode=stat.S_IMODE(before.st_mode) if before else 0o644)
         if ours == 0 and owner.st_uid != 0:
-            os.chown(self._file, owner.st_uid, owner.st_gid)
+            with contextlib.suppress(PermissionError):  # a server that squashes root; the file is written all the same
+                os.chown(self._file, owner.st_uid, owner.st_gid)
