@@ -33,6 +33,8 @@ NOT_HERE: Final = frozenset(
 """What a kernel, or a file system, answers that lacks a way of doing something."""
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_KEPT_BY_NFS: Final = ".nfs"
+"""How the names begin that NFS gives to files which are removed while they are open."""
 _AWAY: Final = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO, errno.ENOTCONN})
 
 
@@ -322,4 +324,9 @@ def as_error(exc: OSError, where: Path, need: int | None = None) -> errors.Error
         return errors.ConfigError(f"{what}; give this user the permission, or use another folder")
     if exc.errno in _AWAY:
         return errors.StorageUnavailable(what)
+    if exc.errno == errno.EBUSY and os.path.basename(name).startswith(_KEPT_BY_NFS):
+        return errors.DiskBusy(
+            f"a file in {where} is open on this host, which NFS keeps there as {os.path.basename(name)}; "
+            "stop what has it open, and call again"
+        )
     return errors.StorageError(what)
