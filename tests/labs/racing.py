@@ -59,6 +59,8 @@ class Creations:
     """Of each disk."""
     seed: int
     rounds: int
+    scratch: Path | None = None
+    """Where the bytes of each disk are compared with its image's before it goes; None: they are not."""
 
     def run(self) -> dict[str, str]:
         """Make disks and remove most of them; the images of those that are left, by instance."""
@@ -75,9 +77,15 @@ class Creations:
                 kept[instance] = image.image_id
                 while len(kept) > 1 and chance.random() < 0.7:
                     gone = chance.choice(sorted(kept))
-                    del kept[gone]
+                    self._compare(engine, gone, kept.pop(gone))
                     engine.disk(gone).remove()
         return kept
+
+    def _compare(self, engine: Engine, instance: str, image_id: str) -> None:
+        if self.scratch is not None:
+            [image] = [image for image in self.images if image.image_id == image_id]
+            content = image.content.read_bytes()
+            assert content_of(engine, instance, self.scratch) == content.ljust(self.size, b"\0"), instance
 
 
 def _dawdle(chance: random.Random) -> None:

@@ -13,7 +13,7 @@ from labs.racing import AT_ONCE, Creations, Racers, small_images
 from labs.templates import Template
 
 _IMAGES: Final = 6
-_ROUNDS: Final = 25
+_ROUNDS: Final = 12
 
 
 @pytest.mark.parametrize("images_type", ["qcow2", "raw"])
@@ -28,7 +28,14 @@ def test_passes_of_one_host_and_creations_of_two_leave_every_disk_whole(
         racers.wait(passes=2)
         creating = [
             racers.create(
-                Creations(overrides={**told, "host": name}, images=images, size=2 * Mi, seed=seed, rounds=_ROUNDS),
+                Creations(
+                    overrides={**told, "host": name},
+                    images=images,
+                    size=2 * Mi,
+                    seed=seed,
+                    rounds=_ROUNDS,
+                    scratch=tmp_path,
+                ),
                 hosts[name],
             )
             for seed, name in enumerate(hosts)
