@@ -9,11 +9,12 @@ from typing import Final, Literal
 import pytest
 
 from imgbackend.types import Mi
-from labs import leaks, lvm, mounts
+from labs import leaks, lvm, mounts, nfs
 from labs.ceph import rbd_cluster, rbd_own_cluster, rbd_pool
 from labs.glance import rbd_glance, rbd_glances
 from labs.libvirt import boot_image, guests, libvirt_daemon, libvirt_own_daemon, make_guests
 from labs.lvm import lvm_group, lvm_make_group
+from labs.nfs import nfs_mount, nfs_share
 from labs.require import require
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
     "lvm_group",
     "lvm_make_group",
     "make_guests",
+    "nfs_mount",
+    "nfs_share",
     "rbd_cluster",
     "rbd_glance",
     "rbd_glances",
@@ -32,31 +35,33 @@ __all__ = [
 ]
 
 _HERE: Final = Path(__file__).parent
-_LABS: Final = ("btrfs", "glance", "libvirt", "lvm_group", "lvm_make_group", "nova", "rbd", "xfs")
+_LABS: Final = ("btrfs", "glance", "libvirt", "lvm_group", "lvm_make_group", "nfs", "nova", "rbd", "xfs")
 _SLOW: Final = ("cli", "conformance", "engine/test_crash.py", "kit", "takeover", "trust")
 """Their tests start the command or real services, or kill processes, again and again."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: takes seconds, or a lab; `./dev check` leaves it out")
-    if lvm.INSIDE:
+    if lvm.INSIDE or nfs.INSIDE:
         lvm.start_quickly()
     config.addinivalue_line("markers", "lvm: runs inside the lab of LVM alone, where tests/test_lvm_lab.py has it run")
+    config.addinivalue_line("markers", "nfs: runs inside the lab of NFS alone, where tests/test_nfs_lab.py has it run")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    inside = [item for item in items if not lvm.FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))]
-    for item in inside:
-        item.add_marker("lvm")
-    if inside and not lvm.INSIDE:
-        items[:] = [item for item in items if item not in inside]
-        config.hook.pytest_deselected(items=inside)
+    for lab, name in ((lvm, "lvm"), (nfs, "nfs")):
+        inside = [item for item in items if not lab.FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))]
+        for item in inside:
+            item.add_marker(name)
+        if inside and not lab.INSIDE:
+            items[:] = [item for item in items if item not in inside]
+            config.hook.pytest_deselected(items=inside)
     items.sort(
-        key=lambda item: item.path.name != "test_lvm_lab.py"
+        key=lambda item: item.path.name not in ("test_lvm_lab.py", "test_nfs_lab.py")
     )  # minutes each: else they are waited for at the end
     for item in items:
-        lab = any(name.startswith(_LABS) for name in getattr(item, "fixturenames", ()))
-        if lab or any(item.path.is_relative_to(_HERE / slow) for slow in _SLOW):
+        slow = any(name.startswith(_LABS) for name in getattr(item, "fixturenames", ()))
+        if slow or any(item.path.is_relative_to(_HERE / folder) for folder in _SLOW):
             item.add_marker("slow")
 
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -260,9 +261,10 @@ class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Snapshottable, Flattenab
                 self._drain(out, progress, "extract")
             return
         with (
-            files.open_fd(target.parent, os.O_RDWR | os.O_TMPFILE) as read,
+            tempfile.TemporaryFile(dir=target.parent, prefix=".export-") as file,  # NFS and CephFS know no O_TMPFILE
             files.open_fd(target, os.O_RDWR) as out,
         ):
+            read = file.fileno()
             self._drain(read, progress, "copy")
             size = os.fstat(read).st_size
             qemu_img.convert(

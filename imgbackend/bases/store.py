@@ -23,7 +23,7 @@ from imgbackend.bases import inspect, users
 from imgbackend.bases.fetch import Fetching, Order, declared_of, replace_base, role_of
 from imgbackend.state import digests, manifests, shared_failure
 from imgbackend.state.manifests import FileIdentity, Manifest
-from imgbackend.system import files, qemu_img
+from imgbackend.system import files, qemu_img, stale
 from imgbackend.system.host import BASE_MODE, Host
 from imgbackend.types import FetchFunc, Gi, Progress, ignore, is_base_name
 
@@ -190,15 +190,21 @@ class Bases:
     def same(self, name: str, identity: FileIdentity) -> bool:
         """Whether a base is still the one that had this identity; takes no lock."""
         try:
-            with files.open_fd(self.path(name), os.O_RDONLY) as fd:
-                return FileIdentity.of(fd) == identity
+            return stale.look_again(self.path(name), lambda: self._identity(name)) == identity
         except FileNotFoundError:
             return False
+
+    def _identity(self, name: str) -> FileIdentity:
+        with files.open_fd(self.path(name), os.O_RDONLY) as fd:
+            return FileIdentity.of(fd)
 
     def ready_held(self, order: Order, asked: float, progress: Progress) -> Ready:
         """As :meth:`ready`, for a caller that holds the base's lock since it asked, at ``asked``."""
         shared = shared_failure.SharedFailure(self._host.instances / "locks", order.base.name)
-        found = self._known(order, progress)
+        try:
+            found = stale.look_again(order.base, lambda: self._known(order, progress))
+        except FileNotFoundError:
+            found = None
         if found is None:
             shared.raise_recent(asked, order.size)
             before = manifests.read(order.base)

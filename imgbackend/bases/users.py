@@ -19,7 +19,7 @@ from typing import Final
 from imgbackend import errors
 from imgbackend.bases import backing_names
 from imgbackend.state import records
-from imgbackend.system import clock, qcow2
+from imgbackend.system import clock, qcow2, stale
 from imgbackend.system.host import Host
 from imgbackend.types import DiskId, Record, is_base_name
 
@@ -195,9 +195,7 @@ class OverlayUsers:
 
         :raises FileNotFoundError: if the folder is not there.
         """
-        with os.scandir(folder) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
-        for entry in found:
+        for entry in _listed(folder):
             if entry.is_dir(follow_symlinks=False):
                 self._below.setdefault(instance, {})[entry.path] = _changed_at(entry.path)
                 yield from self._files(instance, entry.path)
@@ -332,8 +330,7 @@ def instances(host: Host) -> list[str]:
     """
     skipped = {host.settings.bases, "locks", "snapshots"}
     try:
-        with os.scandir(host.instances) as entries:
-            return sorted(entry.name for entry in entries if entry.name not in skipped and _is_folder(entry))
+        return [entry.name for entry in _listed(host.instances) if entry.name not in skipped and _is_folder(entry)]
     except FileNotFoundError:
         return []
 
@@ -345,6 +342,16 @@ def stated_formats(host: Host, base: Path) -> set[str]:
         for overlay in overlays(host)
         if overlay.base == base.name and overlay.recorded and overlay.format is not None
     }
+
+
+def _listed(folder: Path | str) -> list[os.DirEntry[str]]:
+    """What is in a folder, by name; of one that another host replaces meanwhile, what is there then."""
+
+    def listed() -> list[os.DirEntry[str]]:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+
+    return stale.look_again(folder, listed)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

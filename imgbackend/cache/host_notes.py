@@ -3,6 +3,7 @@
 It is the file ``imgbackend_hosts.json`` beside it, read and written under the same lock.  Nova does not know it.
 """
 
+import contextlib
 import json
 import os
 import stat
@@ -86,4 +87,5 @@ def replace(path: Path, data: bytes) -> None:
         return
     files.write_whole(path, data, mode=stat.S_IMODE(before.st_mode) if before else 0o644)
     if ours == 0 and owner.st_uid != 0:
-        os.chown(path, owner.st_uid, owner.st_gid)
+        with contextlib.suppress(PermissionError):  # a server that squashes root; the file is written all the same
+            os.chown(path, owner.st_uid, owner.st_gid)

@@ -33,6 +33,7 @@ from imgbackend.cache.verify.of_folder import Verification, Verified, chosen
 from imgbackend.state.pins import Pin
 from imgbackend.system import extents, files
 from imgbackend.system.host import Host
+from imgbackend.system.shared_storage import NEWS, file_system, least_lease
 from imgbackend.types import Progress, ignore, is_base_name
 
 __all__ = [
@@ -173,9 +174,11 @@ class Cache:
         The metrics are written, where there is a file for them.
         What killed calls left behind goes too, as :meth:`leftovers` tells.
 
-        :raises ConfigError: if the base folder cannot be read, or another host has this host's name.
+        :raises ConfigError: if the base folder cannot be read, or is shared and ``lease_seconds`` too short for that,
+            or another host has this host's name.
         """
         with self._translating_errors():
+            self._refuse_short_lease()
             done = self._sweep.run(dry_run=dry_run, stop=stop, alive=alive, asked=self._asked if ask_sources else None)
             if not done.stopped:
                 done = self._cleared(done, dry_run=dry_run, alive=alive)
@@ -236,6 +239,7 @@ class Cache:
         its base's lock.
         """
         with self._translating_errors():
+            self._refuse_short_lease()
             return self._sweep.make_room(need)
 
     def taken(self) -> int:
@@ -287,9 +291,23 @@ class Cache:
         :raises ConfigError: if what is dead is to go, and another host has this host's name.
         """
         if remove:
+            self._refuse_short_lease()
             with self._translating_errors():
                 self._sweep.refuse_namesake()
         return self._left(remove=remove, alive=alive)
+
+    def _refuse_short_lease(self) -> None:
+        """Where hosts see late what others did, the lease is all that keeps what another host just began to use.
+
+        :raises ConfigError: if it is too short for that.
+        """
+        least = least_lease(self._host.instances)
+        if self.policy.lease < least:
+            raise errors.ConfigError(
+                f"[image_cache] lease_seconds is {self.policy.lease:g}, which is too short for {self._host.instances}: "
+                f"on {file_system(self._host.instances)} a host may see {NEWS} s late what another did, and a pass "
+                f"could remove what that just began to use; make it {least} or more"
+            )
 
     def _left(self, *, remove: bool, alive: Callable[[], object], whole: bool = True) -> LeftBehind:
         with self._translating_errors():

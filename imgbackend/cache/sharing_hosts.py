@@ -150,7 +150,7 @@ class SharingHosts:
 
     def _read(self) -> dict[str, float]:
         try:
-            found = json.loads(self._file.read_bytes())
+            found = json.loads(files.content(self._file))
         except (FileNotFoundError, ValueError):
             return {}
         if not isinstance(found, dict):

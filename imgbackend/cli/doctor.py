@@ -8,6 +8,7 @@ from imgbackend.cli.base import Lister
 from imgbackend.cli.doctor_folders import folders
 from imgbackend.cli.doctor_host import identities, tools
 from imgbackend.cli.doctor_sharing import sharing
+from imgbackend.cli.doctor_storage import shared_storage_findings
 from imgbackend.cli.doctor_stores import stores
 from imgbackend.cli.findings import worst
 from imgbackend.errors import ConfigError
@@ -44,6 +45,7 @@ class Doctor(Lister):
                 yield from identities(conf)
                 yield from folders(engine.host.instances, engine.host.bases, group=conf.hypervisor_group)
                 yield from sharing(engine)
+                yield from shared_storage_findings(engine.host.instances, lease=conf.image_cache.lease_seconds)
                 yield from stores(engine, online=online)
         except ConfigError as exc:
             yield Finding("configuration", "error", str(exc), "correct it; the other checks need it")

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Final
 
 from imgbackend.cli.figures import human_size
-from imgbackend.cli.places import file_system, nearest, room, time_in
+from imgbackend.cli.places import nearest, room, time_in
 from imgbackend.system import files
+from imgbackend.system.shared_storage import file_system
 from imgbackend.types import Finding
 
 _SCARCE: Final = 20

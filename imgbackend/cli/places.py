@@ -1,4 +1,4 @@
-"""Folders of the configuration, and the file systems that they are, or will be, on."""
+"""Folders of the configuration, and the room that they have, or will have."""
 
 import os
 import tempfile
@@ -29,17 +29,3 @@ def time_in(folder: Path) -> float:
             return os.fstat(file.fileno()).st_mtime
     except OSError:
         return time.time()
-
-
-def file_system(path: Path) -> str:
-    """The type of the file system that ``path`` is on, as the kernel names it.
-
-    Source: proc_pid_mountinfo(5); the mount whose device is the path's.
-    """
-    device = os.stat(nearest(path.absolute())).st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
-        before, _, after = line.partition(" - ")
-        if before.split()[2] == wanted:
-            return after.split()[0]
-    return "unknown"

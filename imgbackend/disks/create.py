@@ -11,7 +11,7 @@ import logging
 import secrets
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from imgbackend import errors
 from imgbackend.bases import inspect
@@ -21,6 +21,7 @@ from imgbackend.disks.prepare import Preparer
 from imgbackend.driver.abilities import Backed, Cloneable, HoldsBases, Marked
 from imgbackend.state import manifests
 from imgbackend.state.manifests import Manifest
+from imgbackend.system import stale
 from imgbackend.types import (
     Cached,
     Declared,
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     AnyDisk: TypeAlias = Disk[Any]
 
 LOG = logging.getLogger(__name__)
+_TRIES: Final = 3
+"""How often a disk is begun whose base another host removes while it is read."""
 
 
 def whole_size(disk: "AnyDisk", size: int | None) -> int | None:
@@ -309,13 +312,24 @@ class _Making:
 
     def created(self) -> Way:
         """Make the disk from its template; once more where the store's base just vanished."""
-        if not isinstance(self._disk.backend, HoldsBases):
-            return self._create()
         try:
-            return self._create()
+            return self._read_anew()
         except errors.BaseMissing:
+            if not isinstance(self._disk.backend, HoldsBases):
+                raise
             self._disk.discard()
-            return self._create()
+            return self._read_anew()
+
+    def _read_anew(self) -> Way:
+        """The same; again where another host removed the base while it was read, which NFS does not bear."""
+        for _ in range(_TRIES - 1):
+            try:
+                return self._create()
+            except OSError as exc:
+                if not stale.is_stale(exc):
+                    raise
+            self._disk.discard()
+        return self._create()
 
     def _create(self) -> Way:
         order, backend = self._order, self._disk.backend

@@ -7,7 +7,7 @@ from typing import Final
 
 from blake3 import blake3
 
-from imgbackend.system import files
+from imgbackend.system.holes import told_ranges
 from imgbackend.types import Progress, ignore
 
 BLOCK: Final = 1 << 20
@@ -29,7 +29,7 @@ def content_digest(fd: int, progress: Progress = ignore, took: Callable[[int], N
     """
     size = os.fstat(fd).st_size
     whole, buffer, at = blake3(size.to_bytes(8, "big")), bytearray(BLOCK), 0
-    for start, end in files.data_ranges(fd, size):
+    for start, end in told_ranges(fd, size):
         first = max(start // BLOCK * BLOCK, at)
         whole.update(_ZERO_DIGEST * ((first - at) // BLOCK))
         at = first

@@ -104,7 +104,7 @@ def path_of(base: Path) -> Path:
 def read(base: Path) -> Manifest | None:
     """The manifest of a base; None where there is none that can be read."""
     try:
-        found: dict[str, Any] = json.loads(path_of(base).read_bytes())
+        found: dict[str, Any] = json.loads(files.content(path_of(base)))
         if found.pop("digest_algorithm", None) != digests.ALGORITHM:
             return None
         found["identity"] = FileIdentity(**found["identity"])

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from imgbackend import errors
-from imgbackend.system import files
+from imgbackend.system import files, stale
 from imgbackend.system.locks import Locks
 from imgbackend.types import DiskId, Owner, Record
 
@@ -144,8 +144,6 @@ class Records:
     ) -> None:
         folder = self._instances / disk.instance
         with self._locks.record(disk.instance) as lock:
-            if fields is not None:
-                files.make_folders(folder)  # the removal of another disk may have taken it
             changed: dict[Path, dict[str, Any]] = {}
             content = _read(folder / OURS)
             disks, identities = content.setdefault("disks", {}), content.get("identities", {})
@@ -157,7 +155,10 @@ class Records:
             key = known[0] if known else str(folder / disk.name)
             if _changed(formats, key, nova):
                 changed[folder / NOVAS] = formats
-            _write(changed, durable=durable)
+            if fields is not None:
+                _make_folder_and_write(folder, changed, durable=durable)
+            else:
+                _write(changed, durable=durable)
             if not disks:
                 if not keep_folder:
                     with contextlib.suppress(OSError):
@@ -199,6 +200,21 @@ def _read(path: Path | str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise errors.DiskError(f"{path} is broken; restore it, or remove it if its disks are gone")
     return found
+
+
+def _make_folder_and_write(folder: Path, changed: dict[Path, dict[str, Any]], *, durable: bool) -> None:
+    """Both once more where the folder goes meanwhile: the removal of another disk may take it.
+
+    On NFS that may have been up to a minute ago on another host, and the folder still seem to be there.
+    """
+    files.make_folders(folder)
+    try:
+        _write(changed, durable=durable)
+    except OSError as exc:
+        if not stale.is_gone(exc):
+            raise
+        files.make_folders(folder)
+        _write(changed, durable=durable)
 
 
 def _write(changed: dict[Path, dict[str, Any]], *, durable: bool) -> None:

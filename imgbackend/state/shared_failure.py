@@ -33,7 +33,7 @@ class SharedFailure:
     def raise_recent(self, asked: float, size: int | None) -> None:
         """Raise the failure of a fetch that ended while this caller, who asked at ``asked``, waited."""
         try:
-            told = json.loads(self._path.read_text())
+            told = json.loads(files.content(self._path))
             recent = asked <= told["time"] and abs(time.time() - told["time"]) <= SECONDS
             kind, message, needed, limit = told["kind"], told["message"], told["needed"], told["limit"]
         except (FileNotFoundError, ValueError, KeyError, TypeError):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from imgbackend.system import files
+from imgbackend.system import files, stale
 
 _FIEMAP: Final = 0xC020660B
 """``_IOWR('f', 11, struct fiemap)`` of linux/fs.h."""
@@ -78,7 +78,9 @@ def together(paths: Iterable[Path]) -> int:
         try:
             taken, extents = _looked_at(path)
             device = os.lstat(path).st_dev
-        except FileNotFoundError:
+        except OSError as exc:
+            if not stale.is_gone(exc):
+                raise
             continue
         own += max(taken - sum(extent.length for extent in extents), 0)
         found.setdefault(device, []).extend(extents)

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from imgbackend import errors
+from imgbackend.system import stale
+from imgbackend.system.holes import data_ranges as data_ranges
 from imgbackend.types import Progress, ignore
 
 FICLONE: Final = 0x40049409
@@ -31,6 +33,8 @@ NOT_HERE: Final = frozenset(
 """What a kernel, or a file system, answers that lacks a way of doing something."""
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_KEPT_BY_NFS: Final = ".nfs"
+"""How the names begin that NFS gives to files which are removed while they are open."""
 _AWAY: Final = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO, errno.ENOTCONN})
 
 
@@ -59,11 +63,19 @@ def new_file(path: Path, mode: int = 0o600) -> Iterator[int]:
 def content(path: Path | str) -> bytes:
     """What is in a small file; in half the time that a file object takes, for who reads very many.
 
+    One that another host replaces meanwhile is read anew.
+
     :raises OSError: as open and read do.
     """
+    return stale.look_again(path, lambda: _content(path))
+
+
+def _content(path: Path | str) -> bytes:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         told = os.read(fd, _SMALL)
+        if not told:
+            return stale.past_the_cache(path, _SMALL)
         return told if len(told) < _SMALL else told + b"".join(iter(lambda: os.read(fd, _SMALL), b""))
     finally:
         os.close(fd)
@@ -221,34 +233,21 @@ def can_reflink(folder: Path, *, into: Path | None = None) -> bool:
         return False
 
 
-def data_ranges(fd: int, size: int) -> Iterator[tuple[int, int]]:
-    """``(start, end)`` of what is not a hole, up to ``size``."""
-    at = 0
-    while at < size:
-        try:
-            start = os.lseek(fd, at, os.SEEK_DATA)
-        except OSError as exc:
-            if exc.errno != errno.ENXIO:
-                raise
-            return
-        if start >= size:
-            return
-        at = min(os.lseek(fd, start, os.SEEK_HOLE), size)
-        yield start, at
-
-
 def copy(source: int, target: int, progress: Progress = ignore, *, phase: str = "copy") -> None:
     """Copy a file's bytes into an empty one, keeping holes; in the kernel where that can be.
+
+    Where the file system tells no holes, blocks of zeroes become some.
 
     ``target`` has the size of ``source`` at the end.
 
     :raises StorageFull: with the bytes that ``source`` takes, and what is free.
     :raises OSError: as read and write do; EIO if ``source`` became shorter meanwhile.
     """
-    size = os.fstat(source).st_size
+    status = os.fstat(source)
+    size = status.st_size
     os.ftruncate(target, size)
     step = _copy_in_kernel
-    for start, end in data_ranges(source, size):
+    for start, end in data_ranges(source, size, status.st_dev):
         at = start
         while at < end:
             try:
@@ -330,4 +329,9 @@ def as_error(exc: OSError, where: Path, need: int | None = None) -> errors.Error
         return errors.ConfigError(f"{what}; give this user the permission, or use another folder")
     if exc.errno in _AWAY:
         return errors.StorageUnavailable(what)
+    if exc.errno == errno.EBUSY and os.path.basename(name).startswith(_KEPT_BY_NFS):
+        return errors.DiskBusy(
+            f"a file in {where} is open on this host, which NFS keeps there as {os.path.basename(name)}; "
+            "stop what has it open, and call again"
+        )
     return errors.StorageError(what)

@@ -130,19 +130,26 @@ class Host:
     def finish(self, fd: int, *, mode: int = DISK_MODE, durable: bool | None = None) -> None:
         """Give a file its last mode and group, and flush it; it is whole now.
 
-        :raises ConfigError: if this user may not give files to ``hypervisor_group``, being neither root nor in it.
+        :raises ConfigError: if this user may not give files to ``hypervisor_group``, being neither root nor in it, or
+            being root whom a server takes for somebody else.
         """
         if self.group() != -1:
             try:
                 os.fchown(fd, -1, self.group())
             except PermissionError as exc:
-                raise errors.ConfigError(
-                    f"hypervisor_group: this user is not in the group {self.settings.group}; "
-                    "add it to the group, and log in again"
-                ) from exc
+                raise errors.ConfigError(f"hypervisor_group: {self._refusal()}") from exc
         os.fchmod(fd, mode)
         if self.settings.durable if durable is None else durable:
             files.flush(fd)
+
+    def _refusal(self) -> str:
+        """Why this user may give no file to ``hypervisor_group``, and what to do."""
+        if os.geteuid() != 0:
+            return f"this user is not in the group {self.settings.group}; add it to the group, and log in again"
+        return (
+            f"root may give no file to the group {self.settings.group} here, so the server of the file system takes "
+            "root for somebody else (root_squash); export it with no_root_squash"
+        )
 
     def publish(self, disk: DiskId) -> None:
         """Rename a finished disk from :meth:`unfinished` to :meth:`path`."""

@@ -21,7 +21,7 @@ from typing import Any, Final
 from oslo_concurrency import lockutils
 
 from imgbackend import errors
-from imgbackend.system import files
+from imgbackend.system import files, stale
 from imgbackend.types import DiskId, Progress, ignore
 
 INSTANCE: Final = -1
@@ -162,7 +162,7 @@ class Locks:
         last, delay = time.monotonic(), _POLL[0]
         try:
             while True:
-                if external.acquire(blocking=False):
+                if _acquired(external):
                     if _is_under(external.lockfile.fileno(), path):
                         return external
                     external.release()
@@ -184,10 +184,24 @@ def name_of(disk: DiskId) -> str:
     return f"{DISK_PREFIX}{disk.instance}_{disk.name}"
 
 
+def _acquired(external: Any) -> bool:
+    """Whether a lock was to be had.  Of a file that another host removed none is: the next call opens another."""
+    try:
+        return bool(external.acquire(blocking=False))
+    except threading.ThreadError as exc:
+        if exc.__context__ is None or not stale.is_stale(exc.__context__):
+            raise
+        external.lockfile.close()
+        return False
+
+
 def _is_under(fd: int, path: Path) -> bool:
+    """Whether the file that is open is the one under the name; asked in this order, for NFS tells the first anew."""
     try:
         return os.path.samestat(os.fstat(fd), os.stat(path))
-    except FileNotFoundError:
+    except OSError as exc:
+        if not stale.is_gone(exc):
+            raise
         return False
 
 

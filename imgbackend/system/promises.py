@@ -80,7 +80,7 @@ def read(note: Path, host: str) -> Promise | None:
     :raises OSError: if it cannot be read.
     """
     try:
-        fields = json.loads(note.read_bytes())
+        fields = json.loads(files.content(note))
         maker = ProcessIdentity.noted(fields)
         target, size = Path(fields["file"]), int(fields["bytes"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):

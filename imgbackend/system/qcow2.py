@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Final
 
 from imgbackend import errors
+from imgbackend.system import stale
 from imgbackend.types import SnapshotInfo
 
 MAGIC: Final = b"QFI\xfb"
+_HEAD: Final = 1 << 16
 _FIXED: Final = struct.Struct(">4sIQIIQIIQQIIQ")
 _SNAPSHOT: Final = struct.Struct(">QIHHIIQII")
 _LEAST: Final = 104
@@ -87,14 +89,18 @@ def _backing_format(head: bytes, at: int) -> str | None:
 
 
 def read(path: Path | str) -> Qcow2Header:
-    """The header of a file.
+    """The header of a file; of one that another host replaces meanwhile, that of what is there then.
 
     :raises DiskError: if it has none.
     :raises OSError: as open and read do.
     """
+    return parse(stale.look_again(path, lambda: _head(path)), str(path))
+
+
+def _head(path: Path | str) -> bytes:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        return parse(os.pread(fd, 1 << 16, 0), str(path))
+        return os.pread(fd, _HEAD, 0) or stale.past_the_cache(path, _HEAD)
     finally:
         os.close(fd)
 

@@ -7,6 +7,7 @@ no character in a path means anything.  Where this process is root, qemu-img run
 """
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -201,8 +202,10 @@ def _run(
         except errors.CommandFailed as exc:
             if "Failed to get" in exc.output and "lock" in exc.output:
                 raise errors.DiskBusy(image_lock.OPEN_ELSEWHERE) from exc
+            if "Stale file handle" in exc.output:  # NFS: another host removed one of the files
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), _path_of((*read, *write)[0])) from exc
             if "No space left on device" in exc.output or "Disk quota exceeded" in exc.output:
-                folder = Path(_name_of((*write, *read)[0]))
+                folder = Path(_path_of((*write, *read)[0])).parent
                 is_quota = "Disk quota exceeded" in exc.output
                 raise errors.StorageFull(str(folder), None, files.free_bytes(folder), is_quota=is_quota) from exc
             raise
@@ -234,21 +237,38 @@ def _lend(lent: contextlib.ExitStack, fd: int, status: os.stat_result, uid: int)
     owner = os.geteuid() if status.st_uid == uid else status.st_uid
     mode = stat.S_IMODE(status.st_mode)
     lent.callback(os.fchmod, fd, mode)
-    lent.callback(os.fchown, fd, owner, -1)
-    os.fchown(fd, uid, -1)
+    try:
+        if status.st_uid != uid:
+            os.fchown(fd, uid, -1)
+    except PermissionError as exc:
+        raise errors.ConfigError(
+            f"{_path_of(fd)}: root may not give it to unprivileged_user, whom qemu-img runs as, so the server of the "
+            "file system takes root for somebody else (root_squash); export it with no_root_squash, or set "
+            "unprivileged_user to the user that the server takes root for"
+        ) from exc
+    lent.callback(_hand_back, fd, owner)
     os.fchmod(fd, mode | 0o600)
 
 
+def _hand_back(fd: int, owner: int) -> None:
+    """Give a file its owner; a server that takes root for the unprivileged user has it be his already."""
+    with contextlib.suppress(PermissionError):
+        os.fchown(fd, owner, -1)
+
+
 def take_back(host: Host, path: Path) -> None:
-    """Give a file its owner again that a killed process had lent; under the lock of what it is."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError, errors.ConfigError):
+    """Give a file its owner again that a killed process had lent; under the lock of what it is.
+
+    Where a server takes root for the unprivileged user, his are all files, and none was lent.
+    """
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError, errors.ConfigError):
         user = host.unprivileged()
         if user is not None and os.lstat(path).st_uid == user[0]:
             os.chown(path, os.geteuid(), -1, follow_symlinks=False)
 
 
-def _name_of(fd: int) -> str:
-    return os.path.dirname(os.readlink(f"/proc/self/fd/{fd}"))
+def _path_of(fd: int) -> str:
+    return os.readlink(f"/proc/self/fd/{fd}")
 
 
 def blamed(exc: errors.CommandFailed, name: str) -> errors.Error:

@@ -13,8 +13,8 @@ from cli.harness import Cli
 from imgbackend import Engine, errors
 from imgbackend.cli.doctor_folders import folders
 from imgbackend.cli.doctor_stores import stores
-from imgbackend.cli.places import file_system
 from imgbackend.config import plugins
+from imgbackend.system.shared_storage import file_system
 from imgbackend.types import Capacity, Finding
 from labs.able import AbleBackend
 

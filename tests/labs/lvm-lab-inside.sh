@@ -96,7 +96,7 @@ b rm -f /dev/pty[a-z]* /dev/tty[a-zA-Z]* /dev/tty[1-9][0-9]    # lvm2 looks at e
 for n in 0:stdin 1:stdout 2:stderr; do b ln -sf "/proc/self/fd/${n%:*}" "/dev/${n#*:}"; done
 b hostname lvmlab
 b ifconfig lo 127.0.0.1 up
-make_group
+[ -z "$VG" ] || make_group
 : >/run/lvm-lab/ready
 run_command
 cd /

@@ -18,7 +18,7 @@
 # Exit status: the command's; 124 after the time limit; 125 where there can be no lab here;
 # 126 where the lab broke while the command ran.
 #
-# LVM_LAB_VG=imgtest    LVM_LAB_POOL=thinpool     the names; an empty pool: none is made
+# LVM_LAB_VG=imgtest    LVM_LAB_POOL=thinpool     the names; an empty pool: none is made; an empty group: no LVM
 # LVM_LAB_SIZE=8G       LVM_LAB_POOL_SIZE=3G      of the group, which is a sparse file, and the pool
 # LVM_LAB_MEM=1G        LVM_LAB_TIMEOUT=600       memory; seconds in which all has to be over
 # LVM_LAB_CPU=N         of the CPUs that it may run on the N-th, modulo their number: it runs on one, for two
@@ -34,7 +34,7 @@ here=$(cd -- "$(dirname -- "$0")" && pwd -P)
 dev=$(dirname -- "$(dirname -- "$here")")/.dev
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 : "${LVM_LAB_SIZE:=8G}" "${LVM_LAB_POOL_SIZE:=3G}" "${LVM_LAB_MEM:=1G}" "${LVM_LAB_TIMEOUT:=600}"
-export LVM_LAB=1 LVM_LAB_VG=${LVM_LAB_VG:-imgtest} LVM_LAB_POOL=${LVM_LAB_POOL-thinpool}
+export LVM_LAB=1 LVM_LAB_VG=${LVM_LAB_VG-imgtest} LVM_LAB_POOL=${LVM_LAB_POOL-thinpool}
 uml=/usr/bin/linux.uml
 modules=$(echo /usr/lib/uml/modules/*)
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from imgbackend import Engine, errors
+from imgbackend.cache import service
 from imgbackend.disks.prepare import Preparer
 from imgbackend.driver.template import Base
 from imgbackend.types import ImageInfo, Mi
@@ -58,6 +59,8 @@ class Creations:
     """Of each disk."""
     seed: int
     rounds: int
+    scratch: Path | None = None
+    """Where the bytes of each disk are compared with its image's before it goes; None: they are not."""
 
     def run(self) -> dict[str, str]:
         """Make disks and remove most of them; the images of those that are left, by instance."""
@@ -74,9 +77,15 @@ class Creations:
                 kept[instance] = image.image_id
                 while len(kept) > 1 and chance.random() < 0.7:
                     gone = chance.choice(sorted(kept))
-                    del kept[gone]
+                    self._compare(engine, gone, kept.pop(gone))
                     engine.disk(gone).remove()
         return kept
+
+    def _compare(self, engine: Engine, instance: str, image_id: str) -> None:
+        if self.scratch is not None:
+            [image] = [image for image in self.images if image.image_id == image_id]
+            content = image.content.read_bytes()
+            assert content_of(engine, instance, self.scratch) == content.ljust(self.size, b"\0"), instance
 
 
 def _dawdle(chance: random.Random) -> None:
@@ -91,6 +100,10 @@ def _dawdle(chance: random.Random) -> None:
     Preparer.__call__ = prepare  # type: ignore[method-assign]  # this process does nothing else
 
 
+def _any_lease(path: Path) -> int:
+    return 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Passes:
     """One pass after another, until somebody closes this process' input."""
@@ -101,6 +114,7 @@ class Passes:
 
     def run(self) -> dict[str, str]:
         """Make them."""
+        service.least_lease = _any_lease  # type: ignore[attr-defined]  # a race without a lease, also on NFS
         with Engine.from_config([], self.overrides) as engine, self.log.open("ab", buffering=0) as log:
             while not select.select([sys.stdin], [], [], 0)[0]:
                 done = engine.cache.prune()
@@ -125,9 +139,9 @@ class Racers:
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
 
-    def prune(self, overrides: dict[str, Any]) -> None:
-        """Begin to make passes."""
-        self._passing.append(self._started(Passes(overrides=overrides, log=self._log)))
+    def prune(self, overrides: dict[str, Any], within: Sequence[str] = ()) -> None:
+        """Begin to make passes; ``within``: by a command that runs a command somewhere."""
+        self._passing.append(self._started(Passes(overrides=overrides, log=self._log), within))
 
     def wait(self, passes: int) -> None:
         """Until so many passes have been made."""
@@ -136,9 +150,9 @@ class Racers:
             assert time.monotonic() < end, "no pass is made"
             time.sleep(0.01)
 
-    def create(self, creations: Creations) -> "subprocess.Popen[bytes]":
+    def create(self, creations: Creations, within: Sequence[str] = ()) -> "subprocess.Popen[bytes]":
         """Begin to make disks."""
-        return self._started(creations)
+        return self._started(creations, within)
 
     def kill_a_pass(self, chance: random.Random, overrides: dict[str, Any]) -> None:
         """SIGKILL to the last who makes passes, at some moment, and another in its place."""
@@ -164,8 +178,8 @@ class Racers:
         told = [json.loads(line) for line in self._log.read_text().splitlines()]
         return sum(len(each["removed"]) for each in told), [fault for each in told for fault in each["faults"]]
 
-    def _started(self, work: Creations | Passes) -> "subprocess.Popen[bytes]":
-        argv = [sys.executable, "-m", "labs.racing"]
+    def _started(self, work: Creations | Passes, within: Sequence[str] = ()) -> "subprocess.Popen[bytes]":
+        argv = [*within, sys.executable, "-m", "labs.racing"]
         process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self._environment)
         self._stack.enter_context(_ended(process))
         assert process.stdin is not None

@@ -22,12 +22,24 @@ from imgbackend.types import Progress
 LOG = logging.getLogger(__name__)
 
 Kind = Literal[
-    "fetch", "base", "bad base", "manifest", "disk", "record", "instance", "snapshot", "failure", "room", "lock", "file"
+    "fetch",
+    "base",
+    "bad base",
+    "manifest",
+    "disk",
+    "record",
+    "instance",
+    "snapshot",
+    "failure",
+    "room",
+    "lock",
+    "file",
+    "open file",
 ]
 """fetch: a download or conversion; base, disk: something unfinished of one; bad base: put aside when it was found
 broken; manifest, record: of what is not there; instance: the folder of one that was being destroyed; snapshot:
 the folder in which one was made into a file; failure: one that waiters shared; room: a promise of space; lock: of
-what is gone; file: a temporary one."""
+what is gone; file: a temporary one; open file: one that was removed while it was open, on NFS."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

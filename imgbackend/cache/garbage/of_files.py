@@ -31,6 +31,8 @@ _MANIFEST: Final = re.compile(r"([^.]+)\.json\Z")
 _TEMPORARY: Final = re.compile(r"\.(.+)\.tmp\Z")
 _UNFINISHED: Final = re.compile(r"\.(.+)\.part\Z")
 _TRIED: Final = re.compile(r"\.(?:direct-[0-9]+|doctor-[a-z0-9_]{8})\Z")
+_KEPT_BY_NFS: Final = re.compile(r"\.nfs[0-9a-f]{24}\Z")
+"""What a client of NFS calls a file that was removed on its host and is open there."""
 _RESERVED: Final = re.compile(r"[0-9a-f]{40}\.reserved\Z")
 
 Look = Callable[[os.stat_result], LeftoverState | None]
@@ -74,7 +76,9 @@ class Strewn:
         for name in names:
             self._alive()
             path = self._host.bases / name
-            if match := _MAKING.match(name):
+            if _KEPT_BY_NFS.match(name):
+                yield self._open_file(path)
+            elif match := _MAKING.match(name):
                 yield from self._of_base(match[1], "fetch", path, self._is_abandoned(path))
             elif match := _BAD.match(name):
                 aside = functools.partial(self._is_not_needed, match[1], float(match[2]))
@@ -100,7 +104,9 @@ class Strewn:
         for instance in self._instances():
             self._alive()
             for name in self._names(f"{self._host.instances}/{instance}"):
-                if name[0] == ".":
+                if _KEPT_BY_NFS.match(name):
+                    yield self._open_file(self._host.instances / instance / name)
+                elif name[0] == ".":
                     yield from self._of_instance(instance, name)
 
     def _of_instance(self, instance: str, name: str) -> Iterator[Candidate]:
@@ -158,6 +164,15 @@ class Strewn:
         with contextlib.suppress(OSError, errors.Error):  # whoever's records are broken is told of elsewhere
             if not self._is_there(instance, disk, self._recorded):
                 yield self._file("lock", path, guard, gone)
+
+    def _open_file(self, path: Path) -> Candidate:
+        """It is never removed: nobody can tell here whether a guest of another host still writes to it."""
+        reason = (
+            "removed while it was open, and kept by NFS until it is closed; if the host that had it open is no more, "
+            "remove it by hand"
+        )
+        guard = self._guard(locks.SPACE, self._host.locks.space)
+        return self._file("open file", path, guard, lambda found: _state(found, dead=False, reason=reason))
 
     def _of_base(self, base: str, kind: Kind, path: Path, look: Look) -> Iterator[Candidate]:
         if is_base_name(base):

@@ -34,13 +34,14 @@ from imgbackend.cache.verify.verdicts import (
 from imgbackend.driver.abilities import HoldsBases
 from imgbackend.state import digests, manifests
 from imgbackend.state.manifests import Manifest
-from imgbackend.system import files, qemu_img
+from imgbackend.system import files, qemu_img, stale
 from imgbackend.system.host import Host
 from imgbackend.types import Progress
 
 LOG = logging.getLogger(__name__)
 
 _NOVAS: Final = "it has no manifest: it is Nova's own, and no disk was made of it here yet"
+_REMOVED: Final = "somebody else removed it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +138,10 @@ class Verification:
         with self._opened(base, path) as reading:
             try:
                 return self._judged(reading, progress)
+            except OSError as exc:
+                if not stale.is_stale(exc):
+                    raise
+                raise SkippedError(_REMOVED) from exc
             finally:
                 self._read += reading.read
 
@@ -147,7 +152,7 @@ class Verification:
             try:
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             except FileNotFoundError as exc:
-                raise SkippedError("somebody else removed it") from exc
+                raise SkippedError(_REMOVED) from exc
             manifest = manifests.read(path)
         try:
             if manifest is None:
@@ -227,7 +232,9 @@ class Verification:
         """The manifest, if what was read is still the base."""
         try:
             same = os.path.samestat(os.lstat(reading.path), os.fstat(reading.fd))
-        except FileNotFoundError:
+        except OSError as exc:
+            if not stale.is_gone(exc):
+                raise
             same = False
         now = manifests.read(reading.path) if same else None
         if now is None or now.digest not in (None, reading.manifest.digest):

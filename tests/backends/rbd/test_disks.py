@@ -1,10 +1,13 @@
 """Disks in a pool: whose they are, what hangs on them, and what other programs and hosts do with it."""
 
 import contextlib
+import errno
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +20,7 @@ from imgbackend_rbd import RbdBackend, headers, images
 from imgbackend_rbd.disk import MARK
 from imgbackend_rbd.images import Patience
 from labs.ceph import Cluster, new_pool
+from labs.images import same_for_guest
 from labs.templates import Template
 
 _AT_ONCE = Patience(retries=0, interval=0)
@@ -284,3 +288,21 @@ def test_snapshot_tells_its_time_wherever_the_host_is(made: Engine, monkeypatch:
         time.tzset()
     disk.remove_snap("before")
     assert abs(snap.time - time.time()) < 3600
+
+
+def test_disk_is_exported_as_qcow2_to_a_file_system_that_knows_no_file_without_a_name(
+    made: Engine, raw_image: Template, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS and CephFS answer so to O_TMPFILE."""
+    real = os.open
+
+    def no_nameless(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        return real(path, flags, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", no_nameless)
+    (tmp_path / "exports").mkdir()
+    disk_of(made, "web1").extract(tmp_path / "exports/web1.qcow2", "qcow2")
+    assert [path.name for path in (tmp_path / "exports").iterdir()] == ["web1.qcow2"]
+    assert same_for_guest(raw_image.content, "raw", tmp_path / "exports/web1.qcow2", "qcow2")
