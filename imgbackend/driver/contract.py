@@ -178,6 +178,8 @@ class Disk(Lockable, Generic[BackendT]):
         self.recorded: Record | None = None
         """What is known of this disk, set by the engine before any hook is called; where it is
         there, the format is its, never what the bytes look like."""
+        self.given_record: Record | None = None
+        """For the engine: the record that binds this disk, where it does not lie in the instance's folder."""
 
     # For callers: final; the lock is held where something changes, the record is checked first.
 

@@ -1,6 +1,7 @@
 """The instances of a host: spawned, looked at, stopped, started and destroyed."""
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ from imgbackend import errors
 from imgbackend.driver.contract import Disk
 from imgbackend.guest import console, destroy, snapshots
 from imgbackend.guest.domain import Alter, to_xml
-from imgbackend.guest.hypervisor import DomainState, Hypervisor
+from imgbackend.guest.hypervisor import OFF, DomainState, FoundDomain, Hypervisor
+from imgbackend.guest.own_instances import OwnInstances
 from imgbackend.guest.plan import Layout, layout_of
 from imgbackend.guest.settings import settings_of
 from imgbackend.guest.spawn import (
@@ -23,14 +25,17 @@ from imgbackend.guest.spawn import (
     domain_of,
     silent,
     translating_errors,
-    xml_path,
 )
 from imgbackend.guest.spec import InstanceSpec
-from imgbackend.types import DiskId, Plan, Progress, ignore
+from imgbackend.guest.start import Starting
+from imgbackend.state.records import DOMAIN
+from imgbackend.types import DiskId, Owner, Plan, Progress, ignore
 
 if TYPE_CHECKING:
     from imgbackend.cache.usage import DomainFile
     from imgbackend.engine import Engine
+
+LOG = logging.getLogger(__name__)
 
 _POLL: Final = 0.2
 _LOOK: Final = 0.1
@@ -45,6 +50,8 @@ class Instance:
     """None: it has no domain."""
     state: DomainState | None
     folder: Path
+    owner: Owner | None = None
+    """Whose it is; None: nobody noted it, and it is whoever's folder has it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +76,7 @@ class Instances:
         self._settings = settings_of(engine.conf)
         self._snapshots = snapshots.folder_of(engine.host, self._settings.snapshots)
         self._hypervisor = hypervisor or Hypervisor(self._settings.uri)
+        self._own = OwnInstances(engine.host, engine.owners, self._hypervisor)
         most = self._settings.most_disk_operations
         self._slots = threading.Semaphore(most) if most is not None else None
 
@@ -89,15 +97,17 @@ class Instances:
         :raises TemplateError: if an image is refused.
         :raises StorageError: if a storage fails.
         :raises DiskError: if a disk is another backend's.
+        :raises InstanceElsewhere: if the instance is another host's, or another folder's.
         :raises InstanceError: if the name is another domain's, or the instance does not come to run.
         :raises HypervisorError: if libvirt refuses, or does not answer.
         """
         self._hypervisor.check()
         with self._held(spec.id, progress(STARTING)):
             with translating_errors(self._engine.host):
-                destroy.finish(self._engine, self._hypervisor, spec.id)
+                self._own.check(spec.id)
+                destroy.finish(self._engine, self._hypervisor, self._own, spec.id)
             layout = self.layout(spec)
-            work = Spawning(self._engine.host, self._settings, self._hypervisor, layout, self._bounded)
+            work = Spawning(self._engine.host, self._settings, self._hypervisor, self._own, layout, self._bounded)
             return work.run(progress, alter)
 
     def layout(self, spec: InstanceSpec) -> Layout:
@@ -109,7 +119,8 @@ class Instances:
 
         Its disks are where :meth:`layout` and ``cache`` make them.
         """
-        return to_xml(domain_of(self._engine.host, self._settings, self.layout(spec)), alter)
+        owner = self._engine.owners.known_me()
+        return to_xml(domain_of(self._engine.host, self._settings, self.layout(spec), owner), alter)
 
     def explain(self, spec: InstanceSpec) -> list[Planned]:
         """What :meth:`spawn` would do for each disk, without doing it."""
@@ -123,36 +134,48 @@ class Instances:
             found.append(Planned(name=name, backend=backend, plan=plan))
         return found
 
-    def list(self) -> Iterator[Instance]:
-        """All instances, by name: those with a domain, and those that have a folder only."""
+    def list(self, *, all_hosts: bool = False) -> Iterator[Instance]:
+        """The own instances, by name: those with a domain, and those that have a folder only.
+
+        ``all_hosts``: and those of other hosts and of other folders, as far as this libvirt and this folder know them.
+        """
         domains = {found.name: found for found in self._hypervisor.domains()}
         host = self._engine.host
-        folders = {path.parent.name for path in host.instances.glob(f"*/{xml_path(host, 'x').name}")}
+        folders = {path.parent.name for path in host.instances.glob(f"*/{DOMAIN}")}
         for name in sorted({*domains, *(name for name in folders if _is_id(name))}):
             found = domains.get(name)
-            yield Instance(
-                id=name,
-                uuid=found.uuid if found is not None else None,
-                state=found.state if found is not None else None,
-                folder=host.instances / name,
-            )
+            try:
+                owner = self._own.owner(name) or (found.owner if found is not None else None)
+                mine = self._own.is_mine(name) if found is None else self._own.has_domain(found)
+                if found is not None and not mine and self._own.has_folder(name) and self._own.is_mine(name):
+                    found, mine = None, True  # the domain is another folder's, and the folder is ours
+            except errors.Error as exc:
+                LOG.warning("Cannot tell whose the instance %s is: %s", name, exc)
+                owner, mine = None, True
+            if mine or all_hosts:
+                yield self._listed(name, found, owner)
+
+    def _listed(self, name: str, found: FoundDomain | None, owner: Owner | None) -> Instance:
+        return Instance(
+            id=name,
+            uuid=found.uuid if found is not None else None,
+            state=found.state if found is not None else None,
+            folder=self._engine.host.instances / name,
+            owner=owner,
+        )
 
     def show(self, name: str) -> Instance:
-        """One instance.
+        """One instance, own or not.
 
         :raises InstanceNotFound: if there is none.
         """
         _checked(name)
         found = self._hypervisor.find(name)
-        mine = found is not None and found.instance == name
-        if not mine and not destroy.is_ours(self._engine, name):
+        mine = found is not None and self._own.has_domain(found)
+        if not mine and not self._own.has_folder(name):
             raise errors.InstanceNotFound(f"there is no instance {name}")
-        return Instance(
-            id=name,
-            uuid=found.uuid if found is not None and mine else None,
-            state=found.state if found is not None and mine else None,
-            folder=self._engine.host.instances / name,
-        )
+        owner = self._own.owner(name) or (found.owner if found is not None and mine else None)
+        return self._listed(name, found if mine else None, owner)
 
     def files(self) -> "Iterator[DomainFile]":
         """The files that the domains of this libvirt open, ours or not, whether or not they run.
@@ -170,7 +193,7 @@ class Instances:
 
     def xml(self, name: str) -> str:
         """How libvirt has the instance now."""
-        self._mine(name)
+        self._expect_domain(name)
         return self._hypervisor.xml(name)
 
     # Each of these waits while another call works on the instance; raising from ``progress`` ends the wait.
@@ -178,20 +201,23 @@ class Instances:
     def start(self, name: str, *, progress: Progress = ignore) -> None:
         """Start an instance that is off; one that runs is no error.
 
-        Where libvirt has forgotten it, it is told again, from ``libvirt.xml``.
+        Where libvirt has forgotten it, it is told again, from ``libvirt.xml``.  Where this raises, the domain and
+        the console are as they were.
 
         :raises InstanceNotFound: if there is none.
+        :raises InstanceElsewhere: if it is another host's, or another folder's.
+        :raises DiskError: if a disk of it is gone.
         :raises InstanceFailed: if it does not come to run.
         """
         self.show(name)  # what there is not cannot be locked
         with self._held(name, progress):
-            if self.show(name).uuid is None:
-                self._hypervisor.define(self._kept_xml(name))
-            if self._hypervisor.state(name) in (DomainState.OFF, DomainState.CRASHED):
-                with translating_errors(self._engine.host):
-                    console.begin(console.path_of(self._engine.host, name))
-            self._hypervisor.start(name)
-            self._until(name, (DomainState.RUNNING,), self._settings.start_seconds, progress)
+            self._own.check(name)
+            self.show(name)
+            records = self._engine.host.records
+            names = sorted({*records.all(name), *records.nova_formats(name)})
+            disks = [self._engine.disk(name, disk) for disk in names]
+            work = Starting(self._engine.host, self._hypervisor, self._own, name)
+            work.run(disks, self._settings.start_seconds, progress)
 
     def stop(self, name: str, *, seconds: float | None = None, progress: Progress = ignore) -> bool:
         """Have the guest shut itself down, and end it where it does not; one that is off is no error.
@@ -199,11 +225,12 @@ class Instances:
         ``seconds`` None: ``[libvirt] wait_soft_reboot_seconds``; 0: end it at once.
         Returns whether the guest had to be ended.
         """
-        self._mine(name)
+        self._expect_domain(name)
         wait = self._settings.stop_seconds if seconds is None else seconds
         with self._held(name, progress):
+            self._expect_domain(name)
             end, asked = time.monotonic() + wait, 0.0
-            while self._hypervisor.state(name) not in (None, DomainState.OFF, DomainState.CRASHED):
+            while self._hypervisor.state(name) not in OFF:
                 if time.monotonic() >= end:
                     self._hypervisor.force_off(name)
                     return True
@@ -219,8 +246,9 @@ class Instances:
 
         :raises InstanceError: if it does not run.
         """
-        self._mine(name)
+        self._expect_domain(name)
         with self._held(name, progress):
+            self._expect_domain(name)
             (self._hypervisor.reset if hard else self._hypervisor.reboot)(name)
 
     def destroy(self, name: str, *, progress: Progress = ignore) -> None:
@@ -229,12 +257,14 @@ class Instances:
         Once it has begun it asks ``progress`` no more.
 
         :raises InstanceNotFound: if nothing of it is there.
+        :raises InstanceElsewhere: if it is another host's, or another folder's.
+        :raises DiskBusy: if somebody else has a disk of it open.
         :raises InstanceError: if what has its name is not imgbackend's.
         """
         _checked(name)
         with self._held(name, progress), translating_errors(self._engine.host):
             snapshots.sweep(self._snapshots, self._engine.host.settings.hostname)
-            destroy.destroy(self._engine, self._hypervisor, name)
+            destroy.destroy(self._engine, self._hypervisor, self._own, name)
 
     @contextlib.contextmanager
     def snapshot(
@@ -255,7 +285,9 @@ class Instances:
         :raises DiskError: if it has no such disk, or the format is neither raw nor qcow2.
         :raises StorageFull: if there is no room for it.
         """
-        if self.show(name).state not in (None, DomainState.OFF, DomainState.CRASHED):
+        shown = self.show(name)
+        self._own.check(name)
+        if shown.state not in OFF:
             raise errors.InstanceError(f"the instance {name} runs; stop it first")
         with contextlib.ExitStack() as stack:
             with translating_errors(self._engine.host):
@@ -271,7 +303,7 @@ class Instances:
         :raises InstanceError: if the domain of that name is not imgbackend's.
         """
         with translating_errors(self._engine.host):
-            destroy.clear(self._engine, self._hypervisor, name)
+            destroy.clear(self._engine, self._hypervisor, self._own, name)
 
     def console(self, name: str, *, follow: bool = False) -> Iterator[bytes]:
         """What the guest said so far; with ``follow``, and what it says until it is off."""
@@ -279,8 +311,7 @@ class Instances:
         path = console.path_of(self._engine.host, name)
         if not path.exists():
             return iter(())
-        off = (None, DomainState.OFF, DomainState.CRASHED)
-        return console.follow(path, lambda: not follow or self._hypervisor.state(name) in off)
+        return console.follow(path, lambda: not follow or self._hypervisor.state(name) in OFF)
 
     @contextlib.contextmanager
     def _held(self, name: str, progress: Progress) -> Iterator[None]:
@@ -292,25 +323,12 @@ class Instances:
                 if not destroy.is_there(self._engine, name):
                     lock.forget()
 
-    def _kept_xml(self, name: str) -> str:
-        path = xml_path(self._engine.host, name)
-        try:
-            return path.read_text()
-        except OSError as exc:
-            raise errors.InstanceError(f"cannot read {path} ({exc.strerror}); spawn the instance again") from exc
-
-    def _mine(self, name: str) -> None:
-        if self.show(name).uuid is None:
+    def _expect_domain(self, name: str) -> None:
+        """Refuse an instance that is another's, or has no domain."""
+        self.show(name)
+        self._own.check(name)
+        if self._own.domain(name) is None:
             raise errors.InstanceNotFound(f"libvirt does not know the instance {name}; start it, or destroy it")
-
-    def _until(self, name: str, states: tuple[DomainState, ...], seconds: float, progress: Progress) -> None:
-        end = time.monotonic() + seconds
-        while (state := self._hypervisor.state(name)) not in states:
-            if state in (None, DomainState.OFF, DomainState.CRASHED) or time.monotonic() > end:
-                said = console.tail(console.path_of(self._engine.host, name))
-                raise errors.InstanceFailed(f"the instance {name} did not come to run ({state or 'gone'})", said)
-            progress("wait", 0, None)
-            time.sleep(_POLL)
 
     @contextlib.contextmanager
     def _bounded(self, progress: Progress) -> Iterator[None]:
