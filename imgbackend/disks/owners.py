@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from imgbackend import errors
 from imgbackend.bases import users
 from imgbackend.driver.abilities import Marked
-from imgbackend.state import folder_marker
-from imgbackend.state.records import GOING
+from imgbackend.state import domain_xml, folder_marker
+from imgbackend.state.records import DOMAIN, GOING
 from imgbackend.system.host import Host
 from imgbackend.types import Owner
 
@@ -113,6 +113,22 @@ class Owners:
             raise errors.DiskElsewhere(
                 f"{disk.id} on {disk.backend.name} is not the disk that is on record here: it was removed, and another "
                 "was made under its name; look whose it is, then forget the record by cache leftovers"
+            )
+
+    def expect_unnamed(self, disk: "AnyDisk", /) -> None:
+        """Refuse a disk without which an instance, off or not, would not start: by ``libvirt.xml`` in its folder.
+
+        :raises DiskBusy: with the instance.
+        """
+        instance = disk.id.instance
+        try:
+            xml = (self._host.instances / instance / DOMAIN).read_text()
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        if domain_xml.names_disk(xml, disk.source()) and disk.find() is not None:
+            raise errors.DiskBusy(
+                f"{disk.id} is a disk of the instance {instance}: imgbackend instance destroy {instance} takes both "
+                "away, disk delete --force the disk alone"
             )
 
     def _expect_not_going(self, disk: "AnyDisk") -> None:

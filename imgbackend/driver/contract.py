@@ -65,6 +65,7 @@ class Ownership(Protocol):
     def me(self) -> Owner: ...
     def expect_mounted(self) -> None: ...
     def check(self, disk: "Disk[Any]", /, *, adopting: bool = False) -> None: ...
+    def expect_unnamed(self, disk: "Disk[Any]", /) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,14 +249,17 @@ class Disk(Lockable, Generic[BackendT]):
     def remove(self, *, force: bool = False) -> None:
         """Take the disk away, with its record; an absent one is no error.
 
-        ``force``: also where a guest has it open, if the storage can do that: the guest loses what it runs on.
+        ``force``: also where a guest has it open, if the storage can do that: the guest loses what it runs on; and
+        also where an instance that is off has it.
 
-        :raises DiskBusy: if something depends on it, or has it open.
+        :raises DiskBusy: if something depends on it, or has it open; or an instance has it.
         """
         held = self.exclusively() if isinstance(self, Exclusive) and not force else contextlib.nullcontext()
         with self.locked():
             self.discard()
             with held:
+                if not force:
+                    self.backend.attached.owners.expect_unnamed(self)
                 self.remove_image()
             self.backend.host.records.forget(self.id, durable=self.backend.host.settings.durable)
             self.backend.host.locks.forget(self.id)

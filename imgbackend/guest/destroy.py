@@ -9,18 +9,19 @@ import contextlib
 import logging
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imgbackend import errors
 from imgbackend.driver.abilities import Marked
+from imgbackend.driver.contract import Disk
 from imgbackend.guest import console
+from imgbackend.guest.closed_disks import kept_closed
 from imgbackend.guest.hypervisor import OFF, FoundDomain, Hypervisor
 from imgbackend.guest.own_instances import OwnInstances
 from imgbackend.state.records import GOING
-from imgbackend.system import files, image_lock
-from imgbackend.types import DiskId, Record
+from imgbackend.system import files
+from imgbackend.types import DiskId, Mark, Owner, Record
 
 if TYPE_CHECKING:
     from imgbackend.engine import Engine
@@ -91,29 +92,9 @@ def _rename(engine: "Engine", found: FoundDomain | None, name: str) -> None:
     folder, going = engine.host.instances / name, _going(engine, name)
     with contextlib.ExitStack() as stack:
         if found is None or found.state in OFF:
-            for disk in _disk_files(engine, folder):
-                stack.enter_context(_kept_closed(folder / disk, f"{name}/{disk}"))
+            stack.enter_context(kept_closed(engine.host, name))
         folder.rename(going)
     engine.host.flush_folders([folder.parent])
-
-
-def _disk_files(engine: "Engine", folder: Path) -> list[str]:
-    """The names of the disks that are files of a folder, by its records; whoever's records they are."""
-    records = engine.host.records
-    names = {*records.all(folder.name), *records.nova_formats(folder.name)}
-    return [name for name in sorted(names) if (folder / name).is_file()]
-
-
-@contextlib.contextmanager
-def _kept_closed(path: Path, disk: str) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(image_lock.kept_closed(path))
-        except errors.DiskBusy as exc:
-            raise errors.DiskBusy(f"{disk}: {exc}") from exc
-        except PermissionError:
-            LOG.debug("Whether somebody has %s open cannot be told by this user", path)
-        yield
 
 
 def _is_unfinished(folder: Path) -> bool:
@@ -144,9 +125,8 @@ def _end(
     if found is not None:
         hypervisor.force_off(name)
         hypervisor.forget(name)
-    for disk in _disk_files(engine, going):
-        with _kept_closed(going / disk, f"{name}/{disk}"):
-            pass  # an older version may have renamed the folder under another host's guest
+    with kept_closed(engine.host, going.name):
+        pass  # an older version may have renamed the folder under another host's guest
     records = engine.host.records.all(going.name)
     _remove_disks(engine, name, spared=set())
     for disk, backend in strays:
@@ -183,17 +163,27 @@ def _is_file(engine: "Engine", record: Record) -> bool:
 
 
 def _strays(engine: "Engine", name: str) -> list[tuple[str, str]]:
-    """Disks of an instance without a folder, and so without records: those that their stores note as ours.
+    """Disks of an instance without a folder, and so without records: those that their stores note as ours."""
+    return [
+        (disk.id.name, disk.backend.name)
+        for disk, owner in marked_disks(engine, name)
+        if owner is not None and engine.owners.is_mine(name, owner)
+    ]
+
+
+def marked_disks(engine: "Engine", name: str) -> list[tuple[Disk[Any], Owner | None]]:
+    """The disks that stores have under an instance's name and note whose they are, each with its owner.
 
     A store that cannot be asked is no reason to stop: what it has is found when it can.
     """
-    found: list[tuple[str, str]] = []
+    found: list[tuple[Disk[Any], Owner | None]] = []
     for backend_name in engine.backend_names():
         try:
             backend = engine.backend(backend_name)
-            if not backend.traits.files and issubclass(backend.disk_type, Marked):
-                names = [disk.name for disk in backend.list_disks() if disk.instance == name]
-                found += [(disk, backend_name) for disk in names if _is_marked_ours(engine, name, disk, backend_name)]
+            if backend.traits.files or not issubclass(backend.disk_type, Marked):
+                continue
+            disks = [backend.disk(disk) for disk in backend.list_disks() if disk.instance == name]
+            found += [(disk, mark.owner) for disk in disks if (mark := _mark_of(disk)) is not None]
         except errors.ConfigError:
             continue  # most drivers are installed, and not configured
         except (errors.Error, OSError) as exc:
@@ -201,11 +191,9 @@ def _strays(engine: "Engine", name: str) -> list[tuple[str, str]]:
     return found
 
 
-def _is_marked_ours(engine: "Engine", instance: str, name: str, backend: str) -> bool:
-    disk = engine.backend(backend).disk(DiskId(instance=instance, name=name))
+def _mark_of(disk: Disk[Any]) -> Mark | None:
     with disk.reading():
-        mark = disk.mark() if isinstance(disk, Marked) else None
-    return mark is not None and mark.owner is not None and engine.owners.is_mine(instance, mark.owner)
+        return disk.mark() if isinstance(disk, Marked) else None
 
 
 def _remove_folder(folder: Path) -> None:

@@ -190,6 +190,27 @@ class Hypervisor:
 
         self._call(undefine)
 
+    def set_owner(self, name: str, owner: Owner) -> None:
+        """Note in the domain of the instance ``name`` that it is ``owner``'s now."""
+        libvirt = _libvirt()
+
+        def note(domain: Any) -> None:
+            element = domain_xml.instance_element(name, owner)
+            element.tag = element.tag.rpartition("}")[2]  # libvirt itself puts the prefix before it
+            kinds = libvirt.VIR_DOMAIN_AFFECT_CONFIG | (libvirt.VIR_DOMAIN_AFFECT_LIVE if domain.isActive() else 0)
+            text = ET.tostring(element, encoding="unicode")
+            domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, text, "imgbackend", domain_xml.NAMESPACE, kinds)
+
+        self._on(name, note)
+
+    def grow_disk(self, name: str, target: str, size: int) -> None:
+        """Have a guest that runs see its disk ``target``, such as ``vda``, as ``size`` bytes large.
+
+        :raises HypervisorError: if the hypervisor cannot.
+        """
+        in_bytes = _libvirt().VIR_DOMAIN_BLOCK_RESIZE_BYTES
+        self._on(name, lambda domain: domain.blockResize(target, size, in_bytes))
+
     def check_link(self, nic: Nic) -> None:
         """See that what an interface is to be connected to is there.
 

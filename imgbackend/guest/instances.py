@@ -13,7 +13,9 @@ from imgbackend import errors
 from imgbackend.driver.contract import Disk
 from imgbackend.guest import console, destroy, snapshots
 from imgbackend.guest.domain import Alter, to_xml
-from imgbackend.guest.hypervisor import OFF, DomainState, FoundDomain, Hypervisor
+from imgbackend.guest.grow import grow_running
+from imgbackend.guest.hypervisor import OFF, Hypervisor
+from imgbackend.guest.listing import Instance, Listing
 from imgbackend.guest.own_instances import OwnInstances
 from imgbackend.guest.plan import Layout, layout_of
 from imgbackend.guest.settings import settings_of
@@ -28,8 +30,8 @@ from imgbackend.guest.spawn import (
 )
 from imgbackend.guest.spec import InstanceSpec
 from imgbackend.guest.start import Starting
-from imgbackend.state.records import DOMAIN
-from imgbackend.types import DiskId, Owner, Plan, Progress, ignore
+from imgbackend.guest.take_over import TakingOver
+from imgbackend.types import Plan, Progress, ignore
 
 if TYPE_CHECKING:
     from imgbackend.cache.usage import DomainFile
@@ -39,19 +41,6 @@ LOG = logging.getLogger(__name__)
 
 _POLL: Final = 0.2
 _LOOK: Final = 0.1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Instance:
-    """An instance, as it is listed."""
-
-    id: str
-    uuid: str | None
-    """None: it has no domain."""
-    state: DomainState | None
-    folder: Path
-    owner: Owner | None = None
-    """Whose it is; None: nobody noted it, and it is whoever's folder has it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +54,10 @@ class Planned:
 
 
 class Instances:
-    """All instances of one ``instances_path`` and one libvirtd; may be used from any number of threads."""
+    """All instances of one ``instances_path`` and one libvirtd; may be used from any number of threads.
+
+    What is called ``name`` may be an instance's uuid as well.
+    """
 
     def __init__(self, engine: "Engine", hypervisor: Hypervisor | None = None) -> None:
         """Read the options; nothing is connected to.  ``hypervisor`` None: that of the options.
@@ -77,6 +69,7 @@ class Instances:
         self._snapshots = snapshots.folder_of(engine.host, self._settings.snapshots)
         self._hypervisor = hypervisor or Hypervisor(self._settings.uri)
         self._own = OwnInstances(engine.host, engine.owners, self._hypervisor)
+        self._listing = Listing(engine.host, self._hypervisor, self._own)
         most = self._settings.most_disk_operations
         self._slots = threading.Semaphore(most) if most is not None else None
 
@@ -84,13 +77,20 @@ class Instances:
         """Let go of libvirt.  Twice is no error."""
         self._hypervisor.close()
 
-    def spawn(self, spec: InstanceSpec, *, progress: ProgressOf = silent, alter: Alter | None = None) -> Spawned:
+    def spawn(
+        self,
+        spec: InstanceSpec,
+        *,
+        progress: ProgressOf = silent,
+        alter: Alter | None = None,
+        take_over: bool = False,
+    ) -> Spawned:
         """Make an instance's disks and its domain, and wait until it runs.
 
         Disks that are whole are used as they are; an instance that runs already is left
         alone.  ``progress`` gives the callable of each disk, by its name; raising from one
         cancels the spawn.  ``alter`` may change the domain's XML.  Where this raises,
-        everything that the call made is gone, and nothing else.
+        everything that the call made is gone, and nothing else.  ``take_over``: see :meth:`take_over`.
 
         :raises ConfigError: if something of the spec or of the host cannot be so.
         :raises SourceError: if an image cannot be had.
@@ -104,6 +104,9 @@ class Instances:
         self._hypervisor.check()
         with self._held(spec.id, progress(STARTING)):
             with translating_errors(self._engine.host):
+                if take_over:
+                    with contextlib.suppress(errors.InstanceNotFound):
+                        self._take_over(spec.id)
                 self._own.check(spec.id)
                 destroy.finish(self._engine, self._hypervisor, self._own, spec.id)
             layout = self.layout(spec)
@@ -139,43 +142,14 @@ class Instances:
 
         ``all_hosts``: and those of other hosts and of other folders, as far as this libvirt and this folder know them.
         """
-        domains = {found.name: found for found in self._hypervisor.domains()}
-        host = self._engine.host
-        folders = {path.parent.name for path in host.instances.glob(f"*/{DOMAIN}")}
-        for name in sorted({*domains, *(name for name in folders if _is_id(name))}):
-            found = domains.get(name)
-            try:
-                owner = self._own.owner(name) or (found.owner if found is not None else None)
-                mine = self._own.is_mine(name) if found is None else self._own.has_domain(found)
-                if found is not None and not mine and self._own.has_folder(name) and self._own.is_mine(name):
-                    found, mine = None, True  # the domain is another folder's, and the folder is ours
-            except errors.Error as exc:
-                LOG.warning("Cannot tell whose the instance %s is: %s", name, exc)
-                owner, mine = None, True
-            if mine or all_hosts:
-                yield self._listed(name, found, owner)
-
-    def _listed(self, name: str, found: FoundDomain | None, owner: Owner | None) -> Instance:
-        return Instance(
-            id=name,
-            uuid=found.uuid if found is not None else None,
-            state=found.state if found is not None else None,
-            folder=self._engine.host.instances / name,
-            owner=owner,
-        )
+        return self._listing.list(all_hosts=all_hosts)
 
     def show(self, name: str) -> Instance:
         """One instance, own or not.
 
         :raises InstanceNotFound: if there is none.
         """
-        _checked(name)
-        found = self._hypervisor.find(name)
-        mine = found is not None and self._own.has_domain(found)
-        if not mine and not self._own.has_folder(name):
-            raise errors.InstanceNotFound(f"there is no instance {name}")
-        owner = self._own.owner(name) or (found.owner if found is not None and mine else None)
-        return self._listed(name, found if mine else None, owner)
+        return self._listing.show(self._listing.name_of(name))
 
     def files(self) -> "Iterator[DomainFile]":
         """The files that the domains of this libvirt open, ours or not, whether or not they run.
@@ -189,28 +163,68 @@ class Instances:
 
     def disks(self, name: str) -> Iterator[Disk[Any]]:
         """The instance's disks that exist."""
-        return self._engine.disks(name)
+        return self._engine.disks(self._listing.name_of(name), all_hosts=True)
 
     def xml(self, name: str) -> str:
         """How libvirt has the instance now."""
+        name = self._listing.name_of(name)
         self._expect_domain(name)
         return self._hypervisor.xml(name)
 
     # Each of these waits while another call works on the instance; raising from ``progress`` ends the wait.
 
-    def start(self, name: str, *, progress: Progress = ignore) -> None:
+    def take_over(self, name: str, *, progress: Progress = ignore) -> None:
+        """Make an instance of another host, or of another folder, this one's; one that is own already is no error.
+
+        The other must not use it any more.  What its stores, its records and its domain note is changed; nothing runs.
+
+        :raises InstanceNotFound: if there is nothing to take over, here or in a store that notes whose its disks are.
+        :raises DiskBusy: if somebody has a disk of it open.
+        """
+        name = self._listing.name_of(name)
+        with self._held(name, progress), translating_errors(self._engine.host):
+            self._take_over(name)
+
+    def _take_over(self, name: str) -> None:
+        host, records = self._engine.host, self._engine.host.records
+        disks = {disk: self._engine.disk(name, disk) for disk in records.all(name)}
+        for disk, _ in destroy.marked_disks(self._engine, name):
+            disks.setdefault(disk.id.name, disk)
+        TakingOver(host, self._engine.owners, self._hypervisor, self._own, name).run(list(disks.values()))
+
+    def grow(self, name: str, size: int, disk: str = "disk", *, progress: Progress = ignore) -> None:
+        """Grow a disk to ``size`` bytes: through the hypervisor where the instance runs, and the guest sees it at once.
+
+        :raises DiskError: if the disk is larger: it is never shrunk.
+        :raises DiskNotFound: if there is none.
+        :raises HypervisorError: if the hypervisor cannot grow it.
+        """
+        name = self.show(name).id  # what there is not cannot be locked
+        with self._held(name, progress):
+            self._own.check(name)
+            found, grown = self._own.domain(name), self._engine.disk(name, disk)
+            grown.info()  # one that is not there is not to be locked
+            if found is None or found.state in OFF:
+                grown.resize(size)
+            else:
+                grow_running(self._hypervisor, grown, size)
+
+    def start(self, name: str, *, progress: Progress = ignore, take_over: bool = False) -> None:
         """Start an instance that is off; one that runs is no error.
 
         Where libvirt has forgotten it, it is told again, from ``libvirt.xml``.  Where this raises, the domain and
-        the console are as they were.
+        the console are as they were.  ``take_over``: see :meth:`take_over`.
 
         :raises InstanceNotFound: if there is none.
         :raises InstanceElsewhere: if it is another host's, or another folder's.
         :raises DiskError: if a disk of it is gone.
         :raises InstanceFailed: if it does not come to run.
         """
-        self.show(name)  # what there is not cannot be locked
+        name = self.show(name).id
         with self._held(name, progress):
+            if take_over:
+                with translating_errors(self._engine.host):
+                    self._take_over(name)
             self._own.check(name)
             self.show(name)
             records = self._engine.host.records
@@ -225,6 +239,7 @@ class Instances:
         ``seconds`` None: ``[libvirt] wait_soft_reboot_seconds``; 0: end it at once.
         Returns whether the guest had to be ended.
         """
+        name = self._listing.name_of(name)
         self._expect_domain(name)
         wait = self._settings.stop_seconds if seconds is None else seconds
         with self._held(name, progress):
@@ -246,24 +261,27 @@ class Instances:
 
         :raises InstanceError: if it does not run.
         """
+        name = self._listing.name_of(name)
         self._expect_domain(name)
         with self._held(name, progress):
             self._expect_domain(name)
             (self._hypervisor.reset if hard else self._hypervisor.reboot)(name)
 
-    def destroy(self, name: str, *, progress: Progress = ignore) -> None:
+    def destroy(self, name: str, *, progress: Progress = ignore, take_over: bool = False) -> None:
         """Take an instance away: domain, disks and folder; what was gone before is no error.
 
-        Once it has begun it asks ``progress`` no more.
+        Once it has begun it asks ``progress`` no more.  ``take_over``: see :meth:`take_over`.
 
         :raises InstanceNotFound: if nothing of it is there.
         :raises InstanceElsewhere: if it is another host's, or another folder's.
         :raises DiskBusy: if somebody else has a disk of it open.
         :raises InstanceError: if what has its name is not imgbackend's.
         """
-        _checked(name)
+        name = self._listing.name_of(name)
         with self._held(name, progress), translating_errors(self._engine.host):
             snapshots.sweep(self._snapshots, self._engine.host.settings.hostname)
+            if take_over:
+                self._take_over(name)
             destroy.destroy(self._engine, self._hypervisor, self._own, name)
 
     @contextlib.contextmanager
@@ -286,6 +304,7 @@ class Instances:
         :raises StorageFull: if there is no room for it.
         """
         shown = self.show(name)
+        name = shown.id
         self._own.check(name)
         if shown.state not in OFF:
             raise errors.InstanceError(f"the instance {name} runs; stop it first")
@@ -307,7 +326,7 @@ class Instances:
 
     def console(self, name: str, *, follow: bool = False) -> Iterator[bytes]:
         """What the guest said so far; with ``follow``, and what it says until it is off."""
-        self.show(name)
+        name = self.show(name).id
         path = console.path_of(self._engine.host, name)
         if not path.exists():
             return iter(())
@@ -342,16 +361,3 @@ class Instances:
             yield
         finally:
             self._slots.release()
-
-
-def _checked(name: str) -> None:
-    if not _is_id(name):
-        raise errors.ConfigError(f"not a name for an instance: {name!r}")
-
-
-def _is_id(name: str) -> bool:
-    try:
-        DiskId(instance=name, name="disk")
-    except ValueError:
-        return False
-    return True

@@ -132,7 +132,7 @@ class Spawning:
             else:
                 done = making.disk.cache(making.template, making.filename, making.size, progress=progress)
         if done.way != "exists":
-            self._undo.callback(making.disk.remove)
+            self._undo.callback(partial(making.disk.remove, force=True))  # a libvirt.xml that was there may name it
         return done
 
     def _define(self, alter: Alter | None, state: DomainState | None) -> None:
@@ -145,13 +145,10 @@ class Spawning:
                 console.begin(console.path_of(self._host, name))
                 self._undo.callback(self._restore_console)
             self._undo.callback(partial(self._restore_xml, kept))
-            self._write_xml(xml)
+            write_xml(self._host, name, xml)
         if state in OFF:
             self._undo.callback(partial(self._end_domain, defined))
         self._hypervisor.define(xml)
-
-    def _write_xml(self, xml: str) -> None:
-        files.write_whole(self._folder / DOMAIN, xml.encode(), mode=_XML_MODE, durable=self._host.settings.durable)
 
     def _wait(self, progress: Progress) -> None:
         """Until it runs.
@@ -195,7 +192,7 @@ class Spawning:
     def _restore_xml(self, before: str | None) -> None:
         with contextlib.suppress(OSError):
             if before is not None:
-                self._write_xml(before)
+                write_xml(self._host, self._spec.id, before)
             else:
                 (self._folder / DOMAIN).unlink(missing_ok=True)
 
@@ -249,3 +246,8 @@ def translating_errors(host: Host) -> Iterator[None]:
 def xml_path(host: Host, instance: str) -> Path:
     """Where the XML of an instance is kept."""
     return host.instances / instance / DOMAIN
+
+
+def write_xml(host: Host, instance: str, xml: str) -> None:
+    """Keep the XML of an instance."""
+    files.write_whole(xml_path(host, instance), xml.encode(), mode=_XML_MODE, durable=host.settings.durable)

@@ -8,6 +8,8 @@ from imgbackend.types import BlockSource, DiskSource, FileSource, Owner
 
 NAMESPACE: Final = "urn:imgbackend:instance:1"
 """Of the element in a domain's metadata that names its instance, and whose that is."""
+_PLACES: Final = ("file", "dev", "name")
+"""Attributes of a disk's source, one of which says where it is."""
 _ELEMENT: Final = f"{{{NAMESPACE}}}instance"
 
 
@@ -52,16 +54,28 @@ def with_owner(xml: str, owner: Owner) -> str:
 
 def names_disk(xml: str, source: DiskSource) -> bool:
     """Whether a domain opens what ``source`` tells."""
-    wanted = str(source.path) if isinstance(source, FileSource | BlockSource) else source.name
     root = _parsed(xml)
-    return root is not None and wanted in _opened(root)
+    return root is not None and _place(source) in _opened(root)
+
+
+def target_of(xml: str, source: DiskSource) -> str | None:
+    """The name that a domain's guest has for the disk that ``source`` tells, such as ``vda``; None: it has none."""
+    wanted = _place(source)
+    root = _parsed(xml)
+    for disk in root.iterfind("devices/disk") if root is not None else ():
+        opened, target = disk.find("source"), disk.find("target")
+        if opened is not None and target is not None and wanted in map(opened.get, _PLACES):
+            return target.get("dev")
+    return None
+
+
+def _place(source: DiskSource) -> str:
+    return str(source.path) if isinstance(source, FileSource | BlockSource) else source.name
 
 
 def _opened(root: ET.Element) -> Iterator[str]:
     for source in root.iterfind("devices/disk/source"):
-        for attribute in ("file", "dev", "name"):
-            if attribute in source.attrib:
-                yield source.attrib[attribute]
+        yield from filter(None, map(source.get, _PLACES))
     for tag in ("kernel", "initrd"):
         yield from filter(None, [root.findtext(f"os/{tag}")])
 

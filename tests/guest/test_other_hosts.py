@@ -195,3 +195,38 @@ def test_spawn_that_fails_leaves_libvirt_what_it_had(host_a: Guests) -> None:
     assert console_file(host_a) == console
     assert "BOOT OK" in host_a.console()
     instances.destroy(host_a.name())
+
+
+def test_disk_of_an_instance_that_is_off_is_not_removed_alone(host_a: Guests) -> None:
+    engine = host_a.engine()
+    engine.instances.spawn(host_a.spec())
+    engine.instances.stop(host_a.name(), seconds=0)
+    disk = engine.disk(host_a.name())
+    with pytest.raises(errors.DiskBusy, match=f"imgbackend instance destroy {host_a.name()} takes both"):
+        disk.remove()
+    assert disk.exists()
+    disk.remove(force=True)
+    assert not disk.exists()
+    disk.remove()
+    engine.instances.destroy(host_a.name())
+
+
+def test_lists_show_what_is_own_and_with_all_hosts_whose_each_is(
+    host_b: Guests, host_a: Guests, other_folder: Guests
+) -> None:
+    host_a.instances().spawn(host_a.spec())
+    other_folder.instances().spawn(other_folder.spec("other"))
+    theirs = host_b.engine()
+    assert list(theirs.instances.list()) == []
+    assert list(theirs.disks()) == []
+    [listed] = theirs.instances.list(all_hosts=True)
+    assert listed.owner is not None
+    assert (listed.id, listed.owner.host) == (host_a.name(), "a")
+    [disk] = theirs.disks(all_hosts=True)
+    assert disk.id.instance == host_a.name()
+    ours = {each.id: each.owner for each in host_a.instances().list(all_hosts=True)}
+    assert host_a.name() in ours
+    assert ours[other_folder.name("other")] != ours[host_a.name()]
+    assert other_folder.name("other") not in {each.id for each in host_a.instances().list()}
+    other_folder.instances().destroy(other_folder.name("other"))
+    host_a.instances().destroy(host_a.name())
