@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from imgbackend.cli.base import Command, Lister, ShowOne, add_all_hosts, pick, row
 from imgbackend.cli.errors import UsageError
-from imgbackend.cli.figures import Several, Size, size_argument
+from imgbackend.cli.figures import Listed, Several, Size, size_argument
 from imgbackend.errors import ConfigError, Error
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Spawn(OfInstances, ShowOne):
     the file says that --spec names.
     """
 
-    columns = ("instance", "uuid", "state", "disks", "folder", "existed", "seconds")
+    columns = ("instance", "uuid", "state", "disks", "folder", "existed", "changed", "seconds")
     explained = ("instance", "uuid", "disks")
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -118,7 +118,11 @@ class Spawn(OfInstances, ShowOne):
                 for name, made in done.disks.items()
             ]  # fmt: skip
             facts = facts_of(instances.show(spec.id), disks)
-            return pick(self.columns, facts | {"existed": done.existed, "seconds": round(done.seconds, 4)})
+            return pick(self.columns, facts | {
+                "existed": done.existed,
+                "changed": Listed(list(done.changed)),
+                "seconds": round(done.seconds, 4),
+            })  # fmt: skip
 
 
 def _planned(planned: Any) -> dict[str, Any]:

@@ -199,7 +199,7 @@ class Disk(Lockable, Generic[BackendT]):
 
         :raises TemplateError: if the image is refused.
         :raises SourceError: if it cannot be had.
-        :raises DiskError: if the disk is another backend's, or the call comes from a callback of this one.
+        :raises DiskError: if it is another backend's or of another image, or the call is from a callback of this one.
         :raises StorageError: if the storage fails.
         :raises ConfigError: if the operator has to change something.
         """

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from imgbackend import errors
-from imgbackend.guest import console
+from imgbackend.disks.same_image import other_image
+from imgbackend.guest import console, differences
+from imgbackend.guest.config_drive import ConfigDriveImage
 from imgbackend.guest.domain import Alter, Domain, to_xml
 from imgbackend.guest.file_import import import_file
 from imgbackend.guest.hypervisor import OFF, DomainState, Hypervisor
@@ -52,6 +54,8 @@ class Spawned:
     existed: bool
     """It ran already, and nothing was changed."""
     seconds: float
+    changed: tuple[str, ...] = ()
+    """In what an instance that was off is otherwise now: a line for each, with what it had and what it has."""
 
 
 class Spawning:
@@ -84,19 +88,22 @@ class Spawning:
             self._hypervisor.check_link(nic)
         state = self._state()
         self._own.check_uuid(spec.id, spec.uuid)
+        self._check_images()
         if state is DomainState.RUNNING:
             self._check_disks()
+            self._check_domain(alter)
             return Spawned(id=spec.id, uuid=spec.uuid, disks={}, existed=True, seconds=time.monotonic() - started)
         with self._undo:
             disks = self._disks(progress_of)
-            self._define(alter, state)
+            changed = self._define(alter, state)
             self._hypervisor.start(spec.id)
             self._wait(progress_of(STARTING))
             self._undo.pop_all()
             with translating_errors(self._host):
                 console.drop(console.path_of(self._host, spec.id))
         LOG.info("Instance %s spawned successfully", spec.id)
-        return Spawned(id=spec.id, uuid=spec.uuid, disks=disks, existed=False, seconds=time.monotonic() - started)
+        seconds = time.monotonic() - started
+        return Spawned(id=spec.id, uuid=spec.uuid, disks=disks, existed=False, seconds=seconds, changed=tuple(changed))
 
     def _state(self) -> DomainState | None:
         """Of the instance's domain, if there is one; another's of that name is refused."""
@@ -112,6 +119,38 @@ class Spawning:
         for making in self._layout.makings:
             if not making.disk.exists():
                 raise errors.InstanceError(f"{self._spec.id} runs, and has no {making.disk.id.name}; destroy it first")
+
+    def _check_images(self) -> None:
+        """A disk that exists is used as it is: it has to be what is asked for."""
+        for making in self._layout.makings:
+            if not making.disk.exists():
+                continue
+            differing = other_image(making.disk, making.template, making.filename)
+            if differing is not None:
+                had, asked = differing
+                self._refuse([f"{making.disk.id.name} of the image {had}, not {asked}"])
+            if isinstance(making.template, ConfigDriveImage) and not making.imported:
+                self._refuse(self._on_drive(making))
+
+    def _on_drive(self, making: Making) -> list[str]:
+        path = self._host.path(making.disk.id)
+        try:
+            return differences.of_config_drive(path, self._spec)
+        except PermissionError:
+            LOG.debug("What %s tells the guest cannot be read by this user", path)
+            return []
+
+    def _check_domain(self, alter: Alter | None) -> None:
+        """Of an instance that runs."""
+        asked = to_xml(domain_of(self._host, self._settings, self._layout, self._own.me()), alter)
+        differing = differences.of_domains(self._hypervisor.xml(self._spec.id), asked)
+        self._refuse([f"{what} {before}, not {after}" for what, (before, after) in differing.items()])
+
+    def _refuse(self, differing: list[str]) -> None:
+        if differing:
+            raise errors.InstanceError(
+                f"the instance {self._spec.id} exists, with {'; '.join(differing)}; ask for what it has, or destroy it"
+            )
 
     def _disks(self, progress_of: ProgressOf) -> dict[str, Cached]:
         """Make all disks, side by side."""
@@ -135,8 +174,11 @@ class Spawning:
             self._undo.callback(partial(making.disk.remove, force=True))  # a libvirt.xml that was there may name it
         return done
 
-    def _define(self, alter: Alter | None, state: DomainState | None) -> None:
-        """Write libvirt.xml and make the domain known; ``state`` is that of the one that is known."""
+    def _define(self, alter: Alter | None, state: DomainState | None) -> list[str]:
+        """Write libvirt.xml and make the domain known; ``state`` is that of the one that is known.
+
+        Returns in what the guest differs from the one that was known.
+        """
         name, kept = self._spec.id, self._own.kept_xml(self._spec.id)
         defined = self._hypervisor.xml(name, next_start=True) if state is not None else None
         xml = to_xml(domain_of(self._host, self._settings, self._layout, self._own.me()), alter)
@@ -149,6 +191,8 @@ class Spawning:
         if state in OFF:
             self._undo.callback(partial(self._end_domain, defined))
         self._hypervisor.define(xml)
+        differing = differences.of_domains(defined, xml) if defined is not None else {}
+        return [f"{what} {after}, before {before}" for what, (before, after) in differing.items()]
 
     def _wait(self, progress: Progress) -> None:
         """Until it runs.
