@@ -303,17 +303,18 @@ class Instances:
         :raises DiskError: if it has no such disk, or the format is neither raw nor qcow2.
         :raises StorageFull: if there is no room for it.
         """
-        shown = self.show(name)
-        name = shown.id
-        self._own.check(name)
-        if shown.state not in OFF:
-            raise errors.InstanceError(f"the instance {name} runs; stop it first")
+        name = self.show(name).id  # what there is not cannot be locked
         with contextlib.ExitStack() as stack:
             with translating_errors(self._engine.host):
                 room = stack.enter_context(snapshots.room(self._snapshots, name, self._engine.host.settings.hostname))
             target, made = room / f"{disk}.{format}", self._engine.disk(name, disk)
-            made.info()  # one that is not there is not to be locked
-            made.extract(target, format, compress=compress, progress=progress)
+            with self._held(name, progress):  # nobody starts it meanwhile
+                self._own.check(name)
+                found = self._own.domain(name)
+                if found is not None and found.state not in OFF:
+                    raise errors.InstanceError(f"the instance {name} runs; stop it first")
+                made.info()  # one that is not there is not to be locked
+                made.extract(target, format, compress=compress, progress=progress)
             yield target
 
     def finish(self, name: str) -> None:

@@ -10,7 +10,7 @@ from imgbackend.disks.owners import Owners
 from imgbackend.driver.abilities import Exclusive, Marked
 from imgbackend.driver.contract import Disk
 from imgbackend.guest.closed_disks import kept_closed
-from imgbackend.guest.hypervisor import OFF, Hypervisor
+from imgbackend.guest.hypervisor import OFF, FoundDomain, Hypervisor
 from imgbackend.guest.own_instances import OwnInstances
 from imgbackend.guest.spawn import write_xml
 from imgbackend.state import domain_xml
@@ -41,7 +41,7 @@ class TakingOver:
         """
         folders = [each for each in (self._name, f"{self._name}{GOING}") if (self._host.instances / each).is_dir()]
         found, me = self._hypervisor.find(self._name), self._owners.me()
-        if found is not None and (found.owner is None or found.owner.folder != me.folder):
+        if found is not None and not self._is_of_this_folder(found):
             self._own.domain(self._name)
         if found is None and not folders and not disks:
             raise errors.InstanceNotFound(f"there is no instance {self._name}")
@@ -58,6 +58,14 @@ class TakingOver:
         if found is not None and found.owner != me:
             self._hypervisor.set_owner(self._name, me)
         LOG.info("Instance %s is %s's now", self._name, me)
+
+    def _is_of_this_folder(self, found: FoundDomain) -> bool:
+        """By the folder's id, or, where its marker was lost and another made, by the paths of the domain."""
+        if found.owner is not None and found.owner.folder == self._owners.me().folder:
+            return True
+        return found.instance == found.name and f"{self._host.instances / found.name}/" in self._hypervisor.xml(
+            found.name
+        )
 
     def _mark(self, disk: Disk[Any]) -> None:
         with disk.locked(changing=False):

@@ -1,6 +1,8 @@
 """Two hosts with a folder of instances each, on one store that notes whose each disk is."""
 
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -150,4 +152,25 @@ def test_rest_of_a_former_instance_goes_beside_one_that_has_its_name_now(
     assert in_pool(pool_folder) == {"web1_disk"}
     assert host_a.host.records.of(DiskId(instance="web1", name="disk")) is not None
     host_a.instances.destroy("web1")
+    assert in_pool(pool_folder) == set()
+
+
+def test_pass_of_another_host_tells_an_unfinished_destroy_and_leaves_it(
+    host_a: Engine, make_host: MakeHost, libvirt_daemon: Libvirt, raw_image: Template, pool_folder: Path
+) -> None:
+    """It is no fault of that host's either."""
+    host_a.disk("web1").cache(raw_image, raw_image.name)
+    going = broken_off(host_a, "web1")
+    then = time.time() - 7200
+    os.utime(going, (then, then))
+    folder = str(host_a.host.instances)
+    other = make_host("c", **{"libvirt.connection_uri": libvirt_daemon.uri, "instances_path": folder})
+    found = other.cache.leftovers(remove=True)
+    assert found.faults == []
+    [left] = [each for each in found.leftovers if each.kind == "instance"]
+    assert (left.name, left.removed) == ("web1_del", False)
+    assert "the host a" in left.reason
+    assert in_pool(pool_folder) == {"web1_disk"}
+    [left] = [each for each in host_a.cache.leftovers(remove=True).leftovers if each.kind == "instance"]
+    assert left.removed
     assert in_pool(pool_folder) == set()

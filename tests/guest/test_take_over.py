@@ -8,7 +8,7 @@ import pytest
 from guest.test_other_hosts import host_a, host_b, second_libvirt
 from imgbackend import Engine, errors
 from imgbackend.guest.hypervisor import DomainState
-from imgbackend.state import domain_xml
+from imgbackend.state import domain_xml, folder_marker
 from imgbackend.types import Mi
 from labs.engines import qcow2_content, raw_content, raw_image
 from labs.libvirt import Guests, Libvirt, MakeGuests
@@ -144,3 +144,19 @@ def test_destroy_that_a_lost_host_began_is_finished_by_who_takes_it_over(
     other.instances.destroy("web1", take_over=True)
     assert list(pool_folder.iterdir()) == []
     assert not (pool_a.host.instances / "web1_del").exists()
+
+
+def test_instance_of_a_folder_whose_marker_was_lost_is_taken_over(
+    make_guests: MakeGuests, libvirt_daemon: Libvirt
+) -> None:
+    guests = make_guests(libvirt_daemon)
+    guests.instances().spawn(guests.spec())
+    (guests.instances_path / folder_marker.NAME).unlink()
+    after = guests.instances()
+    assert guests.name() not in [each.id for each in after.list()]
+    with pytest.raises(errors.InstanceElsewhere):
+        after.destroy(guests.name())
+    after.take_over(guests.name())
+    assert guests.name() in [each.id for each in after.list()]
+    after.destroy(guests.name())
+    assert (guests.domains(), guests.left()) == (set(), set())
