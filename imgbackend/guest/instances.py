@@ -15,7 +15,7 @@ from imgbackend.guest import console, destroy, snapshots
 from imgbackend.guest.domain import Alter, to_xml
 from imgbackend.guest.grow import grow_running
 from imgbackend.guest.hypervisor import OFF, Hypervisor
-from imgbackend.guest.listing import Instance, Listing
+from imgbackend.guest.listing import Instance, Listing, is_disk_name
 from imgbackend.guest.own_instances import OwnInstances
 from imgbackend.guest.plan import Layout, layout_of
 from imgbackend.guest.settings import settings_of
@@ -229,7 +229,7 @@ class Instances:
             self.show(name)
             records = self._engine.host.records
             names = sorted({*records.all(name), *records.nova_formats(name)})
-            disks = [self._engine.disk(name, disk) for disk in names]
+            disks = [self._engine.disk(name, disk) for disk in names if is_disk_name(disk)]
             work = Starting(self._engine.host, self._hypervisor, self._own, name)
             work.run(disks, self._settings.start_seconds, progress)
 
@@ -304,15 +304,13 @@ class Instances:
         :raises StorageFull: if there is no room for it.
         """
         name = self.show(name).id  # what there is not cannot be locked
+        self._expect_off(name)
         with contextlib.ExitStack() as stack:
             with translating_errors(self._engine.host):
                 room = stack.enter_context(snapshots.room(self._snapshots, name, self._engine.host.settings.hostname))
             target, made = room / f"{disk}.{format}", self._engine.disk(name, disk)
             with self._held(name, progress):  # nobody starts it meanwhile
-                self._own.check(name)
-                found = self._own.domain(name)
-                if found is not None and found.state not in OFF:
-                    raise errors.InstanceError(f"the instance {name} runs; stop it first")
+                self._expect_off(name)
                 made.info()  # one that is not there is not to be locked
                 made.extract(target, format, compress=compress, progress=progress)
             yield target
@@ -342,6 +340,13 @@ class Instances:
             finally:
                 if not destroy.is_there(self._engine, name):
                     lock.forget()
+
+    def _expect_off(self, name: str) -> None:
+        """Refuse an instance that is another's, or that runs."""
+        self._own.check(name)
+        found = self._own.domain(name)
+        if found is not None and found.state not in OFF:
+            raise errors.InstanceError(f"the instance {name} runs; stop it first")
 
     def _expect_domain(self, name: str) -> None:
         """Refuse an instance that is another's, or has no domain."""

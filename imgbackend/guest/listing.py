@@ -93,8 +93,17 @@ class Listing:
 
 def is_name(name: str) -> bool:
     """Whether an instance can have this name."""
+    return _is_id(name, "disk")
+
+
+def is_disk_name(name: str) -> bool:
+    """Whether a disk can have this name: Nova's disk.info may have others."""
+    return _is_id("a", name)
+
+
+def _is_id(instance: str, name: str) -> bool:
     try:
-        DiskId(instance=name, name="disk")
+        DiskId(instance=instance, name=name)
     except ValueError:
         return False
     return True

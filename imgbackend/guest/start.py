@@ -12,6 +12,7 @@ from imgbackend.guest import console
 from imgbackend.guest.hypervisor import OFF, DomainState, Hypervisor
 from imgbackend.guest.own_instances import OwnInstances
 from imgbackend.guest.spawn import translating_errors, xml_path
+from imgbackend.state import domain_xml
 from imgbackend.system.host import Host
 from imgbackend.types import Progress
 
@@ -29,7 +30,7 @@ class Starting:
         self._undo = contextlib.ExitStack()
 
     def run(self, disks: list[Disk[Any]], seconds: float, progress: Progress) -> None:
-        """Look at the instance's ``disks``, start it, and wait ``seconds`` at most until it runs.
+        """Look at those of ``disks`` that the domain has, start it, and wait ``seconds`` at most until it runs.
 
         :raises DiskError: if a disk is gone, or another's.
         :raises InstanceFailed: if it does not come to run.
@@ -39,9 +40,12 @@ class Starting:
             self._hypervisor.start(self._name)
             self._wait(seconds, progress)
             return
+        xml = self._hypervisor.xml(self._name) if found is not None else self._own.kept_xml(self._name)
         for disk in disks:
-            with disk.locked():
-                disk.found()  # a driver finishes what was broken off before a guest sees the disk
+            if xml is not None and domain_xml.names_disk(xml, disk.source()):
+                disk.info()  # one that is not there is not to be locked
+                with disk.locked():
+                    disk.found()  # a driver finishes what was broken off before a guest sees the disk
         with self._undo:
             if found is None:
                 self._define()

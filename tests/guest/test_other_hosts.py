@@ -10,6 +10,7 @@ import pytest
 from imgbackend import errors
 from imgbackend.guest.hypervisor import DomainState
 from imgbackend.guest.instances import Instances
+from imgbackend.types import DiskId
 from labs.libvirt import Guests, Libvirt, MakeGuests
 
 VERBS: dict[str, Callable[[Instances, Guests], object]] = {
@@ -230,3 +231,16 @@ def test_lists_show_what_is_own_and_with_all_hosts_whose_each_is(
     assert other_folder.name("other") not in {each.id for each in host_a.instances().list()}
     other_folder.instances().destroy(other_folder.name("other"))
     host_a.instances().destroy(host_a.name())
+
+
+def test_disk_on_record_that_the_domain_does_not_have_is_not_needed_to_start(host_a: Guests) -> None:
+    """As a creation that was killed leaves a record, of a disk that never was."""
+    engine = host_a.engine()
+    engine.instances.spawn(host_a.spec())
+    engine.instances.stop(host_a.name(), seconds=0)
+    record = engine.host.records.of(DiskId(instance=host_a.name(), name="disk"))
+    assert record is not None
+    engine.host.records.write(DiskId(instance=host_a.name(), name="disk.local"), record, as_file=True, durable=False)
+    engine.instances.start(host_a.name())
+    assert engine.instances.show(host_a.name()).state is DomainState.RUNNING
+    engine.instances.destroy(host_a.name())
