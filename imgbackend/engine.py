@@ -286,20 +286,25 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
             raise errors.ConfigError(f"{instance} is the folder of the bases, and no instance")
         return self._binding.disk(disk_id, images_type)
 
-    def disks(self, instance: str | None = None) -> Iterator[Disk[Any]]:
-        """All disks on record that exist, by instance and name; of one instance, if given.
+    def disks(self, instance: str | None = None, *, all_hosts: bool = False) -> Iterator[Disk[Any]]:
+        """The own disks on record that exist, by instance and name; of one instance, if given.
 
+        ``all_hosts``: and those that the records here tell of as another host's, or another folder's.
         One that cannot be looked at is left out, with a warning.
 
         :raises DiskError: if the records of the instance that is given are broken.
         """
         for folder in [instance] if instance else users.instances(self.host):
             try:
-                names = {*self.host.records.all(folder), *self.host.records.nova_formats(folder)}
+                known = self.host.records.all(folder)
+                names = {*known, *self.host.records.nova_formats(folder)}
             except errors.DiskError as exc:
                 if instance:
                     raise
                 LOG.warning("Cannot look at the disks of %s: %s", folder, exc)
+                continue
+            owner = next((record.owner for record in known.values()), None)
+            if not all_hosts and not self.owners.is_mine(folder, owner):
                 continue
             for name in sorted(names):
                 found = self._seen(folder, name)

@@ -118,6 +118,11 @@ class ShowOne(_Display, show.ShowOne):
         return super().produce_output(parsed_args, column_names, cells)
 
 
+def add_all_hosts(parser: argparse.ArgumentParser) -> None:
+    """The option of a list that shows what is this host's and this folder's alone."""
+    parser.add_argument("--all-hosts", action="store_true", help="also what is other hosts', with whose it is")
+
+
 def pick(columns: Sequence[str], facts: dict[str, Any]) -> tuple[Sequence[str], tuple[Any, ...]]:
     """What cliff wants of a command that shows one thing; each column must be among the facts."""
     return columns, tuple(facts[name] for name in columns)

@@ -3,11 +3,11 @@
 import argparse
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from imgbackend.cli.base import Lister, ShowOne, pick, row
+from imgbackend.cli.base import Lister, ShowOne, add_all_hosts, pick, row
 from imgbackend.cli.figures import Facts, Listed, Size, Time, size_argument
 from imgbackend.errors import ConfigError, Error
 from imgbackend.types import BlockSource, DiskId, DiskSource, FileSource
@@ -26,6 +26,17 @@ def add_disk(parser: argparse.ArgumentParser) -> None:
     """The two words that name a disk."""
     parser.add_argument("instance", metavar="INSTANCE", help="the virtual machine: its name or uuid")
     parser.add_argument("--name", default="disk", help="which of its disks, such as disk.local (default: disk)")
+
+
+def disk_of(engine: "Engine", parsed_args: argparse.Namespace, images_type: str | None = None) -> "Disk[Any]":
+    """The disk that the two words name."""
+    return engine.disk(_name_of(engine, parsed_args.instance), parsed_args.name, images_type)
+
+
+def _name_of(engine: "Engine", text: str) -> str:
+    from imgbackend.state import instance_names
+
+    return instance_names.by_uuid(engine.host.instances, text) or text
 
 
 def location(source: DiskSource) -> str:
@@ -89,7 +100,7 @@ class Create(ShowOne):
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
         """Make it, or explain."""
         with self.engine() as engine:
-            disk = engine.disk(parsed_args.instance, parsed_args.name, parsed_args.images_type)
+            disk = disk_of(engine, parsed_args, parsed_args.images_type)
             image = engine.image(parsed_args.image)
             if parsed_args.name.partition(".")[0] in _BOOT_FILES:
                 image = image.as_boot_file()
@@ -160,27 +171,35 @@ class List(Lister):
         """The arguments."""
         parser = super().get_parser(prog_name)
         parser.add_argument("instance", metavar="INSTANCE", nargs="?", help="only the disks of this one")
+        add_all_hosts(parser)
         return parser
+
+    def columns_for(self, parsed_args: argparse.Namespace) -> Sequence[str]:
+        """With whose each is, where others' are listed too."""
+        return (*self.columns, "owner") if parsed_args.all_hosts else self.columns
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
         """List; a disk that cannot be told of is listed with what is wrong with it."""
         if parsed_args.instance is not None:
             _check_name(parsed_args.instance)
         with self.engine() as engine:
-            return self.columns, list(self._rows(engine, parsed_args.instance))
+            columns = self.columns_for(parsed_args)
+            only = parsed_args.instance and _name_of(engine, parsed_args.instance)
+            disks = engine.disks(only, all_hosts=parsed_args.all_hosts)
+            return columns, [self._row(columns, disk) for disk in disks]
 
-    def _rows(self, engine: "Engine", instance: str | None) -> Iterator[Sequence[Any]]:
-        for disk in engine.disks(instance):
-            try:
-                facts = described(disk) | {"state": _state_of(disk)}
-            except Error as exc:
-                facts = dict.fromkeys(self.columns) | {
-                    "instance": disk.id.instance,
-                    "name": disk.id.name,
-                    "images_type": disk.backend.name,
-                    "state": str(exc),
-                }
-            yield row(self.columns, facts)
+    def _row(self, columns: Sequence[str], disk: "Disk[Any]") -> Sequence[Any]:
+        try:
+            facts = described(disk) | {"state": _state_of(disk)}
+        except Error as exc:
+            facts = dict.fromkeys(self.columns) | {
+                "instance": disk.id.instance,
+                "name": disk.id.name,
+                "images_type": disk.backend.name,
+                "state": str(exc),
+            }
+        owner = disk.recorded.owner if disk.recorded is not None else None
+        return row(columns, facts | {"owner": str(owner) if owner is not None else None})
 
 
 class Show(ShowOne):
@@ -201,7 +220,7 @@ class Show(ShowOne):
         from imgbackend.driver.abilities import abilities
 
         with self.engine() as engine:
-            disk = engine.disk(parsed_args.instance, parsed_args.name)
+            disk = disk_of(engine, parsed_args)
             facts = described(disk)
             recorded = disk.recorded
             return pick(self.columns, facts | {
@@ -236,13 +255,23 @@ class Resize(ShowOne):
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
         """Grow it where it is smaller."""
         with self.engine() as engine:
-            disk = engine.disk(parsed_args.instance, parsed_args.name)
+            disk = disk_of(engine, parsed_args)
             before = disk.info().size
             told = f"the disk {disk.id} has {{}} bytes"
             with self.cancellable(lambda: told.format(disk.info().size), interruptible=False):
-                disk.resize(parsed_args.size)
+                _grow(engine, disk, parsed_args.size)
             facts = described(disk)
             return pick(self.columns, facts | {"grown": disk.info().size > before})
+
+
+def _grow(engine: "Engine", disk: "Disk[Any]", size: int) -> None:
+    """Through the hypervisor where there may be a guest: only it can grow what a guest runs on."""
+    from imgbackend.state.records import DOMAIN
+
+    if (engine.host.instances / disk.id.instance / DOMAIN).exists():
+        engine.instances.grow(disk.id.instance, size, disk.id.name)
+    else:
+        disk.resize(size)
 
 
 def _whether(disk: "Disk[Any]") -> str:
@@ -264,7 +293,7 @@ class Delete(ShowOne):
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
         """Delete it."""
         with self.engine() as engine:
-            disk = engine.disk(parsed_args.instance, parsed_args.name)
+            disk = disk_of(engine, parsed_args)
             there = disk.exists()
             with self.cancellable(lambda: _whether(disk), interruptible=False):
                 disk.remove(force=parsed_args.force)
@@ -294,7 +323,7 @@ class Export(ShowOne):
         target: Path = parsed_args.target.absolute()
         began = time.monotonic()
         with self.engine() as engine:
-            disk = engine.disk(parsed_args.instance, parsed_args.name)
+            disk = disk_of(engine, parsed_args)
             with self.cancellable(lambda: _target_left(target)), self.progress() as progress:
                 disk.extract(target, parsed_args.disk_format, compress=parsed_args.compress, progress=progress)
         facts = {
@@ -329,7 +358,7 @@ class Flatten(ShowOne):
 
         began = time.monotonic()
         with self.engine() as engine:
-            disk = engine.disk(parsed_args.instance, parsed_args.name)
+            disk = disk_of(engine, parsed_args)
             able = flattenable(disk)
             with self.cancellable(lambda: f"the disk {disk.id} is whole"), self.progress() as progress:
                 able.flatten(progress=progress)

@@ -6,14 +6,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from imgbackend.cli.base import Command, Lister, ShowOne, pick, row
+from imgbackend.cli.base import Command, Lister, ShowOne, add_all_hosts, pick, row
 from imgbackend.cli.errors import UsageError
-from imgbackend.cli.figures import Several, Size, size_argument
+from imgbackend.cli.figures import Listed, Several, Size, size_argument
 from imgbackend.errors import ConfigError, Error
 
 if TYPE_CHECKING:
     from imgbackend.engine import Engine
-    from imgbackend.guest.instances import Instance, Instances
+    from imgbackend.guest.instances import Instances
+    from imgbackend.guest.listing import Instance
     from imgbackend.guest.spawn import ProgressOf
     from imgbackend.guest.spec import InstanceSpec
     from imgbackend.types import Progress
@@ -37,6 +38,15 @@ def add_instance(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("instance", metavar="INSTANCE", help="its name or uuid")
 
 
+def add_take_over(parser: argparse.ArgumentParser) -> None:
+    """The option for an instance that is another's."""
+    parser.add_argument(
+        "--take-over",
+        action="store_true",
+        help="also one of another host, or of another folder, that uses it no more: it is this host's then",
+    )
+
+
 def facts_of(instance: "Instance", disks: list[dict[str, Any]]) -> dict[str, Any]:
     """The facts that every command about one instance shows."""
     return {
@@ -45,6 +55,7 @@ def facts_of(instance: "Instance", disks: list[dict[str, Any]]) -> dict[str, Any
         "state": str(instance.state) if instance.state is not None else "no domain",
         "disks": Several(disks),
         "folder": str(instance.folder),
+        "owner": str(instance.owner) if instance.owner is not None else None,
     }
 
 
@@ -55,7 +66,7 @@ class Spawn(OfInstances, ShowOne):
     the file says that --spec names.
     """
 
-    columns = ("instance", "uuid", "state", "disks", "folder", "existed", "seconds")
+    columns = ("instance", "uuid", "state", "disks", "folder", "existed", "changed", "seconds")
     explained = ("instance", "uuid", "disks")
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -85,6 +96,7 @@ class Spawn(OfInstances, ShowOne):
             help="where an image is gone from its source, have it from the base folder of this host")  # fmt: skip
         add("--spec", metavar="FILE", type=Path, help="all of this, and more, in JSON or YAML")
         add("--explain", action="store_true", help="tell what would be done, and do nothing")
+        add_take_over(parser)
         return parser
 
     def columns_for(self, parsed_args: argparse.Namespace) -> Sequence[str]:
@@ -99,14 +111,18 @@ class Spawn(OfInstances, ShowOne):
                 told = [_planned(each) for each in instances.explain(spec)]
                 return pick(self.explained, {"instance": spec.id, "uuid": spec.uuid, "disks": Several(told)})
             with self.cancellable(lambda: _left(instances, spec.id)), self.progress() as progress:
-                done = instances.spawn(spec, progress=_of_each(progress))
+                done = instances.spawn(spec, progress=_of_each(progress), take_over=parsed_args.take_over)
             disks = [
                 {"name": name, "way": made.way, "reason": made.reason or None, "size": Size(made.size),
                  "base": made.base, "fetched": made.fetched, "seconds": round(made.seconds, 4)}
                 for name, made in done.disks.items()
             ]  # fmt: skip
             facts = facts_of(instances.show(spec.id), disks)
-            return pick(self.columns, facts | {"existed": done.existed, "seconds": round(done.seconds, 4)})
+            return pick(self.columns, facts | {
+                "existed": done.existed,
+                "changed": Listed(list(done.changed)),
+                "seconds": round(done.seconds, 4),
+            })  # fmt: skip
 
 
 def _planned(planned: Any) -> dict[str, Any]:
@@ -195,10 +211,22 @@ class List(OfInstances, Lister):
 
     columns = ("instance", "uuid", "state", "folder")
 
-    def take_action(self, _parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """The arguments."""
+        parser = super().get_parser(prog_name)
+        add_all_hosts(parser)
+        return parser
+
+    def columns_for(self, parsed_args: argparse.Namespace) -> Sequence[str]:
+        """With whose each is, where others' are listed too."""
+        return (*self.columns, "owner") if parsed_args.all_hosts else self.columns
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
         """List them."""
+        columns = self.columns_for(parsed_args)
         with self.instances() as (_, instances):
-            return self.columns, [row(self.columns, facts_of(each, [])) for each in instances.list()]
+            listed = instances.list(all_hosts=parsed_args.all_hosts)
+            return columns, [row(columns, facts_of(each, [])) for each in listed]
 
 
 class Show(OfInstances, ShowOne):
@@ -215,9 +243,9 @@ class Show(OfInstances, ShowOne):
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
         """Show it."""
-        with self.instances() as (engine, instances):
+        with self.instances() as (_, instances):
             found = instances.show(parsed_args.instance)
-            facts = facts_of(found, [_disk(disk) for disk in engine.disks(found.id)])
+            facts = facts_of(found, [_disk(disk) for disk in instances.disks(found.id)])
             facts["console"] = str(found.folder / "console.log")
             wanted = [name.lower() for name in parsed_args.columns]
             if "xml" in wanted or parsed_args.formatter != "table":

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from imgbackend.cli.base import ShowOne, pick
-from imgbackend.cli.instance import OfInstances, add_instance
+from imgbackend.cli.instance import OfInstances, add_instance, add_take_over
 from imgbackend.errors import Error
 
 
@@ -29,12 +29,18 @@ class _OfOne(OfInstances, ShowOne):
 class Start(_OfOne):
     """Start an instance that is off; one that runs is no error."""
 
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """The arguments."""
+        parser = super().get_parser(prog_name)
+        add_take_over(parser)
+        return parser
+
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
         """Start it."""
         name = parsed_args.instance
         with self.instances() as (_, instances):
             with self.cancellable(lambda: _state(instances, name)), self.progress() as progress:
-                instances.start(name, progress=progress)
+                instances.start(name, progress=progress, take_over=parsed_args.take_over)
             return pick(self.columns, self._facts(instances, name))
 
 
@@ -83,12 +89,18 @@ class Destroy(_OfOne):
 
     columns = ("instance", "destroyed")
 
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """The arguments."""
+        parser = super().get_parser(prog_name)
+        add_take_over(parser)
+        return parser
+
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
         """Destroy it."""
         name = parsed_args.instance
         with self.instances() as (_, instances):
             with self.cancellable(lambda: _state(instances, name), interruptible=False), self.progress() as progress:
-                instances.destroy(name, progress=progress)
+                instances.destroy(name, progress=progress, take_over=parsed_args.take_over)
             return pick(self.columns, {"instance": name, "destroyed": True})
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from imgbackend.cli.base import Lister, ShowOne, pick
-from imgbackend.cli.disk import add_disk
+from imgbackend.cli.disk import add_disk, disk_of
 from imgbackend.cli.figures import Size, Time
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class List(Lister):
         from imgbackend.cli.abilities import snapshottable
 
         with self.engine() as engine:
-            disk = engine.disk(parsed_args.instance, parsed_args.name)
+            disk = disk_of(engine, parsed_args)
             found = snapshottable(disk).snaps()
             return self.columns, [(snap.name, Size(snap.size), Time(snap.time)) for snap in found]
 
@@ -51,7 +51,7 @@ class _OfOne(ShowOne):
         from imgbackend.cli.abilities import snapshottable
 
         with self.engine() as engine:
-            disk = engine.disk(parsed_args.instance, parsed_args.name)
+            disk = disk_of(engine, parsed_args)
             able = snapshottable(disk)
             with self.cancellable(lambda: self._left(able, parsed_args.snapshot), interruptible=False):
                 self._act(able, parsed_args.snapshot)

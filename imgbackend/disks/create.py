@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from imgbackend import errors
 from imgbackend.bases import inspect
 from imgbackend.bases.fetch import declared_of, refuse_early, role_of
-from imgbackend.disks import clone_parent
+from imgbackend.disks import clone_parent, same_image
 from imgbackend.disks.prepare import Preparer
 from imgbackend.driver.abilities import Backed, Cloneable, HoldsBases, Marked
 from imgbackend.state import manifests
@@ -136,6 +136,7 @@ def _bare(role: Role) -> Declared:
 def _kept(order: _Order, found: DiskInfo, progress: Progress, started: float) -> Cached:
     """The disk exists: bring its base back where that is gone, and grow it."""
     disk, fetched, grown = order.disk, False, False
+    same_image.check(disk, order.fetch, order.name)
     _adopt(disk, found)
     if isinstance(disk, Backed):
         backing = disk.backing()

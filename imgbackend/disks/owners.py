@@ -5,12 +5,14 @@ are :class:`~imgbackend.driver.abilities.Marked`.  What was noted by nobody is w
 """
 
 import logging
+import os
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from imgbackend import errors
 from imgbackend.bases import users
 from imgbackend.driver.abilities import Marked
-from imgbackend.state import folder_marker
+from imgbackend.state import domain_xml, folder_marker
+from imgbackend.state.records import DOMAIN, GOING
 from imgbackend.system.host import Host
 from imgbackend.types import Owner
 
@@ -94,6 +96,8 @@ class Owners:
         owner = record.owner if record is not None else self._host.records.owner(disk.id.instance)
         if not self.is_mine(disk.id.instance, owner):
             raise elsewhere(disk, owner)
+        if record is None:
+            self._expect_not_going(disk)
         if not isinstance(disk, Marked):
             return
         mark = disk.mark()
@@ -112,16 +116,29 @@ class Owners:
                 "was made under its name; look whose it is, then forget the record by cache leftovers"
             )
 
-    def check_instance(self, instance: str) -> None:
-        """Refuse an instance that is another's, by its records.
+    def expect_unnamed(self, disk: "AnyDisk", /) -> None:
+        """Refuse a disk without which an instance, off or not, would not start: by ``libvirt.xml`` in its folder.
 
-        :raises InstanceElsewhere: with whose it is.
+        :raises DiskBusy: with the instance.
         """
-        owner = self._host.records.owner(instance)
-        if not self.is_mine(instance, owner):
-            raise errors.InstanceElsewhere(
-                f"the instance {instance} is {owner}'s; call it there, or take it over with --take-over"
+        instance = disk.id.instance
+        try:
+            xml = (self._host.instances / instance / DOMAIN).read_text()
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        if domain_xml.names_disk(xml, disk.source()) and disk.find() is not None:
+            raise errors.DiskBusy(
+                f"{disk.id} is a disk of the instance {instance}: imgbackend instance destroy {instance} takes both "
+                "away, disk delete --force the disk alone"
             )
+
+    def _expect_not_going(self, disk: "AnyDisk") -> None:
+        """Refuse what a broken off destroy has not taken away yet: the instance that is made now has none of it."""
+        instance = disk.id.instance
+        if disk.backend.traits.files or not os.path.exists(f"{self._host.instances}/{instance}{GOING}"):
+            return
+        if disk.find() is not None:
+            raise errors.DiskError(f"{instance} is being destroyed: imgbackend instance destroy {instance} finishes it")
 
 
 def elsewhere(disk: "AnyDisk", owner: Owner | None) -> errors.DiskElsewhere:

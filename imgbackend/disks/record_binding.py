@@ -47,6 +47,8 @@ class Binding:
 
         :raises DiskError: if another backend keeps it, or this one cannot keep its format.
         """
+        if disk.given_record is not None:
+            return disk.given_record
         record = self._host.records.of(disk.id)
         if record is not None and record.backend == disk.backend.name:
             if record.format not in disk.backend.traits.formats:

@@ -158,6 +158,8 @@ class Disk(Lockable, Generic[BackendT]):
         self.recorded: Record | None = None
         """What is known of this disk, set by the engine before any hook is called; where it is
         there, the format is its, never what the bytes look like."""
+        self.given_record: Record | None = None
+        """For the engine: the record that binds this disk, where it does not lie in the instance's folder."""
 
     # For callers: final; the lock is held where something changes, the record is checked first.
 
@@ -176,7 +178,7 @@ class Disk(Lockable, Generic[BackendT]):
 
         :raises TemplateError: if the image is refused.
         :raises SourceError: if it cannot be had.
-        :raises DiskError: if the disk is another backend's, or the call comes from a callback of this one.
+        :raises DiskError: if it is another backend's or of another image, or the call is from a callback of this one.
         :raises StorageError: if the storage fails.
         :raises ConfigError: if the operator has to change something.
         """
@@ -226,15 +228,18 @@ class Disk(Lockable, Generic[BackendT]):
     def remove(self, *, force: bool = False) -> None:
         """Take the disk away, with its record; an absent one is no error.
 
-        ``force``: also where a guest has it open, if the storage can do that: the guest loses what it runs on.
+        ``force``: also where a guest has it open, if the storage can do that: the guest loses what it runs on; and
+        also where an instance that is off has it.
 
-        :raises DiskBusy: if something depends on it, or has it open.
+        :raises DiskBusy: if something depends on it, or has it open; or an instance has it.
         """
         held = self.exclusively() if isinstance(self, Exclusive) and not force else contextlib.nullcontext()
         with self.locked():
             self.discard()
             was_there = self.may_be_there()
             with held:
+                if not force:
+                    self.backend.attached.owners.expect_unnamed(self)
                 self.remove_image()
             if was_there:
                 self.note_loss("remove", "forced: it may have been open" if force else "asked for")

@@ -5,9 +5,10 @@ Two layouts at once: OpenStack's (``openstack/latest``, https://docs.openstack.o
 https://docs.cloud-init.io).  Which of them a guest looks for is told by the label.
 """
 
+import contextlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,6 +48,29 @@ class ConfigDriveImage:
                 progress("fetch", file.tell(), file.tell())
         finally:
             iso.close()
+
+
+def read_files(path: Path, names: Collection[str]) -> dict[str, bytes]:
+    """The files of these names that a config drive has; none where it is no drive as this module writes them.
+
+    :raises OSError: if it cannot be read.
+    """
+    import pycdlib
+    from pycdlib.pycdlibexception import PyCdlibException
+
+    found: dict[str, bytes] = {}
+    with path.open("rb") as file, contextlib.suppress(PyCdlibException):
+        iso = pycdlib.PyCdlib()
+        iso.open_fp(file)
+        try:
+            for name in names:
+                content = io.BytesIO()
+                with contextlib.suppress(PyCdlibException):  # it has no such file
+                    iso.get_file_from_iso_fp(content, joliet_path=f"/{name}")
+                    found[name] = content.getvalue()
+        finally:
+            iso.close()
+    return found
 
 
 def contents(spec: InstanceSpec, drive: ConfigDrive) -> Iterator[tuple[str, bytes]]:

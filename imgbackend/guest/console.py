@@ -1,5 +1,6 @@
 """What a guest says on its serial port: a file in the instance's folder."""
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -29,10 +30,35 @@ def begin(path: Path) -> None:
     A file of ours takes the place of one that is there: libvirt's daemon for logs begins
     another when one is full, which root alone reads.
 
-    :raises OSError: as unlinking and opening a file do.
+    The one that was there is put aside until it is certain that the instance starts: :func:`restore`, :func:`drop`.
+
+    :raises OSError: as renaming and opening a file do.
     """
-    with files.new_file(path, _MODE):
-        pass  # it is there before anybody looks for it, and belongs to whom the folder does
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(_former(path))
+    try:
+        with files.new_file(path, _MODE):
+            pass  # it is there before anybody looks for it, and belongs to whom the folder does
+    except OSError:
+        restore(path)
+        raise
+
+
+def restore(path: Path) -> None:
+    """Have the console be as it was before :func:`begin`; one that was not there goes."""
+    try:
+        _former(path).rename(path)
+    except FileNotFoundError:
+        path.unlink(missing_ok=True)
+
+
+def drop(path: Path) -> None:
+    """Let go of the console of an earlier start: the instance runs."""
+    _former(path).unlink(missing_ok=True)
+
+
+def _former(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
 
 
 def tail(path: Path) -> str:

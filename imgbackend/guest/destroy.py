@@ -2,80 +2,99 @@
 
 The folder is renamed first: from then on no instance of that name is there, and a call that
 was killed is finished by the next one, or by the next spawn of that name.  Then go the
-domain, the disks that are kept elsewhere, and the folder.
+domain, the disks that are kept elsewhere, and the folder.  Of those, each goes by its record, never by its name alone.
 """
 
+import contextlib
+import logging
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any
 
 from imgbackend import errors
+from imgbackend.driver.abilities import Marked
+from imgbackend.driver.contract import Disk
 from imgbackend.guest import console
-from imgbackend.guest.hypervisor import Hypervisor
-from imgbackend.guest.spawn import xml_path
-from imgbackend.state.records import OURS
+from imgbackend.guest.closed_disks import kept_closed
+from imgbackend.guest.hypervisor import OFF, FoundDomain, Hypervisor
+from imgbackend.guest.own_instances import OwnInstances
+from imgbackend.state.records import GOING
 from imgbackend.system import files
-from imgbackend.types import DiskId, Record
+from imgbackend.types import DiskId, Mark, Owner, Record
 
 if TYPE_CHECKING:
     from imgbackend.engine import Engine
 
-SUFFIX: Final = "_del"
-"""Of a folder whose instance is going; no instance can have such a name."""
+LOG = logging.getLogger(__name__)
+
 _TRIES, _PAUSE = 5, 0.5
 """A network file system may keep a file that was open a little longer."""
 
 
-def destroy(engine: "Engine", hypervisor: Hypervisor, name: str) -> None:
+def destroy(engine: "Engine", hypervisor: Hypervisor, own: OwnInstances, name: str) -> None:
     """Take an instance away, with the instance's lock held.
 
     :raises InstanceNotFound: if nothing of it is there.
+    :raises InstanceElsewhere: if it is another host's, or another folder's.
     :raises InstanceError: if the domain or the folder of that name is not imgbackend's.
-    :raises DiskBusy: if something else still uses a disk; calling again goes on.
+    :raises DiskBusy: if somebody else has a disk open; calling again goes on.
     """
+    own.check(name)
     folder, going = engine.host.instances / name, _going(engine, name)
-    found = hypervisor.find(name)
-    if found is not None and found.instance != name:
-        raise errors.InstanceError(f"the domain {name} is not one that imgbackend made; it is left alone")
-    if folder.is_dir() and found is None and not (is_ours(engine, name) or _is_unfinished(folder)):
+    found = own.domain(name)
+    if folder.is_dir() and found is None and not (own.has_folder(name) or _is_unfinished(folder)):
         raise errors.InstanceError(f"{folder} is not a folder that imgbackend made; it is left alone")
     strays = [] if folder.is_dir() or going.is_dir() else _strays(engine, name)
     if found is None and not folder.is_dir() and not going.is_dir() and not strays:
         raise errors.InstanceNotFound(f"there is no instance {name}")
     if folder.is_dir():
-        if going.is_dir():  # of an instance before this one, whose disks went before this one was made
-            _remove_folder(going)
-        folder.rename(going)
-        engine.host.flush_folders([folder.parent])
-    _end(engine, hypervisor, name, strays)
+        if going.is_dir():
+            _clear_former(engine, name)
+        _rename(engine, found, name)
+    _end(engine, hypervisor, found, name, strays)
 
 
-def finish(engine: "Engine", hypervisor: Hypervisor, name: str) -> None:
-    """Go on with a :func:`destroy` that was killed, if one was; before an instance of that name is made."""
+def finish(engine: "Engine", hypervisor: Hypervisor, own: OwnInstances, name: str) -> None:
+    """Go on with a :func:`destroy` that was killed, if one was; before an instance of that name is made.
+
+    :raises InstanceElsewhere: if another host's was.
+    """
     if _going(engine, name).is_dir() and not (engine.host.instances / name).is_dir():
-        found = hypervisor.find(name)
-        if found is None or found.instance == name:
-            _end(engine, hypervisor, name, [])
+        clear(engine, hypervisor, own, name)
 
 
-def clear(engine: "Engine", hypervisor: Hypervisor, name: str) -> None:
+def clear(engine: "Engine", hypervisor: Hypervisor, own: OwnInstances, name: str) -> None:
     """Take away what a :func:`destroy` that was killed left, with the instance's lock held.
 
+    :raises InstanceElsewhere: if that was another host's.
     :raises InstanceError: if the domain of that name is not imgbackend's.
     """
-    if (engine.host.instances / name).is_dir():  # an instance after it, before which its disks went
-        _remove_folder(_going(engine, name))
+    own.check(name)
+    if (engine.host.instances / name).is_dir():
+        _clear_former(engine, name)
         return
-    found = hypervisor.find(name)
-    if found is not None and found.instance != name:
-        raise errors.InstanceError(f"the domain {name} is not one that imgbackend made; it is left alone")
-    _end(engine, hypervisor, name, [])
+    _end(engine, hypervisor, own.domain(name), name, [])
 
 
-def is_ours(engine: "Engine", name: str) -> bool:
-    """Whether imgbackend made something in the folder of that name."""
-    return (engine.host.instances / name / OURS).is_file() or xml_path(engine.host, name).is_file()
+def _clear_former(engine: "Engine", name: str) -> None:
+    """Take away what an instance left that had the name before the one that is there now."""
+    _remove_disks(engine, name, spared=set(engine.host.records.all(name)))
+    _remove_folder(_going(engine, name))
+
+
+def _rename(engine: "Engine", found: FoundDomain | None, name: str) -> None:
+    """From then on there is no instance of that name.
+
+    A guest that our own libvirt does not know of, another host's, is told by its lock of a disk; nobody opens one
+    between the look and the renaming.
+    """
+    folder, going = engine.host.instances / name, _going(engine, name)
+    with contextlib.ExitStack() as stack:
+        if found is None or found.state in OFF:
+            stack.enter_context(kept_closed(engine.host, name))
+        folder.rename(going)
+    engine.host.flush_folders([folder.parent])
 
 
 def _is_unfinished(folder: Path) -> bool:
@@ -96,16 +115,21 @@ def is_there(engine: "Engine", name: str) -> bool:
 
 
 def _going(engine: "Engine", name: str) -> Path:
-    return engine.host.instances / f"{name}{SUFFIX}"
+    return engine.host.instances / f"{name}{GOING}"
 
 
-def _end(engine: "Engine", hypervisor: Hypervisor, name: str, strays: list[tuple[str, str]]) -> None:
+def _end(
+    engine: "Engine", hypervisor: Hypervisor, found: FoundDomain | None, name: str, strays: list[tuple[str, str]]
+) -> None:
     going = _going(engine, name)
-    hypervisor.force_off(name)
-    hypervisor.forget(name)
+    if found is not None:
+        hypervisor.force_off(name)
+        hypervisor.forget(name)
+    with kept_closed(engine.host, going.name):
+        pass  # an older version may have renamed the folder under another host's guest
     records = engine.host.records.all(going.name)
-    kept = [(disk, record.backend) for disk, record in records.items() if not _is_file(engine, record)]
-    for disk, backend in [*kept, *strays]:
+    _remove_disks(engine, name, spared=set())
+    for disk, backend in strays:
         engine.disk(name, disk, backend).remove()
     if going.is_dir():
         _remove_folder(going)
@@ -117,26 +141,59 @@ def _end(engine: "Engine", hypervisor: Hypervisor, name: str, strays: list[tuple
         held.forget()
 
 
+def _remove_disks(engine: "Engine", name: str, *, spared: set[str]) -> None:
+    """Remove the disks of a folder that is going, but those that are kept in it, which go with it.
+
+    Each goes by its record there.  What another host made under its name since, or took over, stays.
+    """
+    for disk_name, record in engine.host.records.all(_going(engine, name).name).items():
+        if disk_name in spared or _is_file(engine, record):
+            continue
+        disk = engine.backend(record.backend).disk(DiskId(instance=name, name=disk_name))
+        disk.given_record = record
+        try:
+            disk.remove()
+        except errors.DiskElsewhere as exc:
+            LOG.warning("What has the name of a destroyed disk is left alone: %s", exc)
+
+
 def _is_file(engine: "Engine", record: Record) -> bool:
     """A disk that is a file of the folder goes with it."""
     return engine.backend(record.backend).traits.files
 
 
 def _strays(engine: "Engine", name: str) -> list[tuple[str, str]]:
-    """Disks of an instance without a folder, and so without records: what the stores themselves say.
+    """Disks of an instance without a folder, and so without records: those that their stores note as ours."""
+    return [
+        (disk.id.name, disk.backend.name)
+        for disk, owner in marked_disks(engine, name)
+        if owner is not None and engine.owners.is_mine(name, owner)
+    ]
+
+
+def marked_disks(engine: "Engine", name: str) -> list[tuple[Disk[Any], Owner | None]]:
+    """The disks that stores have under an instance's name and note whose they are, each with its owner.
 
     A store that cannot be asked is no reason to stop: what it has is found when it can.
     """
-    found: list[tuple[str, str]] = []
+    found: list[tuple[Disk[Any], Owner | None]] = []
     for backend_name in engine.backend_names():
         try:
             backend = engine.backend(backend_name)
-        except errors.Error:
-            continue
-        if backend.traits.files:
-            continue
-        found += [(disk.name, backend_name) for disk in backend.list_disks() if disk.instance == name]
+            if backend.traits.files or not issubclass(backend.disk_type, Marked):
+                continue
+            disks = [backend.disk(disk) for disk in backend.list_disks() if disk.instance == name]
+            found += [(disk, mark.owner) for disk in disks if (mark := _mark_of(disk)) is not None]
+        except errors.ConfigError:
+            continue  # most drivers are installed, and not configured
+        except (errors.Error, OSError) as exc:
+            LOG.warning("Cannot ask %s for disks of %s, which stay if there are any: %s", backend_name, name, exc)
     return found
+
+
+def _mark_of(disk: Disk[Any]) -> Mark | None:
+    with disk.reading():
+        return disk.mark() if isinstance(disk, Marked) else None
 
 
 def _remove_folder(folder: Path) -> None:

@@ -14,10 +14,9 @@ from xml.etree import ElementTree as ET
 from imgbackend.guest.devices import Device, Machine
 from imgbackend.guest.disk_xml import DiskModes, disk_element
 from imgbackend.guest.spec import InstanceSpec, Nic
-from imgbackend.types import DiskSource, Ki
+from imgbackend.state.domain_xml import instance_element
+from imgbackend.types import DiskSource, Ki, Owner
 
-NAMESPACE: Final = "urn:imgbackend:instance:1"
-"""Of the element in a domain's metadata that says whose it is."""
 _OUI: Final = (0x52, 0x54, 0x00)
 """The first bytes of a MAC address of QEMU's guests."""
 _CMDLINE: Final = "console=ttyS0"
@@ -43,6 +42,8 @@ class Domain:
     kernel: Path | None = None
     ramdisk: Path | None = None
     modes: DiskModes = field(default_factory=DiskModes)
+    owner: Owner | None = None
+    """Whose the instance is; None: the XML does not say."""
 
 
 def to_xml(domain: Domain, alter: Alter | None = None) -> str:
@@ -51,8 +52,7 @@ def to_xml(domain: Domain, alter: Alter | None = None) -> str:
     root = ET.Element("domain", type=domain.virt_type)
     _text(root, "name", spec.id)
     _text(root, "uuid", spec.uuid)
-    ET.register_namespace("imgbackend", NAMESPACE)
-    _text(ET.SubElement(root, "metadata"), f"{{{NAMESPACE}}}instance", spec.id)
+    ET.SubElement(root, "metadata").append(instance_element(spec.id, domain.owner))
     _text(root, "memory", str(-(-spec.memory // Ki)), unit="KiB")
     _text(root, "vcpu", str(spec.vcpus))
     root.append(_os(domain))

@@ -10,17 +10,20 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar
 from xml.etree import ElementTree as ET
 
 from imgbackend import errors
-from imgbackend.guest.domain import NAMESPACE
 from imgbackend.guest.spec import Nic
+from imgbackend.state import domain_xml
+from imgbackend.types import Owner
 
 T = TypeVar("T")
 
-_FAILED, _SYSTEM, _NO_DOMAIN, _NO_NETWORK, _INVALID = 9, 38, 42, 43, 55
-"""libvirt's numbers, of virErrorNumber: OPERATION_FAILED, SYSTEM_ERROR, NO_DOMAIN, NO_NETWORK, OPERATION_INVALID."""
+_FAILED, _SYSTEM, _NO_DOMAIN, _NO_NETWORK, _INVALID, _NO_METADATA = 9, 38, 42, 43, 55, 80
+"""libvirt's numbers, of virErrorNumber: OPERATION_FAILED, SYSTEM_ERROR, NO_DOMAIN, NO_NETWORK, OPERATION_INVALID,
+NO_DOMAIN_METADATA."""
 _LINKS: Final = "/sys/class/net"
 _OPEN_VSWITCH: Final = "/sys/module/openvswitch"
 
@@ -36,6 +39,8 @@ class DomainState(enum.StrEnum):
     CRASHED = "crashed"
 
 
+OFF: Final = (None, DomainState.OFF, DomainState.CRASHED)
+"""States in which no guest runs; None: there is no domain."""
 _STATES: Final = {
     0: DomainState.RUNNING,
     1: DomainState.RUNNING,
@@ -49,14 +54,16 @@ _STATES: Final = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class FoundDomain:
     """A domain that libvirt knows."""
 
     name: str
     uuid: str
     state: DomainState
     instance: str | None
-    """Whose domain it is, by its metadata; None: none of ours."""
+    """The instance that it is the domain of, by its metadata; None: imgbackend did not make it."""
+    owner: Owner | None
+    """Whose that instance is, by the metadata; None: that was not noted."""
 
 
 class Hypervisor:
@@ -84,42 +91,43 @@ class Hypervisor:
         """
         self._call(lambda connection: connection.getLibVersion())
 
-    def find(self, name: str) -> Found | None:
+    def find(self, name: str) -> FoundDomain | None:
         """A domain by its name; None: there is none."""
+        return self._call(lambda connection: _unless_gone(lambda: _found(connection.lookupByName(name))))
 
-        def look(connection: Any) -> Found | None:
-            domain = self._lookup(connection, name)
-            return None if domain is None else _found(domain)
+    def find_uuid(self, uuid: str) -> FoundDomain | None:
+        """A domain by its uuid; None: there is none."""
+        return self._call(lambda connection: _unless_gone(lambda: _found(connection.lookupByUUIDString(uuid))))
 
-        return self._call(look)
+    def domains(self) -> Iterator[FoundDomain]:
+        """All domains that imgbackend made, for whichever folder of instances, by name."""
 
-    def domains(self) -> Iterator[Found]:
-        """All domains that are instances of ours, by name."""
-        found = self._call(lambda connection: [_found(domain) for domain in connection.listAllDomains()])
-        yield from sorted((each for each in found if each.instance is not None), key=lambda each: each.name)
+        def look(connection: Any) -> list[FoundDomain | None]:
+            return [_unless_gone(partial(_found, domain)) for domain in connection.listAllDomains()]
+
+        made = [found for found in self._call(look) if found is not None and found.instance is not None]
+        yield from sorted(made, key=lambda found: found.name)
 
     def definitions(self) -> list[tuple[str, str]]:
         """The name and the XML of every domain, ours or not; of one that runs also how it will start the next time."""
 
         def look(connection: Any) -> list[tuple[str, str]]:
-            libvirt, found = _libvirt(), []
-            for domain in connection.listAllDomains():
-                try:
-                    kinds = (0, libvirt.VIR_DOMAIN_XML_INACTIVE) if domain.isPersistent() else (0,)
-                    found += [(str(domain.name()), str(domain.XMLDesc(kind))) for kind in kinds]
-                except libvirt.libvirtError as exc:
-                    if exc.get_error_code() != _NO_DOMAIN:  # it has just gone
-                        raise
-            return found
+            return [
+                definition
+                for domain in connection.listAllDomains()
+                for definition in _unless_gone(partial(_definitions, domain)) or []
+            ]
 
         return self._call(look)
 
-    def xml(self, name: str) -> str:
-        """How libvirt has a domain now.
+    def xml(self, name: str, *, next_start: bool = False) -> str:
+        """How libvirt has a domain now, or, with ``next_start``, all that it was defined with.
 
         :raises InstanceNotFound: if there is none.
         """
-        return str(self._on(name, lambda domain: domain.XMLDesc()))
+        libvirt = _libvirt()
+        kinds = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE if next_start else 0
+        return str(self._on(name, lambda domain: domain.XMLDesc(kinds)))
 
     def define(self, xml: str) -> None:
         """Make a domain known, or change it; it is started by :meth:`start`.
@@ -178,9 +186,30 @@ class Hypervisor:
             if domain is not None:
                 libvirt = _libvirt()
                 flags = libvirt.VIR_DOMAIN_UNDEFINE_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
-                self._unless_gone(lambda: domain.undefineFlags(flags))
+                _unless_gone(lambda: domain.undefineFlags(flags))
 
         self._call(undefine)
+
+    def set_owner(self, name: str, owner: Owner) -> None:
+        """Note in the domain of the instance ``name`` that it is ``owner``'s now."""
+        libvirt = _libvirt()
+
+        def note(domain: Any) -> None:
+            element = domain_xml.instance_element(name, owner)
+            element.tag = element.tag.rpartition("}")[2]  # libvirt itself puts the prefix before it
+            kinds = libvirt.VIR_DOMAIN_AFFECT_CONFIG | (libvirt.VIR_DOMAIN_AFFECT_LIVE if domain.isActive() else 0)
+            text = ET.tostring(element, encoding="unicode")
+            domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, text, "imgbackend", domain_xml.NAMESPACE, kinds)
+
+        self._on(name, note)
+
+    def grow_disk(self, name: str, target: str, size: int) -> None:
+        """Have a guest that runs see its disk ``target``, such as ``vda``, as ``size`` bytes large.
+
+        :raises HypervisorError: if the hypervisor cannot.
+        """
+        in_bytes = _libvirt().VIR_DOMAIN_BLOCK_RESIZE_BYTES
+        self._on(name, lambda domain: domain.blockResize(target, size, in_bytes))
 
     def check_link(self, nic: Nic) -> None:
         """See that what an interface is to be connected to is there.
@@ -209,10 +238,13 @@ class Hypervisor:
             if self._lives(connection):
                 raise _translated(exc) from exc
         self._drop(connection)
+        connection = self._opened()
         try:
-            return work(self._opened())
+            return work(connection)
         except libvirt.libvirtError as exc:
-            raise _translated(exc) from exc
+            if self._lives(connection):
+                raise _translated(exc) from exc
+            raise errors.HypervisorUnavailable(f"libvirtd broke off: {_line(exc)}", exc.get_error_code()) from exc
 
     def _on(self, name: str, work: Callable[[Any], T]) -> T:
         def look(connection: Any) -> T:
@@ -252,13 +284,7 @@ class Hypervisor:
 
     @staticmethod
     def _lookup(connection: Any, name: str) -> Any:
-        libvirt = _libvirt()
-        try:
-            return connection.lookupByName(name)
-        except libvirt.libvirtError as exc:
-            if exc.get_error_code() == _NO_DOMAIN:
-                return None
-            raise
+        return _unless_gone(lambda: connection.lookupByName(name))
 
     @staticmethod
     def _unless_invalid(work: Callable[[], Any]) -> None:
@@ -270,14 +296,16 @@ class Hypervisor:
             if exc.get_error_code() not in (_INVALID, _NO_DOMAIN):
                 raise
 
-    @staticmethod
-    def _unless_gone(work: Callable[[], Any]) -> None:
-        libvirt = _libvirt()
-        try:
-            work()
-        except libvirt.libvirtError as exc:
-            if exc.get_error_code() != _NO_DOMAIN:
-                raise
+
+def _unless_gone(work: Callable[[], T]) -> T | None:
+    """What ``work`` tells of a domain; None where there is no such domain, or it goes meanwhile."""
+    libvirt = _libvirt()
+    try:
+        return work()
+    except libvirt.libvirtError as exc:
+        if exc.get_error_code() != _NO_DOMAIN:
+            raise
+        return None
 
 
 def _check_bridge(name: str) -> None:
@@ -304,22 +332,31 @@ def _silent(_context: object, _error: object) -> None:
     return None
 
 
-def _found(domain: Any) -> Found:
-    return Found(
+def _found(domain: Any) -> FoundDomain:
+    instance, owner = _noted(domain)
+    return FoundDomain(
         name=str(domain.name()),
         uuid=str(domain.UUIDString()),
         state=_STATES.get(int(domain.state()[0]), DomainState.OFF),
-        instance=_instance_of(domain),
+        instance=instance,
+        owner=owner,
     )
 
 
-def _instance_of(domain: Any) -> str | None:
+def _noted(domain: Any) -> tuple[str | None, Owner | None]:
     libvirt = _libvirt()
     try:
-        text = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, NAMESPACE)
-    except libvirt.libvirtError:
-        return None  # it has none, or it has just gone
-    return ET.fromstring(text).text  # noqa: S314 - libvirt's own answer, of what we gave it
+        text = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, domain_xml.NAMESPACE)
+    except libvirt.libvirtError as exc:
+        if exc.get_error_code() != _NO_METADATA:  # of a domain that cannot be asked nobody knows whose it is
+            raise
+        return None, None
+    return domain_xml.read_element(ET.fromstring(text))  # noqa: S314 - libvirt's own answer, of what we gave it
+
+
+def _definitions(domain: Any) -> list[tuple[str, str]]:
+    kinds = (0, _libvirt().VIR_DOMAIN_XML_INACTIVE) if domain.isPersistent() else (0,)
+    return [(str(domain.name()), str(domain.XMLDesc(kind))) for kind in kinds]
 
 
 def _line(exc: Any) -> str:

@@ -1,6 +1,7 @@
 """The instances of a host: spawned, looked at, stopped, started and destroyed."""
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +13,10 @@ from imgbackend import errors
 from imgbackend.driver.contract import Disk
 from imgbackend.guest import console, destroy, snapshots
 from imgbackend.guest.domain import Alter, to_xml
-from imgbackend.guest.hypervisor import DomainState, Hypervisor
+from imgbackend.guest.grow import grow_running
+from imgbackend.guest.hypervisor import OFF, Hypervisor
+from imgbackend.guest.listing import Instance, Listing, is_disk_name
+from imgbackend.guest.own_instances import OwnInstances
 from imgbackend.guest.plan import Layout, layout_of
 from imgbackend.guest.settings import settings_of
 from imgbackend.guest.spawn import (
@@ -23,28 +27,20 @@ from imgbackend.guest.spawn import (
     domain_of,
     silent,
     translating_errors,
-    xml_path,
 )
 from imgbackend.guest.spec import InstanceSpec
-from imgbackend.types import DiskId, Plan, Progress, ignore
+from imgbackend.guest.start import Starting
+from imgbackend.guest.take_over import TakingOver
+from imgbackend.types import Plan, Progress, ignore
 
 if TYPE_CHECKING:
     from imgbackend.cache.usage import DomainFile
     from imgbackend.engine import Engine
 
+LOG = logging.getLogger(__name__)
+
 _POLL: Final = 0.2
 _LOOK: Final = 0.1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Instance:
-    """An instance, as it is listed."""
-
-    id: str
-    uuid: str | None
-    """None: it has no domain."""
-    state: DomainState | None
-    folder: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +54,10 @@ class Planned:
 
 
 class Instances:
-    """All instances of one ``instances_path`` and one libvirtd; may be used from any number of threads."""
+    """All instances of one ``instances_path`` and one libvirtd; may be used from any number of threads.
+
+    What is called ``name`` may be an instance's uuid as well.
+    """
 
     def __init__(self, engine: "Engine", hypervisor: Hypervisor | None = None) -> None:
         """Read the options; nothing is connected to.  ``hypervisor`` None: that of the options.
@@ -69,6 +68,8 @@ class Instances:
         self._settings = settings_of(engine.conf)
         self._snapshots = snapshots.folder_of(engine.host, self._settings.snapshots)
         self._hypervisor = hypervisor or Hypervisor(self._settings.uri)
+        self._own = OwnInstances(engine.host, engine.owners, self._hypervisor)
+        self._listing = Listing(engine.host, self._hypervisor, self._own)
         most = self._settings.most_disk_operations
         self._slots = threading.Semaphore(most) if most is not None else None
 
@@ -76,28 +77,40 @@ class Instances:
         """Let go of libvirt.  Twice is no error."""
         self._hypervisor.close()
 
-    def spawn(self, spec: InstanceSpec, *, progress: ProgressOf = silent, alter: Alter | None = None) -> Spawned:
+    def spawn(
+        self,
+        spec: InstanceSpec,
+        *,
+        progress: ProgressOf = silent,
+        alter: Alter | None = None,
+        take_over: bool = False,
+    ) -> Spawned:
         """Make an instance's disks and its domain, and wait until it runs.
 
         Disks that are whole are used as they are; an instance that runs already is left
         alone.  ``progress`` gives the callable of each disk, by its name; raising from one
         cancels the spawn.  ``alter`` may change the domain's XML.  Where this raises,
-        everything that the call made is gone, and nothing else.
+        everything that the call made is gone, and nothing else.  ``take_over``: see :meth:`take_over`.
 
         :raises ConfigError: if something of the spec or of the host cannot be so.
         :raises SourceError: if an image cannot be had.
         :raises TemplateError: if an image is refused.
         :raises StorageError: if a storage fails.
         :raises DiskError: if a disk is another backend's.
+        :raises InstanceElsewhere: if the instance is another host's, or another folder's.
         :raises InstanceError: if the name is another domain's, or the instance does not come to run.
         :raises HypervisorError: if libvirt refuses, or does not answer.
         """
         self._hypervisor.check()
         with self._held(spec.id, progress(STARTING)):
             with translating_errors(self._engine.host):
-                destroy.finish(self._engine, self._hypervisor, spec.id)
+                if take_over:
+                    with contextlib.suppress(errors.InstanceNotFound):
+                        self._take_over(spec.id)
+                self._own.check(spec.id)
+                destroy.finish(self._engine, self._hypervisor, self._own, spec.id)
             layout = self.layout(spec)
-            work = Spawning(self._engine.host, self._settings, self._hypervisor, layout, self._bounded)
+            work = Spawning(self._engine.host, self._settings, self._hypervisor, self._own, layout, self._bounded)
             return work.run(progress, alter)
 
     def layout(self, spec: InstanceSpec) -> Layout:
@@ -109,7 +122,8 @@ class Instances:
 
         Its disks are where :meth:`layout` and ``cache`` make them.
         """
-        return to_xml(domain_of(self._engine.host, self._settings, self.layout(spec)), alter)
+        owner = self._engine.owners.known_me()
+        return to_xml(domain_of(self._engine.host, self._settings, self.layout(spec), owner), alter)
 
     def explain(self, spec: InstanceSpec) -> list[Planned]:
         """What :meth:`spawn` would do for each disk, without doing it."""
@@ -123,36 +137,19 @@ class Instances:
             found.append(Planned(name=name, backend=backend, plan=plan))
         return found
 
-    def list(self) -> Iterator[Instance]:
-        """All instances, by name: those with a domain, and those that have a folder only."""
-        domains = {found.name: found for found in self._hypervisor.domains()}
-        host = self._engine.host
-        folders = {path.parent.name for path in host.instances.glob(f"*/{xml_path(host, 'x').name}")}
-        for name in sorted({*domains, *(name for name in folders if _is_id(name))}):
-            found = domains.get(name)
-            yield Instance(
-                id=name,
-                uuid=found.uuid if found is not None else None,
-                state=found.state if found is not None else None,
-                folder=host.instances / name,
-            )
+    def list(self, *, all_hosts: bool = False) -> Iterator[Instance]:
+        """The own instances, by name: those with a domain, and those that have a folder only.
+
+        ``all_hosts``: and those of other hosts and of other folders, as far as this libvirt and this folder know them.
+        """
+        return self._listing.list(all_hosts=all_hosts)
 
     def show(self, name: str) -> Instance:
-        """One instance.
+        """One instance, own or not.
 
         :raises InstanceNotFound: if there is none.
         """
-        _checked(name)
-        found = self._hypervisor.find(name)
-        mine = found is not None and found.instance == name
-        if not mine and not destroy.is_ours(self._engine, name):
-            raise errors.InstanceNotFound(f"there is no instance {name}")
-        return Instance(
-            id=name,
-            uuid=found.uuid if found is not None and mine else None,
-            state=found.state if found is not None and mine else None,
-            folder=self._engine.host.instances / name,
-        )
+        return self._listing.show(self._listing.name_of(name))
 
     def files(self) -> "Iterator[DomainFile]":
         """The files that the domains of this libvirt open, ours or not, whether or not they run.
@@ -166,32 +163,75 @@ class Instances:
 
     def disks(self, name: str) -> Iterator[Disk[Any]]:
         """The instance's disks that exist."""
-        return self._engine.disks(name)
+        return self._engine.disks(self._listing.name_of(name), all_hosts=True)
 
     def xml(self, name: str) -> str:
         """How libvirt has the instance now."""
-        self._mine(name)
+        name = self._listing.name_of(name)
+        self._expect_domain(name)
         return self._hypervisor.xml(name)
 
     # Each of these waits while another call works on the instance; raising from ``progress`` ends the wait.
 
-    def start(self, name: str, *, progress: Progress = ignore) -> None:
+    def take_over(self, name: str, *, progress: Progress = ignore) -> None:
+        """Make an instance of another host, or of another folder, this one's; one that is own already is no error.
+
+        The other must not use it any more.  What its stores, its records and its domain note is changed; nothing runs.
+
+        :raises InstanceNotFound: if there is nothing to take over, here or in a store that notes whose its disks are.
+        :raises DiskBusy: if somebody has a disk of it open.
+        """
+        name = self._listing.name_of(name)
+        with self._held(name, progress), translating_errors(self._engine.host):
+            self._take_over(name)
+
+    def _take_over(self, name: str) -> None:
+        host, records = self._engine.host, self._engine.host.records
+        disks = {disk: self._engine.disk(name, disk) for disk in records.all(name)}
+        for disk, _ in destroy.marked_disks(self._engine, name):
+            disks.setdefault(disk.id.name, disk)
+        TakingOver(host, self._engine.owners, self._hypervisor, self._own, name).run(list(disks.values()))
+
+    def grow(self, name: str, size: int, disk: str = "disk", *, progress: Progress = ignore) -> None:
+        """Grow a disk to ``size`` bytes: through the hypervisor where the instance runs, and the guest sees it at once.
+
+        :raises DiskError: if the disk is larger: it is never shrunk.
+        :raises DiskNotFound: if there is none.
+        :raises HypervisorError: if the hypervisor cannot grow it.
+        """
+        name = self.show(name).id  # what there is not cannot be locked
+        with self._held(name, progress):
+            self._own.check(name)
+            found, grown = self._own.domain(name), self._engine.disk(name, disk)
+            grown.info()  # one that is not there is not to be locked
+            if found is None or found.state in OFF:
+                grown.resize(size)
+            else:
+                grow_running(self._hypervisor, grown, size)
+
+    def start(self, name: str, *, progress: Progress = ignore, take_over: bool = False) -> None:
         """Start an instance that is off; one that runs is no error.
 
-        Where libvirt has forgotten it, it is told again, from ``libvirt.xml``.
+        Where libvirt has forgotten it, it is told again, from ``libvirt.xml``.  Where this raises, the domain and
+        the console are as they were.  ``take_over``: see :meth:`take_over`.
 
         :raises InstanceNotFound: if there is none.
+        :raises InstanceElsewhere: if it is another host's, or another folder's.
+        :raises DiskError: if a disk of it is gone.
         :raises InstanceFailed: if it does not come to run.
         """
-        self.show(name)  # what there is not cannot be locked
+        name = self.show(name).id
         with self._held(name, progress):
-            if self.show(name).uuid is None:
-                self._hypervisor.define(self._kept_xml(name))
-            if self._hypervisor.state(name) in (DomainState.OFF, DomainState.CRASHED):
+            if take_over:
                 with translating_errors(self._engine.host):
-                    console.begin(console.path_of(self._engine.host, name))
-            self._hypervisor.start(name)
-            self._until(name, (DomainState.RUNNING,), self._settings.start_seconds, progress)
+                    self._take_over(name)
+            self._own.check(name)
+            self.show(name)
+            records = self._engine.host.records
+            names = sorted({*records.all(name), *records.nova_formats(name)})
+            disks = [self._engine.disk(name, disk) for disk in names if is_disk_name(disk)]
+            work = Starting(self._engine.host, self._hypervisor, self._own, name)
+            work.run(disks, self._settings.start_seconds, progress)
 
     def stop(self, name: str, *, seconds: float | None = None, progress: Progress = ignore) -> bool:
         """Have the guest shut itself down, and end it where it does not; one that is off is no error.
@@ -199,11 +239,13 @@ class Instances:
         ``seconds`` None: ``[libvirt] wait_soft_reboot_seconds``; 0: end it at once.
         Returns whether the guest had to be ended.
         """
-        self._mine(name)
+        name = self._listing.name_of(name)
+        self._expect_domain(name)
         wait = self._settings.stop_seconds if seconds is None else seconds
         with self._held(name, progress):
+            self._expect_domain(name)
             end, asked = time.monotonic() + wait, 0.0
-            while self._hypervisor.state(name) not in (None, DomainState.OFF, DomainState.CRASHED):
+            while self._hypervisor.state(name) not in OFF:
                 if time.monotonic() >= end:
                     self._hypervisor.force_off(name)
                     return True
@@ -219,22 +261,28 @@ class Instances:
 
         :raises InstanceError: if it does not run.
         """
-        self._mine(name)
+        name = self._listing.name_of(name)
+        self._expect_domain(name)
         with self._held(name, progress):
+            self._expect_domain(name)
             (self._hypervisor.reset if hard else self._hypervisor.reboot)(name)
 
-    def destroy(self, name: str, *, progress: Progress = ignore) -> None:
+    def destroy(self, name: str, *, progress: Progress = ignore, take_over: bool = False) -> None:
         """Take an instance away: domain, disks and folder; what was gone before is no error.
 
-        Once it has begun it asks ``progress`` no more.
+        Once it has begun it asks ``progress`` no more.  ``take_over``: see :meth:`take_over`.
 
         :raises InstanceNotFound: if nothing of it is there.
+        :raises InstanceElsewhere: if it is another host's, or another folder's.
+        :raises DiskBusy: if somebody else has a disk of it open.
         :raises InstanceError: if what has its name is not imgbackend's.
         """
-        _checked(name)
+        name = self._listing.name_of(name)
         with self._held(name, progress), translating_errors(self._engine.host):
             snapshots.sweep(self._snapshots, self._engine.host.settings.hostname)
-            destroy.destroy(self._engine, self._hypervisor, name)
+            if take_over:
+                self._take_over(name)
+            destroy.destroy(self._engine, self._hypervisor, self._own, name)
 
     @contextlib.contextmanager
     def snapshot(
@@ -255,14 +303,16 @@ class Instances:
         :raises DiskError: if it has no such disk, or the format is neither raw nor qcow2.
         :raises StorageFull: if there is no room for it.
         """
-        if self.show(name).state not in (None, DomainState.OFF, DomainState.CRASHED):
-            raise errors.InstanceError(f"the instance {name} runs; stop it first")
+        name = self.show(name).id  # what there is not cannot be locked
+        self._expect_off(name)
         with contextlib.ExitStack() as stack:
             with translating_errors(self._engine.host):
                 room = stack.enter_context(snapshots.room(self._snapshots, name, self._engine.host.settings.hostname))
             target, made = room / f"{disk}.{format}", self._engine.disk(name, disk)
-            made.info()  # one that is not there is not to be locked
-            made.extract(target, format, compress=compress, progress=progress)
+            with self._held(name, progress):  # nobody starts it meanwhile
+                self._expect_off(name)
+                made.info()  # one that is not there is not to be locked
+                made.extract(target, format, compress=compress, progress=progress)
             yield target
 
     def finish(self, name: str) -> None:
@@ -271,16 +321,15 @@ class Instances:
         :raises InstanceError: if the domain of that name is not imgbackend's.
         """
         with translating_errors(self._engine.host):
-            destroy.clear(self._engine, self._hypervisor, name)
+            destroy.clear(self._engine, self._hypervisor, self._own, name)
 
     def console(self, name: str, *, follow: bool = False) -> Iterator[bytes]:
         """What the guest said so far; with ``follow``, and what it says until it is off."""
-        self.show(name)
+        name = self.show(name).id
         path = console.path_of(self._engine.host, name)
         if not path.exists():
             return iter(())
-        off = (None, DomainState.OFF, DomainState.CRASHED)
-        return console.follow(path, lambda: not follow or self._hypervisor.state(name) in off)
+        return console.follow(path, lambda: not follow or self._hypervisor.state(name) in OFF)
 
     @contextlib.contextmanager
     def _held(self, name: str, progress: Progress) -> Iterator[None]:
@@ -292,25 +341,19 @@ class Instances:
                 if not destroy.is_there(self._engine, name):
                     lock.forget()
 
-    def _kept_xml(self, name: str) -> str:
-        path = xml_path(self._engine.host, name)
-        try:
-            return path.read_text()
-        except OSError as exc:
-            raise errors.InstanceError(f"cannot read {path} ({exc.strerror}); spawn the instance again") from exc
+    def _expect_off(self, name: str) -> None:
+        """Refuse an instance that is another's, or that runs."""
+        self._own.check(name)
+        found = self._own.domain(name)
+        if found is not None and found.state not in OFF:
+            raise errors.InstanceError(f"the instance {name} runs; stop it first")
 
-    def _mine(self, name: str) -> None:
-        if self.show(name).uuid is None:
+    def _expect_domain(self, name: str) -> None:
+        """Refuse an instance that is another's, or has no domain."""
+        self.show(name)
+        self._own.check(name)
+        if self._own.domain(name) is None:
             raise errors.InstanceNotFound(f"libvirt does not know the instance {name}; start it, or destroy it")
-
-    def _until(self, name: str, states: tuple[DomainState, ...], seconds: float, progress: Progress) -> None:
-        end = time.monotonic() + seconds
-        while (state := self._hypervisor.state(name)) not in states:
-            if state in (None, DomainState.OFF, DomainState.CRASHED) or time.monotonic() > end:
-                said = console.tail(console.path_of(self._engine.host, name))
-                raise errors.InstanceFailed(f"the instance {name} did not come to run ({state or 'gone'})", said)
-            progress("wait", 0, None)
-            time.sleep(_POLL)
 
     @contextlib.contextmanager
     def _bounded(self, progress: Progress) -> Iterator[None]:
@@ -324,16 +367,3 @@ class Instances:
             yield
         finally:
             self._slots.release()
-
-
-def _checked(name: str) -> None:
-    if not _is_id(name):
-        raise errors.ConfigError(f"not a name for an instance: {name!r}")
-
-
-def _is_id(name: str) -> bool:
-    try:
-        DiskId(instance=name, name="disk")
-    except ValueError:
-        return False
-    return True

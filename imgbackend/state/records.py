@@ -23,6 +23,8 @@ OURS: Final = "disks.json"
 NOVAS: Final = "disk.info"
 _BESIDE: Final = frozenset({"owner", "identity"})
 """Fields that stand beside the disks in disks.json, where versions that do not know them pass them over."""
+GOING: Final = "_del"
+"""The end of the name of a folder whose instance is being destroyed; no instance can have such a name."""
 DOMAIN: Final = "libvirt.xml"
 """What was told to libvirt, beside the records: the instance was spawned here."""
 

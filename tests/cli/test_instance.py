@@ -268,3 +268,33 @@ def test_ctrl_c_ends_the_wait_for_another_command(cli: Cli, host: Guests, verb: 
         _, err = waiting.communicate(timeout=60)
     assert (waiting.returncode, err) == (130, f"imgbackend: cancelled; the instance {host.name()} is running\n")
     assert cli("instance", "destroy", host.name()).status == 0
+
+
+def test_instance_of_another_host_is_refused_listed_with_all_hosts_and_taken_over(cli: Cli, host: Guests) -> None:
+    name = host.name()
+    cli.env["OS_DEFAULT__HOST"] = "node1"
+    assert cli("instance", "spawn", name, "--image", "tiny.qcow2", "--memory", "64M").status == 0
+    assert cli("instance", "stop", name, "--timeout", "0").status == 0
+    cli.env["OS_DEFAULT__HOST"] = "node2"
+    assert_one_line(cli("instance", "start", name), 1, name, "is the host node1", "--take-over")
+    assert cli("instance", "list", "-f", "json").json() == []
+    assert cli("disk", "list", "-f", "json").json() == []
+    [listed] = [row for row in cli("instance", "list", "--all-hosts", "-f", "json").json() if row["instance"] == name]
+    assert listed["owner"].startswith("the host node1 (folder ")
+    [disk] = cli("disk", "list", "--all-hosts", "-f", "json").json()
+    assert (disk["instance"], disk["owner"]) == (name, listed["owner"])
+    assert cli("instance", "start", name, "--take-over", "-f", "value", "-c", "state").out == "running\n"
+    assert [row["instance"] for row in cli("instance", "list", "-f", "json").json()] == [name]
+    assert cli("instance", "destroy", name).status == 0
+
+
+def test_disks_of_an_instance_are_grown_under_its_guest_and_not_deleted_under_it(cli: Cli, host: Guests) -> None:
+    name = host.name()
+    made = cli("instance", "spawn", name, "--image", "tiny.qcow2", "--memory", "64M", "-f", "json").json()
+    grown = cli("disk", "resize", made["uuid"], "64M", "-f", "json").json()
+    assert (grown["instance"], grown["size"], grown["grown"]) == (name, 64 << 20, True)
+    assert cli("instance", "stop", made["uuid"], "--timeout", "0").status == 0
+    assert_one_line(cli("disk", "delete", made["uuid"]), 1, f"imgbackend instance destroy {name}", "--force")
+    assert cli("disk", "delete", name, "--force", "-f", "json").json()["deleted"] is True
+    assert cli("instance", "destroy", made["uuid"]).status == 0
+    assert host.left() == set()

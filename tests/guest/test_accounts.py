@@ -18,6 +18,7 @@ from typing import Any, Final
 import pytest
 
 from cli.harness import Cli, Done, assert_one_line
+from imgbackend.state import folder_marker
 from imgbackend.types import Mi
 from labs import bootsector
 from labs.libvirt import Guests, Libvirt
@@ -136,7 +137,7 @@ def test_base_that_libvirt_gave_to_guests_is_used_again_and_stays_as_it_is(anybo
     for label in ("a", "b"):
         assert anybody("instance", "destroy", f"vm-{label}").status == 0
     assert anybody("cache", "prune").status == 0
-    registered = {"compute_nodes", "imgbackend_hosts.json"}
+    registered = {"compute_nodes", "imgbackend_hosts.json", folder_marker.NAME}
     assert set(anybody.cli.files()) <= registered
 
 

@@ -1,5 +1,6 @@
 """The XML of a domain: a golden file for each kind of source and bus, valid by libvirt's own schema."""
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from imgbackend.guest.devices import Machine, lay_out
 from imgbackend.guest.disk_xml import DiskModes
 from imgbackend.guest.domain import Domain, mac_of, to_xml
 from imgbackend.guest.spec import ConfigDrive, Ephemeral, Hardware, InstanceSpec, IoLimits, Nic, Volume
-from imgbackend.types import BlockSource, DiskSource, FileSource, Gi, Mi, NetworkSource
+from imgbackend.types import BlockSource, DiskSource, FileSource, Gi, Mi, NetworkSource, Owner
 from labs.require import require
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -73,6 +74,7 @@ CASES: dict[str, Domain] = {
         vcpus=4,
     ),
     "kernel": domain(kernel=FOLDER / "kernel", ramdisk=FOLDER / "ramdisk", properties={"os_command_line": "quiet a<b"}),
+    "owner": dataclasses.replace(domain(), owner=Owner(host="node1", folder="0123456789abcdef0123456789abcdef")),
     "iso": domain(machine=Machine(type="pc", root_is_iso=True), hardware=Hardware(cdrom_bus="sata")),
 }
 

@@ -13,6 +13,7 @@ from imgbackend import errors
 from imgbackend.guest.hypervisor import DomainState, Hypervisor
 from imgbackend.guest.instances import Instances
 from imgbackend.guest.spec import ConfigDrive, Hardware, InstanceSpec, Nic, Volume
+from imgbackend.state import folder_marker
 from imgbackend.types import FileSource, Mi
 from labs.engines import MakeEngine
 from labs.images import qcow2
@@ -173,9 +174,12 @@ def test_suffix_names_the_disks_of_an_instance_that_boots_from_another_image(gue
 def test_xml_of_a_spec_is_that_of_the_domain(guests: Guests) -> None:
     instances = guests.instances()
     told = instances.to_xml(guests.spec(swap=Mi))
-    assert guests.left() == set(), "nothing is made for it"
+    assert not list(guests.instances_path.iterdir()), "nothing is made for it"
+    assert "folder=" not in told, "whose it is is not known yet"
     instances.spawn(guests.spec(swap=Mi))
-    assert (guests.instances_path / guests.name() / "libvirt.xml").read_text() == told
+    kept = (guests.instances_path / guests.name() / "libvirt.xml").read_text()
+    assert kept == instances.to_xml(guests.spec(swap=Mi))
+    assert f'folder="{folder_marker.read(guests.instances_path)}"' in kept
     instances.destroy(guests.name())
 
 

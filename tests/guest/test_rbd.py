@@ -58,3 +58,34 @@ def clear(engine: Engine) -> None:
     assert isinstance(backend, HoldsBases)
     for base in list(backend.list_bases()):
         backend.remove_base(base.name)
+
+
+def test_disk_that_nova_made_and_was_taken_over_goes_with_its_instance(
+    rbd_guests: Guests, rbd_cluster: Cluster, rbd_pool: str
+) -> None:
+    import rbd
+
+    engine, name = rbd_guests.engine(), rbd_guests.name()
+    with rbd_cluster.admin() as admin, admin.pool(rbd_pool) as ioctx:
+        rbd.RBD().create(ioctx, f"{name}_disk", 32 * Mi, old_format=False)
+    image = engine.image(str(rbd_guests.image))
+    assert engine.disk(name).cache(image, image.filename).way == "exists"
+    engine.instances.destroy(name)
+    assert images(rbd_cluster, rbd_pool) == set()
+    assert rbd_guests.left() == set()
+    clear(engine)
+
+
+def test_disk_in_a_pool_is_grown_under_its_guest(rbd_guests: Guests) -> None:
+    engine, name = rbd_guests.engine(), rbd_guests.name()
+    engine.instances.spawn(rbd_guests.spec())
+    rbd_guests.until("BOOT OK")
+    engine.instances.grow(name, 64 * Mi)
+    assert f"Capacity:       {64 * Mi}" in rbd_guests.lab.virsh("domblkinfo", name, "vda")
+    assert engine.disk(name).info().size == 64 * Mi
+    engine.instances.stop(name, seconds=0)
+    engine.instances.grow(name, 96 * Mi)
+    engine.instances.start(name)
+    assert rbd_guests.sectors() == 96 * Mi // 512
+    engine.instances.destroy(name)
+    clear(engine)

@@ -3,12 +3,14 @@
 import functools
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from imgbackend import Engine, errors
 from imgbackend.guest import snapshots
+from imgbackend.guest.hypervisor import DomainState
 from imgbackend.testing import children
 from imgbackend.types import Mi
 from labs.images import same_for_guest
@@ -103,3 +105,30 @@ def test_folder_that_could_be_an_instances_is_refused(tmp_path: Path, folder: st
     options = {"instances_path": str(tmp_path), "libvirt.snapshots_directory": folder}
     with Engine.from_config([], options) as engine, pytest.raises(errors.ConfigError, match="among the instances"):
         _ = engine.instances
+
+
+def test_instance_is_not_started_while_a_snapshot_of_it_is_taken(guests: Guests) -> None:
+    """Also where its storage has no lock of its own that keeps a guest off."""
+    instances = guests.instances()
+    instances.spawn(guests.spec())
+    instances.stop(guests.name(), seconds=0)
+
+    class Waiting(Exception):
+        pass
+
+    def give_up(phase: str, _done: int, _total: int | None) -> None:
+        if phase == "wait":
+            raise Waiting
+
+    raised: list[BaseException | None] = []
+
+    def start_meanwhile(_phase: str, _done: int, _total: int | None) -> None:
+        with Engine.from_config([], guests.options()) as other, ThreadPoolExecutor(1) as pool:
+            raised.append(pool.submit(other.instances.start, guests.name(), progress=give_up).exception())
+
+    with instances.snapshot(guests.name(), "raw", progress=start_meanwhile):
+        pass
+    assert raised
+    assert {type(failure) for failure in raised} == {Waiting}
+    assert instances.show(guests.name()).state is DomainState.OFF
+    instances.destroy(guests.name())

@@ -21,6 +21,7 @@ import pytest
 from imgbackend import Engine
 from imgbackend.guest.instances import Instances
 from imgbackend.guest.spec import InstanceSpec
+from imgbackend.state import folder_marker
 from imgbackend.types import Mi
 from labs import bootsector
 from labs.leaks import FAILED
@@ -212,8 +213,8 @@ class Guests:
         return {name.removeprefix(f"{self.word}-") for name in self.lab.domains(self.word)}
 
     def left(self) -> set[str]:
-        """All that is below ``instances_path`` but bases, locks of bases, and the lists of the cache."""
-        skipped = [self.instances_path / "locks", self.instances_path / "_base"]
+        """All that is below ``instances_path`` but bases, locks of bases, lists of the cache, and its marker."""
+        skipped = [self.instances_path / name for name in ("locks", "_base", folder_marker.NAME)]
         found = {path for path in self.instances_path.rglob("*") if not any(path.is_relative_to(s) for s in skipped)}
         found |= {path for path in (self.instances_path / "locks").glob("*") if self.word in path.name}
         return {str(path.relative_to(self.instances_path)) for path in found}

@@ -125,7 +125,7 @@ def settled(candidates: Iterable[Candidate], host: Host, faults: list[str], *, r
             if each.kind == "lock":
                 continue  # it is none, then
             yield _told(each, _alive(host, each, "its lock is held: somebody is at it"), removed=False)
-        except errors.DiskBusy as exc:
+        except (errors.DiskBusy, errors.DiskElsewhere, errors.InstanceElsewhere) as exc:  # for its own host to remove
             yield _told(each, _alive(host, each, str(exc)), removed=False)
         except FileNotFoundError:
             continue  # somebody else removed it meanwhile

@@ -1,0 +1,97 @@
+"""An instance of another host, or of another folder, becomes this one's: its disks, records and domain say so."""
+
+import contextlib
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from imgbackend import errors
+from imgbackend.disks.owners import Owners
+from imgbackend.driver.abilities import Exclusive, Marked
+from imgbackend.driver.contract import Disk
+from imgbackend.guest.closed_disks import kept_closed
+from imgbackend.guest.hypervisor import OFF, FoundDomain, Hypervisor
+from imgbackend.guest.own_instances import OwnInstances
+from imgbackend.guest.spawn import write_xml
+from imgbackend.state import domain_xml
+from imgbackend.state.records import GOING
+from imgbackend.system.host import Host
+
+LOG = logging.getLogger(__name__)
+
+
+class TakingOver:
+    """One take-over, with the instance's lock held.
+
+    Killed at any point it is finished by the next one: the stores' notes go first, by compare-and-swap, and the
+    records last.
+    """
+
+    def __init__(self, host: Host, owners: Owners, hypervisor: Hypervisor, own: OwnInstances, name: str) -> None:
+        """Keep them; nothing is touched."""
+        self._host, self._owners, self._hypervisor, self._own = host, owners, hypervisor, own
+        self._name = name
+
+    def run(self, disks: Sequence[Disk[Any]]) -> None:
+        """Take it over; ``disks`` are those on record here, and those that a store has under the instance's name.
+
+        :raises InstanceNotFound: if there is nothing to take over.
+        :raises InstanceElsewhere: if a domain of that name is another folder's.
+        :raises DiskBusy: if somebody has a disk open.
+        """
+        folders = [each for each in (self._name, f"{self._name}{GOING}") if (self._host.instances / each).is_dir()]
+        found, me = self._hypervisor.find(self._name), self._owners.me()
+        if found is not None and not self._is_of_this_folder(found):
+            self._own.domain(self._name)
+        if found is None and not folders and not disks:
+            raise errors.InstanceNotFound(f"there is no instance {self._name}")
+        with contextlib.ExitStack() as stack:
+            if found is None or found.state in OFF:  # else it is our own libvirt's guest that has them open
+                for folder in folders:
+                    stack.enter_context(kept_closed(self._host, folder))
+                for disk in disks:
+                    _expect_closed(disk)
+            for disk in disks:
+                self._mark(disk)
+            for folder in folders:
+                self._note(folder)
+        if found is not None and found.owner != me:
+            self._hypervisor.set_owner(self._name, me)
+        LOG.info("Instance %s is %s's now", self._name, me)
+
+    def _is_of_this_folder(self, found: FoundDomain) -> bool:
+        """By the folder's id, or, where its marker was lost and another made, by the paths of the domain."""
+        if found.owner is not None and found.owner.folder == self._owners.me().folder:
+            return True
+        return found.instance == found.name and f"{self._host.instances / found.name}/" in self._hypervisor.xml(
+            found.name
+        )
+
+    def _mark(self, disk: Disk[Any]) -> None:
+        with disk.locked(changing=False):
+            if not isinstance(disk, Marked):
+                return
+            mark = disk.mark()
+            if mark is None or mark.owner == self._owners.me():
+                return
+            with disk.exclusively() if isinstance(disk, Exclusive) else contextlib.nullcontext():
+                disk.set_mark(mark, self._owners.me())
+
+    def _note(self, folder: str) -> None:
+        me, durable = self._owners.me(), self._host.settings.durable
+        before = self._host.records.owner(folder)
+        if before != me:
+            self._host.records.set_owner(folder, before, me, durable=durable)
+        xml = self._own.kept_xml(folder)
+        if xml is not None and domain_xml.owner_in(xml) != me:
+            write_xml(self._host, folder, domain_xml.with_owner(xml, me))
+
+
+def _expect_closed(disk: Disk[Any]) -> None:
+    if disk.backend.traits.files:
+        return  # by its folder's records, above
+    with disk.locked(changing=False):
+        try:
+            disk.expect_closed()
+        except errors.DiskBusy as exc:
+            raise errors.DiskBusy(f"{disk.id}: {exc}") from exc

@@ -1,0 +1,87 @@
+"""What the XML of a domain says of its instance: whose it is, its uuid, its disks.  libvirt is not needed."""
+
+from collections.abc import Iterator
+from typing import Final
+from xml.etree import ElementTree as ET
+
+from imgbackend.types import BlockSource, DiskSource, FileSource, Owner
+
+NAMESPACE: Final = "urn:imgbackend:instance:1"
+"""Of the element in a domain's metadata that names its instance, and whose that is."""
+_PLACES: Final = ("file", "dev", "name")
+"""Attributes of a disk's source, one of which says where it is."""
+_ELEMENT: Final = f"{{{NAMESPACE}}}instance"
+
+
+def instance_element(instance: str, owner: Owner | None) -> ET.Element:
+    """The element of the metadata; without attributes where nobody knows whose the instance is."""
+    ET.register_namespace("imgbackend", NAMESPACE)
+    element = ET.Element(_ELEMENT, {"host": owner.host, "folder": owner.folder} if owner is not None else {})
+    element.text = instance
+    return element
+
+
+def read_element(element: ET.Element) -> tuple[str | None, Owner | None]:
+    """The instance, and whose it is; None: that was not noted."""
+    host, folder = element.get("host"), element.get("folder")
+    return element.text, Owner(host=host, folder=folder) if host and folder else None
+
+
+def owner_in(xml: str) -> Owner | None:
+    """Whose the instance of a domain is; None: the XML does not say, or is none."""
+    root = _parsed(xml)
+    element = root.find(f"metadata/{_ELEMENT}") if root is not None else None
+    return read_element(element)[1] if element is not None else None
+
+
+def uuid_in(xml: str) -> str | None:
+    """The uuid of a domain; None: the XML does not say, or is none."""
+    root = _parsed(xml)
+    return root.findtext("uuid") if root is not None else None
+
+
+def with_owner(xml: str, owner: Owner) -> str:
+    """The same domain, as another's; an XML without our element, or that is none, stays as it is."""
+    root = _parsed(xml)
+    element = root.find(f"metadata/{_ELEMENT}") if root is not None else None
+    if root is None or element is None:
+        return xml
+    element.set("host", owner.host)
+    element.set("folder", owner.folder)
+    ET.register_namespace("imgbackend", NAMESPACE)
+    return ET.tostring(root, encoding="unicode") + "\n"
+
+
+def names_disk(xml: str, source: DiskSource) -> bool:
+    """Whether a domain opens what ``source`` tells."""
+    root = _parsed(xml)
+    return root is not None and _place(source) in _opened(root)
+
+
+def target_of(xml: str, source: DiskSource) -> str | None:
+    """The name that a domain's guest has for the disk that ``source`` tells, such as ``vda``; None: it has none."""
+    wanted = _place(source)
+    root = _parsed(xml)
+    for disk in root.iterfind("devices/disk") if root is not None else ():
+        opened, target = disk.find("source"), disk.find("target")
+        if opened is not None and target is not None and wanted in map(opened.get, _PLACES):
+            return target.get("dev")
+    return None
+
+
+def _place(source: DiskSource) -> str:
+    return str(source.path) if isinstance(source, FileSource | BlockSource) else source.name
+
+
+def _opened(root: ET.Element) -> Iterator[str]:
+    for source in root.iterfind("devices/disk/source"):
+        yield from filter(None, map(source.get, _PLACES))
+    for tag in ("kernel", "initrd"):
+        yield from filter(None, [root.findtext(f"os/{tag}")])
+
+
+def _parsed(xml: str) -> ET.Element | None:
+    try:
+        return ET.fromstring(xml)  # noqa: S314 - we wrote the file, or libvirt did
+    except ET.ParseError:
+        return None
