@@ -353,6 +353,7 @@ class _CachePorts:
         self._engine = engine
         self.backend = engine.backend
         self.configured = engine.configured
+        self.is_mine = engine.owners.is_mine
 
     def stores(self, recorded: Collection[str]) -> "Stores":
         from imgbackend.cache.ports import Stores

@@ -9,7 +9,7 @@ from typing import Protocol
 from imgbackend.driver.abilities import HoldsBases
 from imgbackend.driver.contract import Backend
 from imgbackend.system.locks import Held
-from imgbackend.types import Delivered, Progress
+from imgbackend.types import Delivered, Owner, Progress
 
 
 class Wanted(Protocol):
@@ -65,6 +65,9 @@ class Ports(Protocol):
 
     def configured(self) -> Collection[str]:
         """The names of the backends that somebody wants."""
+
+    def is_mine(self, instance: str, owner: Owner | None, /) -> bool:
+        """Whether this host may change an instance that is noted as that owner's; None: nobody noted it."""
 
     def finish_destroying(self, instance: str, /) -> None:
         """Go on with the destruction of an instance that was broken off; the caller holds the instance's lock."""

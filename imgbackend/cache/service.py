@@ -22,6 +22,7 @@ from imgbackend.cache.evict import Outcome
 from imgbackend.cache.garbage.collect import LeftBehind, Leftover, settled
 from imgbackend.cache.garbage.of_disks import Orphans
 from imgbackend.cache.garbage.of_files import Strewn
+from imgbackend.cache.garbage.of_instances import InstanceFolders
 from imgbackend.cache.garbage.of_snapshots import Workrooms
 from imgbackend.cache.policy import CachedBase, Policy
 from imgbackend.cache.ports import Ports, Stores
@@ -312,10 +313,14 @@ class Cache:
     def _left(self, *, remove: bool, alive: Callable[[], object], whole: bool = True) -> LeftBehind:
         with self._translating_errors():
             strewn = Strewn(self._host, self._bases, self.policy, lambda: self._look(alive), self._clocks, alive)
-            orphans = Orphans(self._host, self._ports, self.policy, self._clocks, alive, whole=whole)
+            shared = any(not each.here for each in self._hosts.all())
+            orphans = Orphans(self._host, self._ports, self.policy, self._clocks, alive, whole=whole, shared=shared)
+            folders = InstanceFolders(self._host, self._ports, self.policy, self._clocks, alive)
             faults: list[str] = []
             rooms = Workrooms(self._host, self._ports, self.policy)
-            candidates = itertools.chain(orphans.candidates(), strewn.candidates(), rooms.candidates())
+            candidates = itertools.chain(
+                orphans.candidates(), folders.candidates(), strewn.candidates(), rooms.candidates()
+            )
             found = list(settled(candidates, self._host, faults, remove=remove))
             unknown = [*strewn.faults, *orphans.faults, *rooms.faults]
             return LeftBehind(leftovers=found, faults=faults, unknown=unknown)

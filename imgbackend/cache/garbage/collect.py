@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from imgbackend import errors
+from imgbackend.cache.policy import span
 from imgbackend.system import files
 from imgbackend.system.host import Host
 from imgbackend.system.locks import Held
@@ -106,6 +107,14 @@ class Candidate:
     size: int = 0
     time: float = 0.0
     """Both of what a store told before its lock was asked for."""
+
+
+def aged(lease: float, since: float, now: float, reason: str, size: int = 0) -> LeftoverState:
+    """What is unfinished since then: dead if it is older than ``lease`` seconds; both times are of one clock."""
+    age = now - since
+    dead = age >= lease
+    shown = reason if dead else f"{reason}, {span(age)} ago; left for {span(lease)}"
+    return LeftoverState(size=size, time=since, dead=dead, reason=shown)
 
 
 class _HeldError(Exception):

@@ -1,5 +1,4 @@
-"""Leftovers of disks: records without a disk, disks without a record, folders of instances that were being destroyed,
-and what is unfinished in the stores of backends.
+"""Leftovers of disks: records without a disk, disks without a record, and what is unfinished in the stores of backends.
 
 A disk that is whole is never removed here, whatever is known of it: it may hold a guest's data.  Nor is what people put
 aside in a store, and the record of its disk stays with it.
@@ -9,14 +8,14 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from imgbackend import errors
 from imgbackend.bases import users
 from imgbackend.cache.clocks import Clocks
-from imgbackend.cache.garbage.collect import Candidate, Guard, LeftoverState
-from imgbackend.cache.policy import Policy, span
+from imgbackend.cache.garbage.collect import Candidate, Guard, LeftoverState, aged
+from imgbackend.cache.garbage.of_instances import GOING
+from imgbackend.cache.policy import Policy
 from imgbackend.cache.ports import Ports
 from imgbackend.disks.prepare import store_lock
 from imgbackend.driver.abilities import HoldsBases, SharedStore, TellsLeftovers
@@ -25,8 +24,6 @@ from imgbackend.state import records
 from imgbackend.system import files, locks
 from imgbackend.system.host import Host
 from imgbackend.types import DiskId, StoreLeftover, is_base_name
-
-_GOING: Final = "_del"
 
 
 class Orphans:
@@ -41,12 +38,14 @@ class Orphans:
         alive: Callable[[], object] = users.nothing,
         *,
         whole: bool = True,
+        shared: bool = False,
     ) -> None:
         """Keep them; nothing is looked at.  ``alive`` is called before each folder, and may raise.
 
         ``whole``: tell of whole disks too of which no record tells, and of what people put aside; none is removed.
+        ``shared``: other hosts use the folder.
         """
-        self._alive, self._whole = alive, whole
+        self._alive, self._whole, self._shared = alive, whole, shared
         self._host, self._ports, self._policy, self._clocks = host, ports, policy, clocks
         self.faults: list[str] = []
         """What could not be looked at, a line each."""
@@ -65,8 +64,6 @@ class Orphans:
             backend = self._backend(name)
             if backend is not None and not backend.traits.files:
                 yield from self._of_backend(backend)
-        yield from self._going()
-        yield from self._emptied()
 
     # What there is
 
@@ -171,7 +168,7 @@ class Orphans:
 
     def _is_known(self, disk: DiskId) -> bool:
         """Whether a record tells of a disk; broken ones might."""
-        folders = (disk.instance, f"{disk.instance}{_GOING}")
+        folders = (disk.instance, f"{disk.instance}{GOING}")
         try:
             return any(disk.name in self._host.records.all(folder) for folder in folders)
         except (OSError, errors.Error):
@@ -194,9 +191,14 @@ class Orphans:
                 record = self._host.records.of(disk.id)
                 if record is None or disk.find() is not None:
                     return None
-            found = self._records_of(disk.id.instance)
+            found, owner = self._records_of(disk.id.instance), self._host.records.owner(disk.id.instance)
+            if not self._ports.is_mine(disk.id.instance, owner):
+                return None  # its store may be out of this host's reach
+            if owner is None and self._shared and not disk.backend.traits.files:
+                reason = "nobody noted which of the hosts that share the folder it is of, and their stores may differ"
+                return LeftoverState(size=0, time=found.st_mtime, dead=False, reason=reason)
             reason = "there is no such disk: its making was broken off, or it was taken away"
-            return self._aged(found.st_mtime, self._clocks.of_file(found), reason)
+            return aged(self._policy.lease, found.st_mtime, self._clocks.of_file(found), reason)
 
         def remove() -> None:
             with disk.reading():
@@ -306,91 +308,12 @@ class Orphans:
         reason = "the base itself is whole, and what is beside it goes with it"
         return LeftoverState(size=left.allocated, time=left.time, dead=False, reason=reason)
 
-    def _going(self) -> Iterator[Candidate]:
-        """Folders of instances that were being destroyed by us; a Nova's own has nothing of ours in it."""
-        for folder in self._instances():
-            if not folder.endswith(_GOING):
-                continue
-            name, path = folder.removesuffix(_GOING), self._host.instances / folder
-            try:
-                DiskId(instance=name, name="disk")
-            except ValueError:
-                continue
-            guard = self._guard(f"{locks.INSTANCE_PREFIX}{name}", functools.partial(self._host.locks.instance, name))
-            if any(each.exists() for each in (guard.file, path / records.OURS, path / records.DOMAIN)):
-                yield Candidate(
-                    kind="instance",
-                    name=folder,
-                    guard=guard,
-                    look=functools.partial(self._folder, path),
-                    remove=functools.partial(self._ports.finish_destroying, name),
-                )
-
-    def _emptied(self) -> Iterator[Candidate]:
-        """Folders whose last record was being taken away, as the lock tells that was taken for it; Nova takes none."""
-        for instance in self._instances():
-            lock = f"{locks.RECORD_PREFIX}{instance}"
-            if not os.path.exists(f"{self._host.instances}/locks/{lock}"):
-                continue
-            path = self._host.instances / instance
-            if _holds_nothing(path):
-                yield Candidate(
-                    kind="instance",
-                    name=instance,
-                    guard=self._guard(lock, functools.partial(self._host.locks.record, instance)),
-                    look=functools.partial(self._empty_folder, path),
-                    remove=functools.partial(_remove_empty, path),
-                )
-
-    def _empty_folder(self, path: Path) -> LeftoverState | None:
-        if not _holds_nothing(path):
-            return None
-        return self._aged_folder(path, "the removal of its last disk was broken off")
-
-    def _folder(self, path: Path) -> LeftoverState | None:
-        try:
-            return self._aged_folder(path, "its destruction was broken off")
-        except FileNotFoundError:
-            return None
-
     def _left(self, left: StoreLeftover, reason: str) -> LeftoverState:
         """Of what a store tells; by its age only where the store does not know whether somebody is at it."""
         if left.live is None:
-            return self._aged(left.time, self._clocks.of_stores(), reason, left.allocated)
+            return aged(self._policy.lease, left.time, self._clocks.of_stores(), reason, left.allocated)
         told = "somebody is making or removing it" if left.live else reason
         return LeftoverState(size=left.allocated, time=left.time, dead=not left.live, reason=told)
-
-    def _aged_folder(self, path: Path, reason: str) -> LeftoverState:
-        found = os.stat(path)
-        return self._aged(found.st_mtime, self._clocks.of_file(found), reason, _allocated_below(path))
-
-    def _aged(self, since: float, now: float, reason: str, size: int = 0) -> LeftoverState:
-        age = now - since
-        dead = age >= self._policy.lease
-        told = reason if dead else f"{reason}, {span(age)} ago; left for {span(self._policy.lease)}"
-        return LeftoverState(size=size, time=since, dead=dead, reason=told)
-
-
-def _allocated_below(folder: Path) -> int:
-    total = 0
-    for root, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                total += os.lstat(os.path.join(root, name)).st_blocks * 512
-    return total
-
-
-def _holds_nothing(folder: Path) -> bool:
-    """No disk, no record of ours; a link to a folder is its maker's."""
-    try:
-        return not folder.is_symlink() and set(os.listdir(folder)) <= {records.NOVAS}
-    except OSError:
-        return False
-
-
-def _remove_empty(folder: Path) -> None:
-    (folder / records.NOVAS).unlink(missing_ok=True)
-    folder.rmdir()
 
 
 def _never() -> None:
