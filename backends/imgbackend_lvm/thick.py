@@ -60,7 +60,7 @@ class ThickDisk(VolumeDisk):
 
     def _allocate(self, size: int) -> None:
         check_name(self.backend.group, self.withdrawn)  # a disk with a longer name could not be removed
-        self.backend.lvm.lvcreate(self.backend.group, self.unfinished, size, tags=self.tags)
+        self.backend.lvm.lvcreate(self.backend.group, self.unfinished, size, tags=self.own_tags)
 
     def make(self, source: int, size: int, progress: Progress) -> None:
         """Every byte of the volume is written."""

@@ -14,7 +14,7 @@ from imgbackend_lvm.bases import ThinPoolBases
 from imgbackend_lvm.group import GroupBackend
 from imgbackend_lvm.lvm2 import LogicalVolume, check_name, tag_of, value_of
 from imgbackend_lvm.pool import Pool
-from imgbackend_lvm.volume_names import FROM, SNAPSHOT, snapshot_name
+from imgbackend_lvm.volume_names import FROM, IDENTITY, OWNER, SNAPSHOT, snapshot_name
 from imgbackend_lvm.volumes import VolumeDisk, spent
 
 TIME: Final = "imgbackend.time"
@@ -76,7 +76,7 @@ class ThinDisk(VolumeDisk, Snapshottable):
         bases.offered = self
         prepare_template(base)
         self.backend.thin.refuse_full(bases.seen)
-        tags, origin = (*self.tags, tag_of(FROM, base.name)), bases.volume_of(base.name)
+        tags, origin = (*self.own_tags, tag_of(FROM, base.name)), bases.volume_of(base.name)
         parent = next((volume for volume in bases.seen if volume.lv_name == origin), None)
         try:
             self.backend.lvm.lvcreate_snapshot(self.backend.group, origin, self.name, tags=tags)
@@ -99,7 +99,7 @@ class ThinDisk(VolumeDisk, Snapshottable):
         """The data alone: what a thin volume does not map reads as zeroes."""
         pool = self.backend.thin
         check_name(self.backend.group, self.withdrawn)
-        pool.make(self.unfinished, source, size, self.tags, progress, phase="copy", seen=self.look())
+        pool.make(self.unfinished, source, size, self.own_tags, progress, phase="copy", seen=self.look())
 
     def resize_image(self, size: int) -> None:
         """One ``lvextend``; what is new is not mapped, and reads as zeroes."""
@@ -161,8 +161,9 @@ class ThinDisk(VolumeDisk, Snapshottable):
 
 
 def _origin(volume: LogicalVolume) -> Iterator[str]:
-    """The tag that tells which base a disk was made from."""
-    yield from (tag for tag in volume.lv_tags if tag.startswith(f"{FROM}="))
+    """The tags that tell which base a disk was made from, whose it is, and which."""
+    kept = tuple(f"{key}=" for key in (FROM, OWNER, IDENTITY))
+    yield from (tag for tag in volume.lv_tags if tag.startswith(kept))
 
 
 def _made(volume: LogicalVolume) -> float:

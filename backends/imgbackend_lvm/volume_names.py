@@ -9,13 +9,17 @@ import hashlib
 from collections.abc import Iterable
 from typing import Final
 
-from imgbackend.types import DiskId
+from imgbackend.types import DiskId, Owner
 from imgbackend_lvm.lvm2 import LogicalVolume, tag_of, value_of
 
 BACKEND: Final = "imgbackend.backend"
 """The tag of whatever is ours: the section's name."""
 DISK: Final = "imgbackend.disk"
 """The tag of a disk, and of all that belongs to it: ``<instance>/<disk>``."""
+OWNER: Final = "imgbackend.owner"
+"""The tag of a disk that says whose it is: ``<id of the folder>/<host>``."""
+IDENTITY: Final = "imgbackend.identity"
+"""The tag of a disk that tells it from one that is made later under its name."""
 FROM: Final = "imgbackend.from"
 """The tag of a disk that is a snapshot of a base: that base's name."""
 SNAPSHOT: Final = "imgbackend.snapshot"
@@ -60,6 +64,18 @@ def is_snapshot(volume: LogicalVolume, disk: DiskId) -> bool:
 def disk_tags(backend: str, disk: DiskId) -> tuple[str, str]:
     """What all volumes of a disk are known by."""
     return (tag_of(BACKEND, backend), tag_of(DISK, str(disk)))
+
+
+def owner_tags(owner: Owner | None, identity: str | None) -> tuple[str, ...]:
+    """What says whose a disk is, and which."""
+    owners = () if owner is None else (tag_of(OWNER, f"{owner.folder}/{owner.host}"),)
+    return owners if identity is None else (*owners, tag_of(IDENTITY, identity))
+
+
+def owner_of(volume: LogicalVolume) -> Owner | None:
+    """Whose a volume is, by its tags; None: they do not tell."""
+    folder, _, host = (value_of(volume.lv_tags, OWNER) or "").partition("/")
+    return Owner(host=host, folder=folder) if host else None
 
 
 def disk_of(tags: tuple[str, ...]) -> DiskId | None:

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from imgbackend import errors
-from imgbackend.driver.abilities import Importable
+from imgbackend.driver.abilities import Importable, Marked, TellsOpen
 from imgbackend.driver.contract import Disk
 from imgbackend.driver.template import Base, PrepareTemplate
 from imgbackend.system import files, qemu_img
-from imgbackend.types import BlockSource, DiskInfo, Mi, Progress, Way, ignore
+from imgbackend.types import BlockSource, DiskInfo, Mark, Mi, Owner, Progress, Way, ignore
 from imgbackend_lvm import wipe
 from imgbackend_lvm.block_io import opened, write_counts
 from imgbackend_lvm.group import GroupBackend
@@ -28,6 +28,8 @@ from imgbackend_lvm.volume_names import (
     BACKEND,
     DISK,
     FORMER,
+    IDENTITY,
+    OWNER,
     REPLACEMENT,
     WITHDRAWN,
     advice_for_snapshots,
@@ -35,6 +37,8 @@ from imgbackend_lvm.volume_names import (
     dotted_name,
     dotted_names,
     is_snapshot,
+    owner_of,
+    owner_tags,
     volume_name,
 )
 
@@ -43,7 +47,7 @@ _PATIENCE: Final = 1.5
 _PAUSE: Final = 0.1
 
 
-class VolumeDisk(Disk[Any], Importable):
+class VolumeDisk(Disk[Any], Importable, Marked, TellsOpen):
     """A disk that is a logical volume."""
 
     backend: GroupBackend
@@ -83,6 +87,29 @@ class VolumeDisk(Disk[Any], Importable):
     def tags(self) -> tuple[str, ...]:
         """What its volume is known by."""
         return disk_tags(self.backend.name, self.id)
+
+    @property
+    def own_tags(self) -> tuple[str, ...]:
+        """What a volume is made with that is the disk, or is to be it: also whose it is."""
+        record = self.recorded
+        return (*self.tags, *(() if record is None else owner_tags(record.owner, record.identity)))
+
+    def mark(self) -> Mark | None:
+        """By tags, which come with the ``lvs`` that looks for the disk."""
+        volume = self.volume()
+        if volume is None:
+            return None
+        return Mark(owner=owner_of(volume), identity=value_of(volume.lv_tags, IDENTITY) or volume.lv_uuid)
+
+    def set_mark(self, before: Mark, owner: Owner) -> None:
+        """By one ``lvchange``; hosts that share a group have lvm2's own lock of it."""
+        self._seen = None
+        volume = self.volume()
+        if volume is None or self.mark() != before:
+            raise errors.DiskElsewhere(f"{self.device} has another owner meanwhile; look again")
+        new = {*self.tags, *owner_tags(owner, before.identity)}
+        old = [tag for tag in volume.lv_tags if tag.startswith(f"{OWNER}=") and tag not in new]
+        self.backend.lvm.lvchange(self.backend.group, self.name, addtag=sorted(new - set(volume.lv_tags)), deltag=old)
 
     def find(self) -> DiskInfo | None:
         """One ``lvs``; a volume that is not active, as after a restart of the host, is activated."""
@@ -244,7 +271,19 @@ class VolumeDisk(Disk[Any], Importable):
     def discard(self) -> None:
         """The file that a template was put into, what was made of the disk, and what a removal withdrew."""
         self.backend.host.unfinished(self.id).unlink(missing_ok=True)
-        self._clear(self.settled_parts())
+        parts = self.settled_parts()
+        self._refuse_others(parts)
+        self._clear(parts)
+
+    def _refuse_others(self, parts: Mapping[str, LogicalVolume]) -> None:
+        """See that nothing unfinished is of another folder, whose locks are not ours: it may be at it.
+
+        :raises DiskBusy: if something is.
+        """
+        for volume in parts.values():
+            owner = owner_of(volume)
+            if volume.lv_name[0] == "." and not self.backend.attached.owners.is_mine(self.id.instance, owner):
+                raise errors.DiskBusy(f"{volume.vg_name}/{volume.lv_name} is being made or removed by {owner}")
 
     def _clear(self, parts: Mapping[str, LogicalVolume]) -> None:
         """Remove what is unfinished or withdrawn; the withdrawn disk is the last, for its name says that others go."""

@@ -7,10 +7,9 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
 
 from imgbackend import errors
-from imgbackend.driver.abilities import Cloneable, Flattenable, Importable, Snapshottable
+from imgbackend.driver.abilities import Cloneable, Flattenable, Importable, Marked, Snapshottable, TellsOpen
 from imgbackend.driver.contract import Disk
 from imgbackend.driver.template import Base, PrepareTemplate
 from imgbackend.system import files, qemu_img
@@ -19,30 +18,23 @@ from imgbackend.types import (
     DiskInfo,
     ImageInfo,
     Location,
+    Mark,
     NetworkSource,
+    Owner,
     Plan,
     Progress,
     SnapshotInfo,
     Way,
     ignore,
 )
-from imgbackend_rbd import bases, headers, images, locations, names, rollback, to_image
+from imgbackend_rbd import bases, headers, images, locations, marks, names, rollback, to_image
 from imgbackend_rbd.images import A_MOMENT
 from imgbackend_rbd.locations import ImagePlace
 from imgbackend_rbd.pool import PoolBackend
 from imgbackend_rbd.unfinished import Work
 
-MARK: Final = "imgbackend.disk"
-"""The key of an image's metadata that says whose disk it is."""
 
-
-def own_mark(header: headers.ImageHeader) -> dict[str, Any]:
-    """What was noted of an image when it was made as a disk, not of its parent, whose metadata a clone has too."""
-    mark = headers.note(header, MARK)
-    return mark if mark.get("image") == header.id else {}
-
-
-class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Snapshottable, Flattenable):
+class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Marked, Snapshottable, Flattenable, TellsOpen):
     """An image named ``<instance>_<disk>``, as Nova's; whole where the pool's list does not say unfinished."""
 
     backend: PoolBackend
@@ -87,8 +79,36 @@ class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Snapshottable, Flattenab
             return begun.image
         return None if names.is_removal(pointed) else pointed
 
+    def mark(self) -> Mark | None:
+        """In the image's metadata."""
+        header = self._whole_header()
+        return None if header is None else marks.of(self.backend, header)
+
+    def set_mark(self, before: Mark, owner: Owner) -> None:
+        """By one request, which compares what is there."""
+        header, backend = self._whole_header(), self.backend
+        done = False
+        if header is not None and marks.of(backend, header) == before:
+            with self._asked("taking over"):
+                done = marks.replaced(
+                    backend, header, marks.content(backend, self.id, header.id, owner, before.identity)
+                )
+        if not done:
+            raise errors.DiskElsewhere(f"{backend.pool}/{self.image} has another owner meanwhile; look again")
+
+    def _whole_header(self) -> headers.ImageHeader | None:
+        """Of the image, with its mark; None where there is no whole one."""
+        with self._asked("looking whose is"):
+            image_id = self.identity()
+            if image_id is None or self.backend.unfinished.has(self.image):
+                return None
+            try:
+                return headers.read(self.backend.ioctx, image_id, (marks.MARK,))
+            except self.backend.cluster.absent:
+                return None
+
     def _refuse_foreign(self, header: headers.ImageHeader) -> None:
-        if self.recorded is None and not own_mark(header):
+        if self.recorded is None and not marks.own(header):
             image = f"{self.backend.pool}/{self.image}"
             raise errors.DiskError(
                 f"the image {image} was made by another program, and is not on record here; take the disk over with "
@@ -172,11 +192,12 @@ class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Snapshottable, Flattenab
             self._mark(image_id)
 
     def _mark(self, image_id: str) -> None:
-        """Say whose it is, of this image alone: its clones have its metadata too."""
-        told = {"image": image_id, "backend": self.backend.name, "instance": self.id.instance, "disk": self.id.name}
-        told |= self.backend.unfinished.here
-        record = dataclasses.asdict(self.recorded) if self.recorded else None
-        headers.set_metadata(self.backend.ioctx, image_id, MARK, json.dumps({**told, "record": record}))
+        """Say whose it is."""
+        record, me = self.recorded, self.backend.attached.owners.me
+        owner, identity = (record.owner, record.identity) if record is not None else (None, None)
+        note = marks.content(self.backend, self.id, image_id, owner or me(), identity)
+        note["record"] = dataclasses.asdict(record) if record is not None else None
+        headers.set_metadata(self.backend.ioctx, image_id, marks.MARK, json.dumps(note))
 
     @contextlib.contextmanager
     def _making(self) -> Iterator[None]:
@@ -230,7 +251,7 @@ class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Snapshottable, Flattenab
             if headers.identity(backend.ioctx, self.image) != image_id:
                 self.find()  # it is made whole first: what refuses to be removed is to be used
             with contextlib.suppress(*backend.cluster.absent):
-                self._refuse_foreign(headers.read(backend.ioctx, image_id, (MARK,)))
+                self._refuse_foreign(headers.read(backend.ioctx, image_id, (marks.MARK,)))
                 images.refuse_bound(backend.cluster, backend.pool, self.image)
                 images.refuse_open(backend.cluster, backend.pool, self.image, backend.patience)
             with backend.unfinished.working(self.image, image_id=image_id) as work:
@@ -255,7 +276,7 @@ class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Snapshottable, Flattenab
     def extract_image(self, target: Path, format: str, *, compress: bool, progress: Progress) -> None:
         """Read here; for qcow2 into a file without a name, which qemu-img then converts."""
         backend = self.backend
-        self._refuse_open()
+        self.refuse_open()
         if format == "raw":
             with files.open_fd(target, os.O_RDWR) as out:
                 self._drain(out, progress, "extract")
@@ -290,19 +311,19 @@ class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Snapshottable, Flattenab
 
     def create_image_snap(self, name: str) -> None:
         """One request to the header."""
-        self._refuse_open()
+        self.refuse_open()
         with self._asked("making a snapshot of"), self.backend.cluster.image(self.backend.pool, self.image) as image:
             image.create_snap(name)
 
     def rollback_image_snap(self, name: str) -> None:
         """The disk's name points nowhere meanwhile, for librbd copies object by object: no guest sees half of it."""
-        self._refuse_open()
+        self.refuse_open()
         with self._asked("rolling back"):
             rollback.roll_back(self.backend, self.image, name)
 
     def remove_image_snap(self, name: str) -> None:
         """DiskBusy where it has clones."""
-        self._refuse_open()
+        self.refuse_open()
         backend = self.backend
         with self._asked("removing a snapshot of"), backend.cluster.image(backend.pool, self.image) as image:
             if image.is_protected_snap(name):
@@ -342,7 +363,7 @@ class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Snapshottable, Flattenab
 
     def flatten_image(self, progress: Progress) -> None:
         """By librbd, object by object; at each of them the bytes are the same."""
-        self._refuse_open()
+        self.refuse_open()
         backend = self.backend
         with self._asked("flattening"), backend.cluster.image(backend.pool, self.image) as image:
             try:
@@ -354,7 +375,8 @@ class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Snapshottable, Flattenab
             image.flatten()
             progress("convert", size, size)
 
-    def _refuse_open(self) -> None:
+    def refuse_open(self) -> None:
+        """By the image's watchers."""
         with self._asked("looking who has opened"):
             images.refuse_open(self.backend.cluster, self.backend.pool, self.image, A_MOMENT)
 

@@ -23,7 +23,7 @@ from imgbackend.types import (
 )
 from imgbackend_rbd import checks, headers, locations, to_image
 from imgbackend_rbd.bases import CephPoolBases
-from imgbackend_rbd.disk import MARK, RbdDisk, own_mark
+from imgbackend_rbd.disk import RbdDisk
 from imgbackend_rbd.lock import StoreLock
 from imgbackend_rbd.pool import PoolBackend
 
@@ -111,15 +111,18 @@ class RbdBackend(PoolBackend, SharedStore, Checkable, TellsLeftovers):
         """By their marks, which say what host made them."""
         with self.cluster.asked("listing the disks", self.pool):
             listed = [(locations.disk_of(image["name"]), image["id"]) for image in self.cluster.rbd().list2(self.ioctx)]
-            here = [disk for disk, image_id in listed if disk and self._is_ours(image_id, self.unfinished.here)]
+            here = [disk for disk, image_id in listed if disk and self._is_ours(image_id, here=True)]
         return iter(here)
 
-    def _is_ours(self, image_id: str, here: Mapping[str, str] | None = None) -> bool:
+    def _is_ours(self, image_id: str, *, here: bool = False) -> bool:
         try:
-            mark = own_mark(headers.read(self.ioctx, image_id, (MARK,)))
+            header = headers.read(self.ioctx, image_id, (marks.MARK,))
         except self.cluster.absent:
             return False
-        return mark.get("backend") == self.name and (here is None or mark.items() >= here.items())
+        if marks.own(header).get("backend") != self.name:
+            return False
+        owner = marks.of(self, header).owner
+        return not here or (owner is not None and owner == self.attached.owners.known_me())
 
     def capacity(self) -> Capacity:
         """What the pool could still take, replicas and all, by the monitors' figures."""

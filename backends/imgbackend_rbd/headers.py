@@ -27,6 +27,8 @@ _PROTECTED: Final = b"\x02"
 _SNAPSHOT: Final = "snapshot_"
 """What the keys of snapshots begin with."""
 _AT_ONCE: Final = 500
+_EQUAL: Final = 1
+"""LIBRADOS_CMPXATTR_OP_EQ."""
 _GREATER: Final = 3
 """LIBRADOS_CMPXATTR_OP_GT: what is there is."""
 _PREAMBLE: Final = 6
@@ -154,15 +156,18 @@ def note(header: ImageHeader, key: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def set_metadata(ioctx: "Ioctx", image_id: str, key: str, value: str) -> None:
+def set_metadata(ioctx: "Ioctx", image_id: str, key: str, value: str, *, before: str | None = None) -> None:
     """Set one key, in one request; the image need not be opened, and nobody's lock is asked for.
 
+    ``before``: only if it has this value, empty where it is not set; otherwise it fails with ECANCELED.
     ``ObjectNotFound`` where the image has gone: its header is not made anew.
     """
     told = struct.pack("<I", 1) + packed(key.encode()) + packed(value.encode())
     op = ioctx.create_write_op()
     try:
         op.omap_cmp("size", "", _GREATER)
+        if before is not None:
+            op.omap_cmp(f"metadata_{key}", before, _EQUAL)
         op.execute("rbd", "metadata_set", told)
         ioctx.operate_write_op(op, f"rbd_header.{image_id}")
     finally:

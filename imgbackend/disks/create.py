@@ -143,6 +143,7 @@ def _kept(order: _Order, found: DiskInfo, progress: Progress, started: float) ->
         if backing is not None:
             fetched = _bring_back(order, backing[0].name, backing[1], progress)
     if order.size is not None and found.size < order.size and order.role != "boot-file":
+        disk.expect_closed()
         disk.resize_image(order.size)
         found, grown = disk.found(), True
     base = disk.recorded.base if disk.recorded else None

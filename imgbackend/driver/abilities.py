@@ -81,10 +81,21 @@ class Cloneable(abc.ABC):
         """Make the disk; called as ``create_image`` is, after ``parent`` said yes."""
 
 
+class TellsOpen(abc.ABC):
+    """A disk that can tell whether somebody has it open; its storage refuses by itself to remove what is open."""
+
+    @abc.abstractmethod
+    def refuse_open(self) -> object:
+        """Refuse what must not be done under a guest; what is returned is the driver's own.
+
+        :raises DiskBusy: if somebody has it open, and keeps it so for a moment.
+        """
+
+
 class Exclusive(abc.ABC):
     """A disk that can be kept from being opened, for as long as it takes to remove it.
 
-    A storage that by itself refuses to remove what is open has no need of it.
+    A storage that by itself refuses to remove what is open has no need of it: see :class:`TellsOpen`.
     """
 
     @abc.abstractmethod
@@ -347,6 +358,6 @@ class TellsLeftovers(abc.ABC):
 
 def abilities(kind: type) -> list[str]:
     """The names of what a class of disks or of backends is able to do."""
-    of_disks = (Backed, Cloneable, Exclusive, Importable, Marked, Snapshottable, Flattenable)
+    of_disks = (Backed, Cloneable, Exclusive, TellsOpen, Importable, Marked, Snapshottable, Flattenable)
     of_backends = (HoldsBases, ChecksBases, SharedStore, Checkable, TellsLeftovers)
     return [ability.__name__ for ability in (*of_disks, *of_backends) if issubclass(kind, ability)]

@@ -33,7 +33,7 @@ from oslo_config import cfg
 
 from imgbackend import errors
 from imgbackend.disks import create, export
-from imgbackend.driver.abilities import Exclusive, Lockable
+from imgbackend.driver.abilities import Exclusive, Lockable, TellsOpen
 from imgbackend.driver.attached import Attached
 from imgbackend.driver.template import Base, PrepareTemplate
 from imgbackend.system import audit, files, qemu_img
@@ -331,6 +331,8 @@ class Disk(Lockable, Generic[BackendT]):
         if isinstance(self, Exclusive):
             with self.exclusively():
                 pass
+        elif isinstance(self, TellsOpen):
+            self.refuse_open()
 
     @final
     def found(self) -> DiskInfo:

@@ -17,8 +17,8 @@ from imgbackend.driver.abilities import abilities
 from imgbackend.testing import oracle
 from imgbackend.types import DiskId, DiskInfo, Mi, NetworkSource
 from imgbackend_rbd import RbdBackend, headers, images
-from imgbackend_rbd.disk import MARK
 from imgbackend_rbd.images import Patience
+from imgbackend_rbd.marks import MARK
 from labs.ceph import Cluster, new_pool
 from labs.images import same_for_guest
 from labs.templates import Template

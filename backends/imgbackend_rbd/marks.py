@@ -1,0 +1,65 @@
+"""What the metadata of an image say of the disk that it is: whose it is, and which."""
+
+import dataclasses
+import errno
+import json
+import socket
+from typing import Any, Final
+
+from imgbackend.types import DiskId, Mark, Owner
+from imgbackend_rbd import headers
+from imgbackend_rbd.pool import PoolBackend
+
+MARK: Final = "imgbackend.disk"
+"""The key of an image's metadata that says whose disk it is."""
+
+
+def own(header: headers.ImageHeader) -> dict[str, Any]:
+    """What was noted of an image when it was made as a disk, not of its parent, whose metadata a clone has too."""
+    note = headers.note(header, MARK)
+    return note if note.get("image") == header.id else {}
+
+
+def of(backend: PoolBackend, header: headers.ImageHeader) -> Mark:
+    """The mark of an image; where nobody noted which it is, Ceph's own id tells."""
+    note = own(header)
+    return Mark(owner=_owner(backend, note), identity=note.get("identity") or header.id)
+
+
+def content(backend: PoolBackend, disk: DiskId, image_id: str, owner: Owner, identity: str | None) -> dict[str, Any]:
+    """What is noted of an image."""
+    return {
+        "image": image_id,
+        "backend": backend.name,
+        "instance": disk.instance,
+        "disk": disk.name,
+        "owner": dataclasses.asdict(owner),
+        "identity": identity,
+        **backend.unfinished.here,
+    }
+
+
+def replaced(backend: PoolBackend, header: headers.ImageHeader, note: dict[str, Any]) -> bool:
+    """Note something else than what ``header`` had, in one request; False: it has changed since, or is gone."""
+    before, after = header.metadata.get(MARK, ""), json.dumps(own(header) | note)
+    try:
+        headers.set_metadata(backend.ioctx, header.id, MARK, after, before=before)
+    except backend.cluster.absent:
+        return False
+    except Exception as exc:
+        if getattr(exc, "errno", None) != errno.ECANCELED:
+            raise
+        return False
+    return True
+
+
+def _owner(backend: PoolBackend, note: dict[str, Any]) -> Owner | None:
+    """Earlier versions noted a path, not the folder's id: they are believed where host and path are ours."""
+    owner, host = note.get("owner"), backend.host
+    if owner is not None:
+        return Owner(host=owner["host"], folder=owner["folder"])
+    if "host" not in note:
+        return None
+    if note["host"] in {host.settings.hostname, socket.gethostname()} and note.get("instances") == str(host.instances):
+        return backend.attached.owners.known_me()
+    return Owner(host=note["host"], folder=note.get("instances", ""))
