@@ -21,7 +21,7 @@ from imgbackend.types import (
     Traits,
     ignore,
 )
-from imgbackend_rbd import checks, headers, locations, to_image
+from imgbackend_rbd import checks, headers, locations, marks, to_image
 from imgbackend_rbd.bases import CephPoolBases
 from imgbackend_rbd.disk import RbdDisk
 from imgbackend_rbd.lock import StoreLock
