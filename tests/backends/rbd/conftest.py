@@ -54,10 +54,11 @@ def backend_of(engine: Engine) -> RbdBackend:
 
 
 def emptied(engine: Engine) -> None:
-    """Remove all disks and bases of an engine's pool."""
+    """Remove all disks and bases of an engine's pool, other hosts' too."""
     backend = backend_of(engine)
     for disk in list(backend.list_disks()):
-        backend.disk(disk).remove()
+        with backend.disk(disk).locked(changing=False):
+            backend.disk(disk).remove_image()
     for base in list(backend.list_bases()):
         backend.remove_base(base.name)
 

@@ -15,7 +15,7 @@ from backends.rbd.conftest import Hosts, backend_of, disk_of, read
 from imgbackend import Engine, errors
 from imgbackend.driver.abilities import abilities
 from imgbackend.testing import oracle
-from imgbackend.types import DiskId, DiskInfo, Mi, NetworkSource
+from imgbackend.types import DiskId, DiskInfo, Mark, Mi, NetworkSource, Owner
 from imgbackend_rbd import RbdBackend, headers, images
 from imgbackend_rbd.images import Patience
 from imgbackend_rbd.marks import MARK
@@ -42,7 +42,9 @@ def test_driver_has_all_abilities_but_backed() -> None:
     assert set(abilities(RbdBackend.disk_type) + abilities(RbdBackend)) == {
         "Cloneable",
         "Importable",
+        "Marked",
         "Snapshottable",
+        "TellsOpen",
         "Flattenable",
         "HoldsBases",
         "ChecksBases",
@@ -103,15 +105,64 @@ def test_two_backends_of_one_driver_keep_disks_side_by_side(
             cheap.remove()
 
 
-def test_other_hosts_see_a_disk_and_grow_it(
+def test_other_hosts_see_a_disk_and_change_nothing_of_it(
     made: Engine, hosts: Hosts, raw_image: Template, raw_content: Path, tmp_path: Path
 ) -> None:
-    there = disk_of(hosts("two"), "web1")
+    there, here = disk_of(hosts("two"), "web1"), disk_of(made, "web1")
+    here.create_snap("kept")
     assert there.exists()
-    assert there.cache(raw_image, raw_image.name, 9 * Mi).way == "exists"
-    here = disk_of(made, "web1")
-    assert here.info().size == 9 * Mi
-    assert read(here, tmp_path) == raw_content.read_bytes() + bytes(Mi)
+    assert there.info() == here.info()
+    for change in (
+        lambda: there.cache(raw_image, raw_image.name, 9 * Mi),
+        there.remove,
+        lambda: there.resize(9 * Mi),
+        there.flatten,
+        lambda: there.create_snap("theirs"),
+        lambda: there.rollback_to_snap("kept"),
+        lambda: there.remove_snap("kept"),
+    ):
+        with pytest.raises(errors.DiskElsewhere):
+            change()
+    assert [snap.name for snap in here.snaps()] == ["kept"]
+    assert read(here, tmp_path) == raw_content.read_bytes()
+    here.remove_snap("kept")
+
+
+def test_mark_of_an_older_version_is_believed_where_host_and_path_are_ours(
+    made: Engine, hosts: Hosts, raw_image: Template
+) -> None:
+    disk, backend = disk_of(made, "web1"), backend_of(made)
+    image_id = headers.identity(backend.ioctx, "web1_disk")
+    note = headers.note(headers.read(backend.ioctx, image_id, (MARK,)), MARK)
+    del note["owner"], note["identity"]
+    headers.set_metadata(backend.ioctx, image_id, MARK, json.dumps(note))
+    with pytest.raises(errors.DiskElsewhere, match=str(made.host.instances)):
+        disk_of(hosts("two"), "web1").cache(raw_image, raw_image.name)
+    records = made.host.instances / "web1" / "disks.json"
+    content = json.loads(records.read_text())
+    del content["owner"], content["identities"]
+    records.write_text(json.dumps(content))
+    disk.resize(9 * Mi)
+    records.unlink()
+    assert disk_of(made, "web1").cache(raw_image, raw_image.name).way == "exists"
+
+
+def test_disk_is_taken_over_by_one_of_two_hosts(made: Engine, hosts: Hosts, raw_image: Template) -> None:
+    disk = disk_of(made, "web1")
+    with disk.reading():
+        before = disk.mark()
+    assert before is not None
+    one, two = (disk_of(hosts(name), "web1") for name in ("two", "three"))
+    one.set_mark(before, Owner(host="two", folder="2" * 32))
+    with pytest.raises(errors.DiskElsewhere, match="another owner"):
+        two.set_mark(before, Owner(host="three", folder="3" * 32))
+    with pytest.raises(errors.DiskElsewhere, match="the host two"):
+        disk.remove()
+    with disk.reading():
+        now = disk.mark()
+    assert now == Mark(owner=Owner(host="two", folder="2" * 32), identity=before.identity)
+    disk.set_mark(now, before.owner or made.owners.me())
+    disk.remove()
 
 
 def test_image_that_another_program_made_is_used_by_its_name_and_removed_when_it_is_on_record(
@@ -123,9 +174,9 @@ def test_image_that_another_program_made_is_used_by_its_name_and_removed_when_it
     disk = disk_of(made, "nova1")
     oracle.write(disk.source(), 0, 4096, 0x41)
     assert disk.info() == DiskInfo(format="raw", size=4 * Mi, allocated=4 * Mi)
-    with disk.locked():
+    with disk.locked(changing=False):
         disk.discard()  # it is not unfinished, and not ours to clear
-    with pytest.raises(errors.DiskError, match=f"rbd rm {backend.pool}/nova1_disk"):
+    with pytest.raises(errors.DiskElsewhere, match="does not tell whose it is"):
         disk.remove()
     assert disk.id not in set(backend.list_disks())
     fetches = raw_image.fetches
