@@ -222,7 +222,8 @@ class Owner:
     """The id of the ``instances_path``, as its marker has it: a folder is the same under any path."""
 
     def __str__(self) -> str:
-        return f"the host {self.host} (folder {self.folder[:8]})"
+        folder = self.folder if "/" in self.folder else self.folder[:8]  # older versions noted a path
+        return f"the host {self.host} (folder {folder})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
