@@ -32,3 +32,25 @@ class Hosts(Lister):
                 engine.cache.forget_host(name)
             found = engine.cache.hosts()
         return self.columns, [(each.name, Time(each.last_pass), each.alive, each.here) for each in found]
+
+
+class TakeOver(Lister):
+    """Make all instances of a host that is no more, or has another name now, this host's.
+
+    It must use none of them any more: a disk that is open is left to it.  Calling again goes on.
+    """
+
+    columns = ("instance", "taken_over", "reason")
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """The arguments."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument("host", metavar="HOST", help="the name of that host, as its option host was")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
+        """Take them over."""
+        with self.engine() as engine, self.progress() as progress:
+            done = engine.instances.take_over_host(parsed_args.host, progress=progress)
+        self.status = int(any(each.reason for each in done))
+        return self.columns, [(each.instance, not each.reason, each.reason) for each in done]

@@ -50,6 +50,10 @@ TABLE: Final[dict[str, tuple[str, str]]] = {
         "cache_run:Run",
         "Look after the cache until told to stop: a pass every manager_interval seconds",
     ),
+    "cache hosts take-over": (
+        "cache_hosts:TakeOver",
+        "Make all instances of a host that is no more, or has another name now, this host's",
+    ),
     "cache hosts": ("cache_hosts:Hosts", "List the hosts that share the base folder, and when each made its last pass"),
     "doctor": ("doctor:Doctor", "Check this host: tools, permissions, storage, configuration"),
     "help": ("", "Show help, also of one command"),

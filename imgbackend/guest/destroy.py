@@ -171,8 +171,8 @@ def _strays(engine: "Engine", name: str) -> list[tuple[str, str]]:
     ]
 
 
-def marked_disks(engine: "Engine", name: str) -> list[tuple[Disk[Any], Owner | None]]:
-    """The disks that stores have under an instance's name and note whose they are, each with its owner.
+def marked_disks(engine: "Engine", name: str | None = None) -> list[tuple[Disk[Any], Owner | None]]:
+    """The disks that stores have under an instance's name (None: any) and note whose they are, each with its owner.
 
     A store that cannot be asked is no reason to stop: what it has is found when it can.
     """
@@ -182,12 +182,12 @@ def marked_disks(engine: "Engine", name: str) -> list[tuple[Disk[Any], Owner | N
             backend = engine.backend(backend_name)
             if backend.traits.files or not issubclass(backend.disk_type, Marked):
                 continue
-            disks = [backend.disk(disk) for disk in backend.list_disks() if disk.instance == name]
+            disks = [backend.disk(disk) for disk in backend.list_disks() if name in (None, disk.instance)]
             found += [(disk, mark.owner) for disk in disks if (mark := _mark_of(disk)) is not None]
         except errors.ConfigError:
             continue  # most drivers are installed, and not configured
         except (errors.Error, OSError) as exc:
-            LOG.warning("Cannot ask %s for disks of %s, which stay if there are any: %s", backend_name, name, exc)
+            LOG.warning("Cannot ask %s whose disks it has, which stay as they are: %s", backend_name, exc)
     return found
 
 

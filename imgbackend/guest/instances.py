@@ -4,7 +4,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -30,7 +30,7 @@ from imgbackend.guest.spawn import (
 )
 from imgbackend.guest.spec import InstanceSpec
 from imgbackend.guest.start import Starting
-from imgbackend.guest.take_over import TakingOver
+from imgbackend.guest.take_over import TakenOver, TakingOver, instances_of
 from imgbackend.types import Plan, Progress, ignore
 
 if TYPE_CHECKING:
@@ -184,6 +184,21 @@ class Instances:
         name = self._listing.name_of(name)
         with self._held(name, progress), translating_errors(self._engine.host):
             self._take_over(name)
+
+    def take_over_host(self, host: str, *, progress: Progress = ignore) -> Sequence[TakenOver]:
+        """Make all instances of a host this one's: of one that died, was renamed, or was installed anew.
+
+        It must use them no more.  What cannot be taken over is told, and stays as it is; calling again goes on.
+        """
+        done = []
+        for name in instances_of(self._engine, host):
+            try:
+                self.take_over(name, progress=progress)
+            except errors.Error as exc:
+                done.append(TakenOver(instance=name, reason=str(exc)))
+            else:
+                done.append(TakenOver(instance=name))
+        return done
 
     def _take_over(self, name: str) -> None:
         host, records = self._engine.host, self._engine.host.records

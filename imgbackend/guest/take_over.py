@@ -3,13 +3,16 @@
 import contextlib
 import logging
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from imgbackend import errors
+from imgbackend.bases import users
 from imgbackend.disks.owners import Owners
 from imgbackend.driver.abilities import Exclusive, Marked
 from imgbackend.driver.contract import Disk
 from imgbackend.guest.closed_disks import kept_closed
+from imgbackend.guest.destroy import marked_disks
 from imgbackend.guest.hypervisor import OFF, FoundDomain, Hypervisor
 from imgbackend.guest.own_instances import OwnInstances
 from imgbackend.guest.spawn import write_xml
@@ -17,7 +20,36 @@ from imgbackend.state import domain_xml
 from imgbackend.state.records import GOING
 from imgbackend.system.host import Host
 
+if TYPE_CHECKING:
+    from imgbackend.engine import Engine
+
 LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakenOver:
+    """What became of one instance of a host whose instances were taken over."""
+
+    instance: str
+    reason: str = ""
+    """Why it was not; empty: it is this host's now."""
+
+
+def instances_of(engine: "Engine", host: str) -> list[str]:
+    """The instances that are noted as a host's: in the records here, and in the stores that note whose disks are.
+
+    What cannot be asked is told in the log: what it has can be taken over when it can.
+    """
+    names = set()
+    for folder in users.instances(engine.host):
+        with contextlib.suppress(errors.DiskError):  # broken records tell of nobody
+            owner = engine.host.records.owner(folder)
+            if owner is not None and owner.host == host:
+                names.add(folder.removesuffix(GOING))
+    for disk, owner in marked_disks(engine):
+        if owner is not None and owner.host == host:
+            names.add(disk.id.instance)
+    return sorted(names)
 
 
 class TakingOver:
@@ -40,7 +72,7 @@ class TakingOver:
         :raises DiskBusy: if somebody has a disk open.
         """
         folders = [each for each in (self._name, f"{self._name}{GOING}") if (self._host.instances / each).is_dir()]
-        found, me = self._hypervisor.find(self._name), self._owners.me()
+        found, me = self._domain(), self._owners.me()
         if found is not None and not self._is_of_this_folder(found):
             self._own.domain(self._name)
         if found is None and not folders and not disks:
@@ -58,6 +90,15 @@ class TakingOver:
         if found is not None and found.owner != me:
             self._hypervisor.set_owner(self._name, me)
         LOG.info("Instance %s is %s's now", self._name, me)
+
+    def _domain(self) -> FoundDomain | None:
+        """The instance's domain; where it never had one, libvirt need not be there."""
+        try:
+            return self._hypervisor.find(self._name)
+        except (errors.ConfigError, errors.HypervisorUnavailable):
+            if self._own.kept_xml(self._name) is not None:
+                raise
+            return None
 
     def _is_of_this_folder(self, found: FoundDomain) -> bool:
         """By the folder's id, or, where its marker was lost and another made, by the paths of the domain."""

@@ -3,6 +3,9 @@
 import dataclasses
 import os
 
+import pytest
+
+from imgbackend import errors
 from imgbackend.system.host import Host
 from imgbackend.testing.topic import Topic
 from imgbackend.testing.trial import Trial
@@ -52,13 +55,15 @@ class CreateTests(Topic):
             assert record.format in trial.backend.traits.formats
 
     def test_disk_that_exists_is_not_made_again(self, trial: Trial) -> None:
-        """What the guest wrote stays, whatever the image is now."""
+        """What the guest wrote stays; another image is refused, where the record tells of which this one was made."""
         image = trial.image()
         disk = trial.made(image)
         trial.write(disk, 0, 65536, 0xA5)
-        before = trial.read(disk)
+        before, record = trial.read(disk), trial.backend.host.records.of(disk.id)
         trial.made(image)
-        trial.made(trial.image(seed=1))
+        with pytest.raises(errors.DiskError, match="was made of the image"):
+            trial.made(trial.image(seed=1))
+        assert trial.backend.host.records.of(disk.id) == record
         trial.expect(disk, before)
 
     def test_disk_outlives_the_backend(self, trial: Trial) -> None:
