@@ -63,8 +63,8 @@ class CreateTests(Topic):
         trial.made(image)
         with pytest.raises(errors.DiskError, match="was made of the image"):
             trial.made(trial.image(seed=1))
-        assert trial.backend.host.records.of(disk.id) == record
         trial.expect(disk, before)
+        assert trial.backend.host.records.of(disk.id) == record
 
     def test_disk_outlives_the_backend(self, trial: Trial) -> None:
         """Another process, and the next start, find the same disk."""
