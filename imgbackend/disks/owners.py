@@ -143,6 +143,7 @@ class Owners:
 
 def elsewhere(disk: "AnyDisk", owner: Owner | None) -> errors.DiskElsewhere:
     """The error of a disk that is another's."""
+    how = f": imgbackend cache hosts take-over {owner.host}" if owner is not None else ""
     return errors.DiskElsewhere(
-        f"{disk.id} on {disk.backend.name} is {owner}'s; call it there, or take it over with --take-over"
+        f"{disk.id} on {disk.backend.name} is {owner}'s; call it there, or, if it uses it no more, take it over{how}"
     )

@@ -20,7 +20,7 @@ from imgbackend.guest.closed_disks import kept_closed
 from imgbackend.guest.hypervisor import OFF, FoundDomain, Hypervisor
 from imgbackend.guest.own_instances import OwnInstances
 from imgbackend.state.records import GOING
-from imgbackend.system import files
+from imgbackend.system import audit, files
 from imgbackend.types import DiskId, Mark, Owner, Record
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ def _end(
     if going.is_dir():
         _remove_folder(going)
         engine.host.flush_folders([going.parent])
+    audit.log("destroy", host=engine.host.settings.hostname, what=name, store="", identity=None, why="asked for")
     for disk in records:
         with engine.host.locks.disk(DiskId(instance=name, name=disk)) as held:
             held.forget()
