@@ -315,12 +315,15 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         """A disk on record, if it is there and can be looked at."""
         try:
             found = self._binding.disk(DiskId(instance=instance, name=name), None)
-            return found if found.exists() else None
         except ValueError:
             return None  # a folder or a file that is none of ours
         except (errors.ConfigError, errors.DiskError) as exc:
             LOG.warning("Cannot look at %s/%s: %s", instance, name, exc)
             return None
+        try:
+            return found if found.exists() else None
+        except errors.DiskError:
+            return found  # it is there, and broken: whoever looks closer is told
 
     def bases(self) -> Iterator[BaseEntry]:
         """All bases in the base folder, by name."""

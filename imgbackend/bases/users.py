@@ -69,6 +69,7 @@ class OverlayUsers:
         self._real: dict[str, str] = {}
         self._listed: dict[str, tuple[int, int]] = {}
         self._clock_difference = 0
+        self._bases_on_record: dict[str, str] = {}
         self._below: dict[str, dict[str, int]] = {}
         self.unseen: dict[str, None] = {}
         """What may hang on a base and could not be read, a line each: no base is known to be unused."""
@@ -204,6 +205,7 @@ class OverlayUsers:
 
     def _recorded(self, instance: str) -> dict[str, str]:
         """The formats on record; of broken records nothing is believed, and their disks count all the same."""
+        self._bases_on_record = {}
         try:
             found = self._host.records.all(instance)
             formats = self._host.records.nova_formats(instance)
@@ -219,10 +221,14 @@ class OverlayUsers:
     def _note(self, instance: str, found: Mapping[str, Record]) -> None:
         for name, record in found.items():
             if record.base is not None:
+                self._bases_on_record[name] = record.base
                 self.named.setdefault((record.backend, record.base), {})[f"{instance}/{name}"] = record.time
 
     def _overlay(self, instance: str, name: str, path: str, *, recorded: bool) -> Overlay | None:
-        header = self._header(path, needed=recorded, wanted=recorded or _is_disk(instance, name))
+        base = self._bases_on_record.get(name)
+        header = self._header(path, needed=recorded and base is None, wanted=recorded or _is_disk(instance, name))
+        if header is None and base is not None:  # the header is broken: what is on record holds the base until it goes
+            return Overlay(instance=instance, name=name, base=base, format=None, recorded=recorded)
         if header is None or header.backing_file is None:
             return None
         root = self._root_of(path, header, recorded=recorded)

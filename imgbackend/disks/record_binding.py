@@ -77,7 +77,7 @@ class Binding:
                     f"which is not usable now: {exc}"
                 ) from exc
             disk.recorded = record
-            return (disk, record) if disk.find() is not None else None
+            return (disk, record) if disk.may_be_there() else None
         stated = self._host.records.nova_format(disk_id)
         if stated is None or not self._host.path(disk_id).exists():
             return None

@@ -1,6 +1,7 @@
 """What a pass removes, what it leaves, and what it says; the peer's faults A, B, C, D and J by name."""
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -440,8 +441,11 @@ def test_qcow2_that_is_recorded_and_cannot_be_read_lets_no_base_go(
     engine.disk("web1").cache(qcow2_image, qcow2_image.name)
     path = base_of(engine, raw_image)
     age(path, 9 * DAY)
-    disk = instances / "web1" / "disk"
+    disk, records = instances / "web1" / "disk", instances / "web1" / "disks.json"
     disk.write_bytes(b"QFI\xfb garbage")
+    content = json.loads(records.read_text())
+    del content["disks"]["disk"]["base"]  # where it is on record, that base alone is held
+    records.write_text(json.dumps(content))
     done = engine.cache.prune()
     assert {each.action for each in done.outcomes} == {"kept"}
     [fault] = done.faults

@@ -161,7 +161,7 @@ def test_base_that_went_needs_the_image_that_the_disk_was_made_from(
     overlay: Engine, raw_image: Template, qcow2_image: Template, base: Path
 ) -> None:
     base.unlink()
-    with pytest.raises(errors.BaseMissing, match="the image that it was made from"):
+    with pytest.raises(errors.DiskError, match="web1/disk was made of the image raw-image"):
         overlay.disk("web1").cache(qcow2_image, qcow2_image.name, 9 * Mi)
     assert qcow2_image.fetches == 0
 

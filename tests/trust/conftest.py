@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from imgbackend import Engine
+from imgbackend.state import folder_marker
 from labs.corpus import SECRET
 from labs.glance import glance
 from labs.webserver import Site, site
@@ -57,8 +58,9 @@ def web() -> Iterator[Site]:
 
 
 def assert_nothing_left(instances: Path) -> None:
-    """Nothing but empty folders and the files of the locks."""
-    left = [path for path in sorted(instances.rglob("*")) if not path.is_dir() or path.is_symlink()]
+    """Nothing but empty folders, the folder's marker, and the files of the locks."""
+    files = [path for path in sorted(instances.rglob("*")) if not path.is_dir() or path.is_symlink()]
+    left = [path for path in files if path != instances / folder_marker.NAME]
     assert [path for path in left if path.parent != instances / "locks"] == []
     for path in left:
         assert path.name.startswith(("nova-", "imgbackend-")) or path.suffix == ".failed", path
