@@ -10,6 +10,7 @@ from imgbackend import Engine, errors
 from imgbackend.system import image_lock
 from imgbackend.testing import oracle
 from imgbackend.types import FileSource, Mi
+from labs.engines import MakeEngine
 from labs.templates import Template
 
 
@@ -42,15 +43,17 @@ def test_disk_of_a_running_guest_is_not_grown_by_creating_it_again(
 
 
 def test_guest_does_not_start_on_a_disk_that_is_being_exported(
-    engine: Engine, raw_image: Template, tmp_path: Path, images_type: str
+    make_engine: MakeEngine, raw_image: Template, tmp_path: Path
 ) -> None:
+    """Of a container qemu-img holds the same lock, for as long as it reads."""
+    engine = make_engine({"images_type": "raw"})
     disk = engine.disk("web1")
     disk.cache(raw_image, raw_image.name)
     path, refusals = engine.host.path(disk.id), list[str]()
 
     def start_a_guest(phase: str, _done: int, _total: int | None) -> None:
         if phase == "extract" and not refusals:
-            command = ["qemu-io", "-f", images_type, "-c", "write -P 0x55 0 64k", str(path)]
+            command = ["qemu-io", "-f", "raw", "-c", "write -P 0x55 0 64k", str(path)]
             guest = subprocess.run(command, capture_output=True, text=True, timeout=60)
             refusals.append(guest.stderr + guest.stdout)
 
