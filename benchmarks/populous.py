@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,7 +26,7 @@ from benchmarks.workshop import Workshop, folder_at
 from imgbackend import Engine
 from imgbackend.state import manifests
 from imgbackend.state.manifests import FileIdentity, Manifest
-from imgbackend.types import Mi, Record, base_name
+from imgbackend.types import Mi, base_name
 from labs.images import qcow2, qemu_img, sparse_raw
 
 DISKS: Final = ("disk", "disk.eph0", "disk.swap")
@@ -87,18 +86,16 @@ def _header(base: Path) -> bytes:
 
 def _records(folder: Path, disks: dict[str, str]) -> None:
     records = {
-        name: asdict(
-            Record(
-                backend="qcow2",
-                driver="qcow2",
-                format="qcow2",
-                way="overlay",
-                time=1.8e9,
-                image_id=base,
-                base=base,
-                digest="0" * 64,
-            )
-        )
+        name: {
+            "backend": "qcow2",
+            "driver": "qcow2",
+            "format": "qcow2",
+            "way": "overlay",
+            "time": 1.8e9,
+            "image_id": base,
+            "base": base,
+            "digest": "0" * 64,
+        }
         for name, base in disks.items()
     }
     (folder / "disks.json").write_text(json.dumps({"version": 1, "disks": records}))

@@ -1,8 +1,7 @@
 """How a disk comes to be: the algorithm behind ``Disk.cache``.
 
-Under the disk's lock: found, it is kept, its base brought back, and grown; absent, what a
-killed creation left is discarded, and it is cloned or created, compared, grown, and undone
-on failure.  No driver knows of this.
+Under the disk's lock: found, it is kept, its base brought back, and grown; absent, what a killed creation left is
+discarded, and it is cloned or created, compared, grown, and undone on failure.  No driver knows of this.
 """
 
 import contextlib

@@ -9,7 +9,7 @@ from imgbackend import errors
 from imgbackend.driver.abilities import Backed, Flattenable
 from imgbackend.testing.topic import Topic, needs
 from imgbackend.testing.trial import Trial
-from imgbackend.types import Mi
+from imgbackend.types import Mi, Progress
 
 
 class FlattenTests(Topic):
@@ -73,11 +73,15 @@ class FlattenTests(Topic):
     def test_missing_base_that_cannot_be_had_is_told(self, trial: Trial) -> None:
         """BaseMissing, and the disk stays."""
         image, other = trial.image(), trial.image(seed=1)
+
+        def fetch(target: Path, progress: Progress) -> None:
+            other(target, progress)
+
         disk = trial.made(image)
         base = trial.backend.attached.bases.path(image.name)
         with _away(base):
             with pytest.raises(errors.BaseMissing):
-                disk.cache(other, other.name)
+                disk.cache(fetch, other.name)  # it does not say which image it is
             with pytest.raises(errors.BaseMissing):
                 disk.extract(trial.scratch / "out", "raw")
             assert disk.exists()

@@ -11,12 +11,15 @@ from kit.faults import FAULTS
 assert broken.TOPICS
 
 _CATCHES_NOBODY: Final = {
+    "test_creation_that_fails_keeps_what_another_host_made_meanwhile": "the engine undoes nothing before it has a record",
     "test_declared_image_that_is_too_large_is_not_fetched": "the engine refuses it before it asks the driver",
     "test_disk_without_an_engine_is_told": "it is a final method that does",
     "test_extract_overwrites_nothing": "the driver is never told of the target's name",
+    "test_flattening_keeps_the_mark": "no driver here both flattens and marks: it is tried on rbd",
     "test_full_store_is_told": "it needs a small store, and is tried on one: see tests/conformance/test_rules.py",
     "test_names_that_are_not_safe_are_none": "they are refused before there is a disk to ask",
     "test_resize_to_the_same_size_changes_nothing": "no hook is called but find",
+    "test_rollback_keeps_the_mark": "no driver here both has snapshots and marks: it is tried on lvm and rbd",
     "test_sizes_that_are_none_are_refused": "the engine refuses them before it asks the driver",
     "test_wrong_name_of_a_base_is_refused": "the engine refuses it before it asks the driver",
 }

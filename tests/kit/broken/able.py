@@ -137,7 +137,8 @@ class HalfAnAbility(MemoryDisk):
 class AnAbilityOfTheWrongClass(MemoryBackend, Snapshottable):
     """The backend knows the store, so it takes the snapshots."""
 
-    found = changing = amend = create_image_snap = rollback_image_snap = remove_image_snap = image_snaps = Disk.found  # type: ignore[assignment]  # that it cannot work is the point
+    found = locked = amend = note_loss = Disk.found  # type: ignore[assignment]  # that it cannot work is the point
+    create_image_snap = rollback_image_snap = remove_image_snap = image_snaps = Disk.found  # type: ignore[assignment]  # as above
 
 
 @caught({"test_flattened_disk_needs_no_base": "disk.backing() is None"})
