@@ -62,7 +62,7 @@ def folders(shared: SharedFolder) -> tuple[Path, Path]:
     """Those of the locks and of the bases."""
     made = shared.instances / "locks", shared.instances / "_base"
     for folder in made:
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
     return made
 
 

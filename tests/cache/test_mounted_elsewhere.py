@@ -77,7 +77,7 @@ def test_base_of_a_disk_stays_though_another_host_has_the_folder_at_another_path
     pruner = shared_folder.host("pruner", place=second)
     [action] = prune(pruner, second, shared_folder).values()
     assert action == "kept"
-    listed = pruner.run("disk", "list", "-f", "json", options=options(second))
+    listed = pruner.run("disk", "list", "--all-hosts", "-f", "json", options=options(second))
     [row] = json.loads(listed.stdout)
     assert row["state"] != "ok"
     assert "no base of this host" in row["state"]

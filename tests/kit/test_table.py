@@ -11,7 +11,7 @@ from kit.faults import FAULTS
 assert broken.TOPICS
 
 _CATCHES_NOBODY: Final = {
-    "test_creation_that_fails_keeps_what_another_host_made_meanwhile": "the engine undoes nothing before it has a record",
+    "test_creation_that_fails_keeps_what_another_host_made_meanwhile": "the engine undoes nothing without a record",
     "test_declared_image_that_is_too_large_is_not_fetched": "the engine refuses it before it asks the driver",
     "test_disk_without_an_engine_is_told": "it is a final method that does",
     "test_extract_overwrites_nothing": "the driver is never told of the target's name",
