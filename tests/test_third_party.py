@@ -92,7 +92,7 @@ def test_disk_of_a_third_party_is_snapshot_and_rolled_back(host: Host) -> None:
 def test_backend_show_tells_of_a_third_partys_driver(host: Host) -> None:
     shown = host("backend", "show", "btrfs")
     assert shown["package"] == "imgbackend-btrfs 1.0"
-    assert shown["abilities"] == ["Snapshottable"]
+    assert shown["abilities"] == ["Exclusive", "Snapshottable"]
     assert (shown["state"], shown["traits"]["formats"]) == ("works", ["raw"])
     assert 0 < shown["free"] <= shown["total"]
 
@@ -102,7 +102,7 @@ def test_backend_show_tells_why_a_third_partys_driver_would_not_work(installed: 
     words = ["--set", f"btrfs.folder={folder}", "backend", "show", "btrfs", "-f", "json"]
     shown = json.loads(wheels.run(installed, tmp_path, "imgbackend", *words))
     assert "not on btrfs" in shown["state"]
-    assert (shown["package"], shown["abilities"]) == ("imgbackend-btrfs 1.0", ["Snapshottable"])
+    assert (shown["package"], shown["abilities"]) == ("imgbackend-btrfs 1.0", ["Exclusive", "Snapshottable"])
     assert shown["free"] is None
 
 

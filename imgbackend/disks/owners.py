@@ -110,7 +110,7 @@ class Owners:
                 f"{disk.id} on {disk.backend.name} is not on record here, and its store does not tell whose it is; "
                 "if it is yours, take it over by disk create"
             )
-        if record is not None and record.identity not in (None, mark.identity):
+        if record is not None and mark.owner is not None and record.identity not in (None, mark.identity):
             raise errors.DiskElsewhere(
                 f"{disk.id} on {disk.backend.name} is not the disk that is on record here: it was removed, and another "
                 "was made under its name; look whose it is, then forget the record by cache leftovers"

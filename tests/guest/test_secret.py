@@ -135,6 +135,7 @@ def _make(options: dict[str, Any], name: str) -> None:
 def _killed_throughout(options: dict[str, Any], folder: Path, *, libraries: tuple[str, ...], kept: set[str]) -> None:
     """Kill the making of a config drive at its steps; ``kept`` are the files that have the secret at the end."""
     make = functools.partial(_make, options)
+    make("first")  # the marker of the folder, and a list in the pool, are made once
     count = len(children.seen(functools.partial(make, "whole"), libraries=libraries))
     assert count > 10
     for point in range(count - 1, -1, -1 if FULL else -(count // 8)):

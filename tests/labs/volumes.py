@@ -21,10 +21,13 @@ def options(group: Group, section: str = "lvm", **own: Any) -> dict[str, Any]:
 
 
 def emptied(engine: Engine, section: str = "lvm") -> None:
-    """Remove all disks and bases of a backend."""
+    """Remove all disks and bases of a backend, other folders' too."""
     backend: Any = engine.backend(section)
     for disk_id in list(backend.list_disks()):
-        backend.disk(disk_id).remove()
+        disk = backend.disk(disk_id)
+        with disk.locked(changing=False):
+            disk.remove_image()
+        engine.host.records.forget(disk_id, durable=False)
     for base in list(backend.list_bases()) if hasattr(backend, "list_bases") else ():
         backend.remove_base(base.name)
 

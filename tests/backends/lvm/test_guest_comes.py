@@ -171,6 +171,7 @@ def test_rollback_that_others_look_at_is_done_or_refused(
 @pytest.mark.parametrize("how", ["runs", "ended", "direct", "discards"])
 def test_export_that_a_guest_may_have_torn_is_refused(
     request: pytest.FixtureRequest,
+    lvm_group: Group,
     raw_image: Template,
     tmp_path: Path,
     place: str,

@@ -239,7 +239,9 @@ def test_thick_disk_of_a_backend_that_has_a_pool_now_is_overwritten(
     lvm("lvcreate", "-q", "-y", "-L", f"{4 * Mi}b", *tags, "-n", "web1_disk", lvm_group.name)
     [before] = lvm("lvs", "--noheadings", "-o", "seg_pe_ranges", f"{lvm_group.name}/web1_disk").split()
     lvm_group.device("web1_disk").write_bytes(_GUESTS)
-    thin.disk("web1").remove()
+    disk: Any = thin.disk("web1")
+    with disk.locked(changing=False):  # it is on no record
+        disk.remove_image()
     assert changes == ["lvrename", "lvchange", "lvchange", "lvremove"]
     lvm("lvcreate", "-q", "-y", "-l", "1", "-Wn", "-Zn", "-n", "others", lvm_group.name, before)
     assert _GUESTS not in lvm_group.device("others").read_bytes()

@@ -202,8 +202,8 @@ def test_client_that_was_shut_out_connects_again(hosts: Hosts, rbd_cluster: Clus
         admin.ask("osd blocklist", blocklistop="add", addr=before)
     _eventually_unavailable(lambda: disk_of(engine, "web1").resize(disk_of(engine, "web1").info().size + Mi))
     assert _address(engine) != before
-    disk_of(engine, "web1").resize(4 * Mi)
-    assert disk_of(engine, "web1").info().size == 4 * Mi
+    disk_of(engine, "web1").resize(512 * Mi)
+    assert disk_of(engine, "web1").info().size == 512 * Mi
     disk_of(engine, "web1").remove()
 
 
