@@ -36,7 +36,7 @@ from imgbackend.disks import create, export
 from imgbackend.driver.abilities import Exclusive, Lockable, TellsOpen
 from imgbackend.driver.attached import Attached
 from imgbackend.driver.template import Base, PrepareTemplate
-from imgbackend.system import audit, files, qemu_img
+from imgbackend.system import audit, files, image_lock, qemu_img
 from imgbackend.system.host import Host
 from imgbackend.system.progress import Watched, translating_errors
 from imgbackend.types import (
@@ -233,11 +233,13 @@ class Disk(Lockable, Generic[BackendT]):
 
         :raises DiskBusy: if something depends on it, or has it open; or an instance has it.
         """
-        held = self.exclusively() if isinstance(self, Exclusive) and not force else contextlib.nullcontext()
         with self.locked():
             self.discard()
             was_there = self.may_be_there()
-            with held:
+            with contextlib.ExitStack() as held:
+                if isinstance(self, Exclusive) and not force:
+                    with image_lock.naming(self.id):
+                        held.enter_context(self.exclusively())
                 if not force:
                     self.backend.attached.owners.expect_unnamed(self)
                 self.remove_image()
@@ -328,11 +330,12 @@ class Disk(Lockable, Generic[BackendT]):
 
         :raises DiskBusy: if somebody has it open.
         """
-        if isinstance(self, Exclusive):
-            with self.exclusively():
-                pass
-        elif isinstance(self, TellsOpen):
-            self.refuse_open()
+        with image_lock.naming(self.id):
+            if isinstance(self, Exclusive):
+                with self.exclusively():
+                    pass
+            elif isinstance(self, TellsOpen):
+                self.refuse_open()
 
     @final
     def found(self) -> DiskInfo:

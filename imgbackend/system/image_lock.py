@@ -17,6 +17,7 @@ from typing import Final
 
 from imgbackend import errors
 from imgbackend.system import files
+from imgbackend.types import DiskId
 
 _FIRST, _COUNT = 100, 104
 """All bytes that QEMU locks: 100 to 203."""
@@ -63,6 +64,15 @@ def kept_closed(path: Path) -> Iterator[None]:
             return
         _set(fd, fcntl.F_WRLCK, _FIRST, _COUNT)
         yield
+
+
+@contextlib.contextmanager
+def naming(disk: DiskId) -> Iterator[None]:
+    """Let a disk that is busy be named, with the command that helps."""
+    try:
+        yield
+    except errors.DiskBusy as exc:
+        raise errors.DiskBusy(f"{disk}: {exc} (to stop its guest: imgbackend instance stop {disk.instance})") from exc
 
 
 def _refuse(fd: int, first: int, count: int) -> None:
