@@ -99,7 +99,6 @@ def test_snapshots_of_a_disk_that_is_gone_stay_and_bring_it_back(
     assert (passed.leftovers, passed.faults) == ([], [])
     assert set(thin.host.records.all("web1")) == {"disk"}
     calls: list[Callable[[], object]] = [
-        lambda: thin.disk("web1"),
         disk.exists,
         disk.snaps,
         lambda: disk.cache(raw_image, raw_image.name),
