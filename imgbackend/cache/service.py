@@ -302,13 +302,14 @@ class Cache:
 
         :raises ConfigError: if it is too short for that.
         """
-        least = least_lease(self._host.instances)
-        if self.policy.lease < least:
-            raise errors.ConfigError(
-                f"[image_cache] lease_seconds is {self.policy.lease:g}, which is too short for {self._host.instances}: "
-                f"on {file_system(self._host.instances)} a host may see {NEWS} s late what another did, and a pass "
-                f"could remove what that just began to use; make it {least} or more"
-            )
+        for folder in (self._host.instances, self._host.bases):
+            least = least_lease(folder)
+            if self.policy.lease < least:
+                raise errors.ConfigError(
+                    f"[image_cache] lease_seconds is {self.policy.lease:g}, which is too short for {folder}: on "
+                    f"{file_system(folder)} a host may see {NEWS} s late what another did, and a pass could remove "
+                    f"what that just began to use; make it {least} or more"
+                )
 
     def _left(self, *, remove: bool, alive: Callable[[], object], whole: bool = True) -> LeftBehind:
         with self._translating_errors():

@@ -45,7 +45,8 @@ class Doctor(Lister):
                 yield from identities(conf)
                 yield from folders(engine.host.instances, engine.host.bases, group=conf.hypervisor_group)
                 yield from sharing(engine)
-                yield from shared_storage_findings(engine.host.instances, lease=conf.image_cache.lease_seconds)
+                host, lease = engine.host, conf.image_cache.lease_seconds
+                yield from shared_storage_findings(host.instances, host.bases, lease=lease)
                 yield from stores(engine, online=online)
         except ConfigError as exc:
             yield Finding("configuration", "error", str(exc), "correct it; the other checks need it")

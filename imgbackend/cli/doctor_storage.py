@@ -4,17 +4,25 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from imgbackend import errors
 from imgbackend.system import shared_storage
 from imgbackend.types import Finding
 
 
-def shared_storage_findings(instances: Path, *, lease: float) -> Iterator[Finding]:
+def shared_storage_findings(instances: Path, bases: Path, *, lease: float) -> Iterator[Finding]:
     """What matters only on a file system of a server; of a local one nothing is said."""
-    kind = shared_storage.file_system(instances)
-    if not shared_storage.is_shared(kind):
+    try:
+        shared_storage.expect_locks_shared(bases.resolve())
+    except errors.ConfigError as exc:
+        yield Finding(
+            "locks of bases", "error", str(exc), "until then no disk is made from a base, and none is removed"
+        )
+    kinds = [shared_storage.file_system(folder) for folder in (instances, bases)]
+    shared = [kind for kind in kinds if shared_storage.is_shared(kind)]
+    if not shared:
         return
-    yield _lease(kind, lease, shared_storage.least_lease(instances))
-    if instances.is_dir() and os.access(instances, os.W_OK | os.X_OK):
+    yield _lease(shared[0], lease, shared_storage.LEAST_LEASE)
+    if shared_storage.is_shared(kinds[0]) and instances.is_dir() and os.access(instances, os.W_OK | os.X_OK):
         yield from _owner(instances)
 
 

@@ -191,7 +191,7 @@ class Instances:
         It must use them no more.  What cannot be taken over is told, and stays as it is; calling again goes on.
         """
         done = []
-        for name in instances_of(self._engine, host):
+        for name in instances_of(host, self._engine.host, destroy.marked_disks(self._engine)):
             try:
                 self.take_over(name, progress=progress)
             except errors.Error as exc:

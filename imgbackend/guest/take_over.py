@@ -2,9 +2,9 @@
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from imgbackend import errors
 from imgbackend.bases import users
@@ -12,16 +12,13 @@ from imgbackend.disks.owners import Owners
 from imgbackend.driver.abilities import Exclusive, Marked
 from imgbackend.driver.contract import Disk
 from imgbackend.guest.closed_disks import kept_closed
-from imgbackend.guest.destroy import marked_disks
 from imgbackend.guest.hypervisor import OFF, FoundDomain, Hypervisor
 from imgbackend.guest.own_instances import OwnInstances
 from imgbackend.guest.spawn import write_xml
 from imgbackend.state import domain_xml
 from imgbackend.state.records import GOING
 from imgbackend.system.host import Host
-
-if TYPE_CHECKING:
-    from imgbackend.engine import Engine
+from imgbackend.types import Owner
 
 LOG = logging.getLogger(__name__)
 
@@ -35,19 +32,16 @@ class TakenOver:
     """Why it was not; empty: it is this host's now."""
 
 
-def instances_of(engine: "Engine", host: str) -> list[str]:
-    """The instances that are noted as a host's: in the records here, and in the stores that note whose disks are.
-
-    What cannot be asked is told in the log: what it has can be taken over when it can.
-    """
+def instances_of(name: str, host: Host, marked: Iterable[tuple[Disk[Any], Owner | None]]) -> list[str]:
+    """The instances that are noted as those of the host of that name: by the records here, or by a store's mark."""
     names = set()
-    for folder in users.instances(engine.host):
+    for folder in users.instances(host):
         with contextlib.suppress(errors.DiskError):  # broken records tell of nobody
-            owner = engine.host.records.owner(folder)
-            if owner is not None and owner.host == host:
+            owner = host.records.owner(folder)
+            if owner is not None and owner.host == name:
                 names.add(folder.removesuffix(GOING))
-    for disk, owner in marked_disks(engine):
-        if owner is not None and owner.host == host:
+    for disk, owner in marked:
+        if owner is not None and owner.host == name:
             names.add(disk.id.instance)
     return sorted(names)
 

@@ -21,7 +21,7 @@ from typing import Any, Final
 from oslo_concurrency import lockutils
 
 from imgbackend import errors
-from imgbackend.system import files, stale
+from imgbackend.system import files, shared_storage, stale
 from imgbackend.types import DiskId, Progress, ignore
 
 INSTANCE: Final = -1
@@ -73,6 +73,7 @@ class Locks:
     def __init__(self, folder: Path, bases: Path | None = None) -> None:
         """Keep the folder; it is made when the first lock is taken.  ``bases`` is the folder of the bases."""
         self._folder, self._bases = folder, bases
+        self._looked_at: Path | None = None
 
     def instance(self, instance: str, progress: Progress = ignore) -> contextlib.AbstractContextManager[Held]:
         """Of one instance: held while it is spawned, started, stopped or destroyed."""
@@ -98,6 +99,8 @@ class Locks:
     def _base(self, name: str, progress: Progress, *, beside: bool = False) -> Iterator[Held]:
         """The lock below ``instances_path``, for a Nova here; and where the base folder is a link, one beside what it
         leads to: hosts that share that folder alone have no other lock in common.
+
+        :raises ConfigError: if hosts share the bases, and can share no lock.
         """
         with self._lock(BASE, f"{BASE_PREFIX}{name}", progress, beside=beside) as held:
             common = self._beside_the_bases()
@@ -108,9 +111,14 @@ class Locks:
                     yield held
 
     def _beside_the_bases(self) -> Path | None:
-        if self._bases is None or not self._bases.is_symlink():
+        if self._bases is None:
             return None
-        return Path(os.path.realpath(self._bases)).parent / self._folder.name
+        linked = self._bases.is_symlink()
+        bases = Path(os.path.realpath(self._bases)) if linked else self._bases
+        if bases != self._looked_at:
+            shared_storage.expect_locks_shared(bases)
+            self._looked_at = bases
+        return bases.parent / self._folder.name if linked else None
 
     def record(self, instance: str, progress: Progress = ignore) -> contextlib.AbstractContextManager[Held]:
         """Of the records of one instance."""

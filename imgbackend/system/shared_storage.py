@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from imgbackend import errors
 from imgbackend.system import files
 
 NEWS: Final = 60
@@ -36,6 +37,25 @@ def is_shared(kind: str) -> bool:
 def least_lease(path: Path) -> int:
     """Seconds that ``lease_seconds`` has to be at least, where bases are below ``path``."""
     return LEAST_LEASE if is_shared(file_system(path)) else 0
+
+
+def expect_locks_shared(bases: Path) -> None:
+    """See that hosts which share the folder of the bases share the one that it lies in too, where their locks are.
+
+    :raises ConfigError: if the bases are mounted from a server alone: no lock would hold between its hosts.
+    """
+    beside = bases.parent
+    try:
+        alone = bases.stat().st_dev != beside.stat().st_dev
+    except FileNotFoundError:
+        return
+    kind = file_system(bases)
+    if alone and is_shared(kind) and not is_shared(file_system(beside)):
+        raise errors.ConfigError(
+            f"{bases} is mounted from a server by {kind}, and {beside} is this host's own: no lock of a base would "
+            f"hold between hosts; mount the folder above it, such as at /shared, and make {bases} a link to "
+            f"/shared/{bases.name}"
+        )
 
 
 def user_of_new_files(folder: Path) -> int:

@@ -2,6 +2,7 @@
 
 import grp
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -64,10 +65,10 @@ def test_lease_of_any_length_is_fine_on_a_file_system_of_this_host(
 
 
 def test_doctor_tells_of_a_lease_that_is_too_short_and_of_files_that_are_this_users(nfs_share: Share) -> None:
-    short, owner = sharing(nfs_share.a, lease=119)
+    short, owner = sharing(nfs_share.a, nfs_share.a / "_base", lease=119)
     assert (short.verdict, short.advice) == ("error", "make it 120 or more: no pass is made so")
     assert owner.verdict == "ok"
-    assert next(sharing(nfs_share.a, lease=120)).verdict == "ok"
+    assert next(sharing(nfs_share.a, nfs_share.a / "_base", lease=120)).verdict == "ok"
     assert list(nfs_share.server.iterdir()) == []
 
 
@@ -140,7 +141,7 @@ def test_user_that_no_file_can_be_lent_to_names_the_cause_where_root_is_squashed
 
 
 def test_doctor_tells_whom_the_server_takes_root_for(squashed: Path) -> None:
-    _, owner = sharing(squashed, lease=3600)
+    _, owner = sharing(squashed, squashed / "_base", lease=3600)
     assert owner.verdict == "warning"
     assert owner.found == "uid 65534, and this user is uid 0: the server takes it for another (root_squash)"
     assert "no_root_squash" in owner.advice
@@ -172,3 +173,42 @@ def test_folder_with_an_open_file_is_not_removed_and_the_error_says_what_to_do(n
         destroy._remove_folder(folder)
     destroy._remove_folder(folder)
     assert not folder.exists()
+
+
+@pytest.fixture
+def bases_alone(nfs_share: Share, tmp_path: Path) -> Iterator[Path]:
+    """An ``instances_path`` of the host's own, with a base folder that is mounted from the server."""
+    bases = tmp_path / "own" / "_base"
+    bases.mkdir(parents=True)
+    subprocess.run(["mount", "--bind", nfs_share.a, bases], check=True)
+    yield bases.parent
+    subprocess.run(["umount", bases], check=True)
+
+
+def test_bases_that_hosts_share_without_a_place_for_locks_are_refused(
+    bases_alone: Path, sparse_image: Template, engine_on: Callable[..., Engine]
+) -> None:
+    engine = engine_on(bases_alone)
+    said = r"_base is mounted from a server by nfs4, .* make .*_base a link to /shared/_base"
+    with pytest.raises(errors.ConfigError, match=said):
+        engine.disk("web1").cache(sparse_image, sparse_image.name)
+    assert list((bases_alone / "_base").iterdir()) == []
+    locks, _ = sharing(bases_alone, engine.host.bases, lease=3600)
+    assert (locks.check, locks.verdict) == ("locks of bases", "error")
+
+
+def test_bases_beside_which_locks_are_shared_may_be_linked(
+    nfs_share: Share, tmp_path: Path, sparse_image: Template, engine_on: Callable[..., Engine]
+) -> None:
+    (nfs_share.a / "_base").mkdir()
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "_base").symlink_to(nfs_share.a / "_base")
+    engine = engine_on(own)
+    engine.disk("web1").cache(sparse_image, sparse_image.name)
+    assert [path.name for path in (nfs_share.a / "locks").glob("nova-*")]
+    assert [(found.check, found.verdict) for found in sharing(own, engine.host.bases, lease=119)] == [
+        ("lease_seconds", "error")
+    ]
+    with pytest.raises(errors.ConfigError, match=r"lease_seconds is 119.*_base: on nfs4"):
+        engine_on(own, _SHORT).cache.prune()
