@@ -388,13 +388,13 @@ class _Making:
         disk = self._disk
         if not isinstance(disk, Backed) or self._preparer is None or self._preparer.manifest is None:
             return
-        bases, manifest = disk.backend.attached.bases, self._preparer.manifest
-        if bases.same(self._order.name, manifest.identity):
-            return
-        if not bases.bring_back(self._order.name, self._order.fetch, manifest.format, manifest.digest, self._progress):
-            now = manifests.read(bases.path(self._order.name))
+        bases, base, manifest = disk.backend.attached.bases, self._order.name, self._preparer.manifest
+        # under its lock: a pass that looked before the disk was there has removed the base by then, or sees the disk
+        with disk.backend.host.locks.base(base, self._progress):
+            if bases.same(base, manifest.identity):
+                return
+        if not bases.bring_back(base, self._order.fetch, manifest.format, manifest.digest, self._progress):
+            now = manifests.read(bases.path(base))
             if now is None or now.digest is None or now.digest != manifest.digest:
-                raise errors.BaseMissing(
-                    f"the base {self._order.name} was replaced while {disk.id} was made; try again"
-                )
-        LOG.warning("The base %s went away while %s was made, and was fetched again", self._order.name, disk.id)
+                raise errors.BaseMissing(f"the base {base} was replaced while {disk.id} was made; try again")
+        LOG.warning("The base %s went away while %s was made, and was fetched again", base, disk.id)

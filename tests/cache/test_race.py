@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 
 from cache.conftest import DAY, age
 from imgbackend import Engine, errors
+from imgbackend.state import manifests
 from imgbackend.types import Mi
 from labs.able import AbleBackend
 from labs.able_site import able_site
@@ -223,3 +225,33 @@ def test_creation_without_any_lease_makes_a_whole_disk_or_none(
     assert made
     for instance, image in made.items():
         assert bytes_of(engine.disk(instance)) == image.content.read_bytes()
+
+
+def test_disk_that_is_made_between_a_pass_s_last_look_and_the_removal_is_whole(
+    make_engine: Callable[..., Engine], images: list[Template], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pass holds the base's lock, saw no disk, and takes a while to remove the base."""
+    engine, image = make_engine({"images_type": "qcow2"}), images[0]
+    engine.disk("first").cache(image, image.name)
+    disk, base, looked = engine.disk("second"), engine.host.bases / image.name, threading.Event()
+    create = type(disk).create_image
+
+    def pass_that_looked() -> None:
+        with engine.host.locks.base(image.name):
+            looked.set()
+            time.sleep(0.3)
+            base.unlink()
+            manifests.path_of(base).unlink()
+
+    passing = threading.Thread(target=pass_that_looked)
+
+    def create_after_the_look(*arguments: Any) -> str:
+        way: str = create(*arguments)
+        passing.start()
+        assert looked.wait(30)
+        return way
+
+    monkeypatch.setattr(type(disk), "create_image", create_after_the_look)
+    disk.cache(image, image.name)
+    passing.join()
+    assert bytes_of(disk) == image.content.read_bytes()
