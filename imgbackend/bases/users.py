@@ -341,6 +341,16 @@ def instances(host: Host) -> list[str]:
         return []
 
 
+def each_instance(host: Host, alive: Callable[[], object]) -> Iterator[str]:
+    """As :func:`instances`; ``alive`` is called before each.  None where they cannot be listed, which others tell."""
+    names: list[str] = []
+    with contextlib.suppress(OSError):
+        names = instances(host)
+    for name in names:
+        alive()
+        yield name
+
+
 def stated_formats(host: Host, base: Path) -> set[str]:
     """The formats that recorded overlays of a base state for it; at most one, if all is well."""
     return {

@@ -90,16 +90,8 @@ def run(
     :raises CommandFailed: if it ends with another status than 0, or a limit fired: the
         error says which.
     """
-    started = _start(wrapped(argv, limits, identity), argv, pass_fds)
-    try:
+    with _running(wrapped(argv, limits, identity), argv, pass_fds) as started:
         out, err, ended = _follow(started, limits.stall_seconds, watch)
-    finally:
-        if started.poll() is None:
-            started.kill()
-        started.wait()
-        for pipe in (started.stdout, started.stderr):
-            if pipe is not None:
-                pipe.close()
     if ended:
         raise errors.CommandFailed(argv, started.returncode, err, reason=ended)
     if started.returncode:
@@ -117,19 +109,11 @@ def stream(argv: Sequence[str], *, limits: CommandLimits) -> Generator[bytes, No
     :raises ConfigError: as :func:`run`.
     :raises CommandFailed: as :func:`run`, when all that was printed has been had.
     """
-    started = _start(wrapped(argv, limits, None), argv, ())
     said = bytearray()
-    try:
+    with _running(wrapped(argv, limits, None), argv, ()) as started:
         yield from _printed(started, argv, limits.stall_seconds, said)
         with contextlib.suppress(subprocess.TimeoutExpired):
             started.wait(limits.stall_seconds)
-    finally:
-        if started.poll() is None:
-            started.kill()
-        started.wait()
-        for pipe in (started.stdout, started.stderr):
-            if pipe is not None:
-                pipe.close()
     if started.returncode:
         err = said.decode(errors="replace")
         _missing(argv, started.returncode, err)
@@ -156,6 +140,17 @@ def _printed(started: "subprocess.Popen[bytes]", argv: Sequence[str], stall: flo
                 else:
                     said += data
                     del said[:-_PIECE]
+
+
+@contextlib.contextmanager
+def _running(line: list[str], argv: Sequence[str], pass_fds: Sequence[int]) -> "Iterator[subprocess.Popen[bytes]]":
+    """A command; it is ended, where it has not, and over when the block is left."""
+    with _start(line, argv, pass_fds) as started:
+        try:
+            yield started
+        finally:
+            if started.poll() is None:
+                started.kill()
 
 
 def _start(line: list[str], argv: Sequence[str], pass_fds: Sequence[int]) -> "subprocess.Popen[bytes]":

@@ -92,7 +92,7 @@ class Orphans:
 
     def _missing(self) -> Iterator[tuple[DiskId, Backend]]:
         """The disks on record that are not there, at a first look."""
-        for instance in self._instances():
+        for instance in users.each_instance(self._host, self._alive):
             try:
                 found = self._host.records.backends(instance)
             except (OSError, errors.Error) as exc:
@@ -140,15 +140,6 @@ class Orphans:
             kept = {left.disk for left in self._told(backend) if left.kept_because}
             self._asides[backend.name] = {disk for disk in kept if disk is not None}
         return self._asides[backend.name]
-
-    def _instances(self) -> Iterator[str]:
-        try:
-            found = users.instances(self._host)
-        except OSError:
-            return  # told by who looks for files there
-        for instance in found:
-            self._alive()
-            yield instance
 
     def _fault(self, what: str, exc: OSError | errors.Error) -> None:
         told = files.as_error(exc, self._host.instances) if isinstance(exc, OSError) else exc

@@ -35,21 +35,12 @@ class InstanceFolders:
         yield from self._going()
         yield from self._emptied()
 
-    def _instances(self) -> Iterator[str]:
-        try:
-            names = users.instances(self._host)
-        except OSError:
-            return  # told by who looks for files there
-        for name in names:
-            self._alive()
-            yield name
-
     def _guard(self, name: str, take: Callable[..., Any]) -> Guard:
         return Guard(file=self._host.instances / "locks" / name, take=take)
 
     def _going(self) -> Iterator[Candidate]:
         """Folders of instances that were being destroyed by us; a Nova's own has nothing of ours in it."""
-        for folder in self._instances():
+        for folder in users.each_instance(self._host, self._alive):
             if not folder.endswith(GOING):
                 continue
             name, path = folder.removesuffix(GOING), self._host.instances / folder
@@ -69,7 +60,7 @@ class InstanceFolders:
 
     def _emptied(self) -> Iterator[Candidate]:
         """Folders whose last record was being taken away, as the lock tells that was taken for it; Nova takes none."""
-        for instance in self._instances():
+        for instance in users.each_instance(self._host, self._alive):
             lock = f"{locks.RECORD_PREFIX}{instance}"
             if not os.path.exists(f"{self._host.instances}/locks/{lock}"):
                 continue
