@@ -6,6 +6,7 @@ are :class:`~imgbackend.driver.abilities.Marked`.  What was noted by nobody is w
 
 import logging
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from imgbackend import errors
@@ -13,6 +14,7 @@ from imgbackend.bases import users
 from imgbackend.driver.abilities import Marked
 from imgbackend.state import domain_xml, folder_marker
 from imgbackend.state.records import DOMAIN, GOING
+from imgbackend.system import files
 from imgbackend.system.host import Host
 from imgbackend.types import Owner
 
@@ -94,8 +96,14 @@ class Owners:
         """
         record = disk.recorded
         owner = record.owner if record is not None else self._host.records.owner(disk.id.instance)
+        if owner is None:
+            owner = self._owner_of_domain(disk.id.instance)
         if not self.is_mine(disk.id.instance, owner):
             raise elsewhere(disk, owner)
+        if adopting and owner not in (None, self.known_me()):  # whoever decides placement has moved it here
+            self._host.records.set_owner(disk.id.instance, owner, self.me(), durable=self._host.settings.durable)
+            if record is not None:
+                disk.recorded = replace(record, owner=self.me())
         if record is None:
             self._expect_not_going(disk)
         if not isinstance(disk, Marked):
@@ -122,15 +130,24 @@ class Owners:
         :raises DiskBusy: with the instance.
         """
         instance = disk.id.instance
-        try:
-            xml = (self._host.instances / instance / DOMAIN).read_text()
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        if domain_xml.names_disk(xml, disk.source()) and disk.find() is not None:
+        xml = self._domain(instance)
+        if xml and domain_xml.names_disk(xml, disk.source()) and disk.find() is not None:
             raise errors.DiskBusy(
                 f"{disk.id} is a disk of the instance {instance}: imgbackend instance destroy {instance} takes both "
                 "away, disk delete --force the disk alone"
             )
+
+    def _owner_of_domain(self, instance: str) -> Owner | None:
+        """Whose an instance is whose records say nothing, for they were lost: by what was told to libvirt."""
+        xml = self._domain(instance)
+        return domain_xml.owner_in(xml) if xml else None
+
+    def _domain(self, instance: str) -> str:
+        """What ``libvirt.xml`` holds; empty where there is none."""
+        try:
+            return files.content(f"{self._host.instances}/{instance}/{DOMAIN}").decode(errors="replace")
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
 
     def _expect_not_going(self, disk: "AnyDisk") -> None:
         """Refuse what a broken off destroy has not taken away yet: the instance that is made now has none of it."""

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import NoneType
 from typing import Any, Final
 
 from imgbackend import errors
@@ -23,6 +24,8 @@ OURS: Final = "disks.json"
 NOVAS: Final = "disk.info"
 _BESIDE: Final = frozenset({"owner", "identity"})
 """Fields that stand beside the disks in disks.json, where versions that do not know them pass them over."""
+_END_OF_TIME: Final = 253402300800
+"""Seconds from 1970 to the year 10000, which no date can show."""
 GOING: Final = "_del"
 """The end of the name of a folder whose instance is being destroyed; no instance can have such a name."""
 DOMAIN: Final = "libvirt.xml"
@@ -50,7 +53,7 @@ class Records:
             content = _read(path)
             owner, identities = _owner(content), content.get("identities", {})
             return {
-                name: Record(**fields, owner=owner, identity=identities.get(name))
+                name: _record(name, fields, owner, identities.get(name))
                 for name, fields in content.get("disks", {}).items()
             }
         except (TypeError, AttributeError, KeyError) as exc:
@@ -75,7 +78,7 @@ class Records:
         path = self._instances / instance / OURS
         with self._locks.record(instance):
             content = _read(path)
-            if content and _owner(content) not in (before, after):
+            if _owner(content) not in (None, before, after):
                 raise errors.DiskElsewhere(f"{instance} is {_owner(content)}'s meanwhile; look again")
             if content:
                 _write({path: content | {"owner": asdict(after)}}, durable=durable)
@@ -125,7 +128,11 @@ class Records:
             raise files.as_error(exc, self._instances) from exc
 
     def write(self, disk: DiskId, record: Record, *, as_file: bool, durable: bool) -> None:
-        """Remember a disk; before it is published."""
+        """Remember a disk; before it is published.
+
+        :raises DiskElsewhere: if its instance is another's meanwhile: while this host waited for an image, another
+            made a disk of an instance of that name, or took the instance over.
+        """
         fields = {key: value for key, value in asdict(record).items() if value is not None and key not in _BESIDE}
         self._change(disk, fields, record.format if as_file else None, record, durable=durable)
 
@@ -148,6 +155,8 @@ class Records:
         with self._locks.record(disk.instance) as lock:
             changed: dict[Path, dict[str, Any]] = {}
             content = _read(folder / OURS)
+            if record is not None:
+                _expect_owner(disk, content, record.owner)
             disks, identities = content.setdefault("disks", {}), content.get("identities", {})
             noted = _changed(identities, disk.name, record.identity if record is not None else None)
             if _changed(disks, disk.name, fields) or noted:
@@ -170,7 +179,30 @@ class Records:
 
 def _owner(content: Mapping[str, Any]) -> Owner | None:
     owner = content.get("owner")
-    return None if owner is None else Owner(host=owner["host"], folder=owner["folder"])
+    if owner is None:
+        return None
+    host, folder = owner["host"], owner["folder"]
+    if not (isinstance(host, str) and isinstance(folder, str) and host and folder and (host + folder).isprintable()):
+        raise TypeError("its owner is no host with a folder")
+    return Owner(host=host, folder=folder)
+
+
+def _expect_owner(disk: DiskId, content: Mapping[str, Any], mine: Owner | None) -> None:
+    owner = _owner(content)
+    if owner not in (None, mine):
+        raise errors.DiskElsewhere(f"{disk.instance} is {owner}'s meanwhile, so its {disk.name} is not made here")
+
+
+def _record(name: str, fields: Mapping[str, Any], owner: Owner | None, identity: str | None) -> Record:
+    """A record, of fields that have their types: they are read from a file that people and other hosts can write."""
+    found = Record(**fields, owner=owner, identity=identity)
+    texts = {type(found.backend), type(found.driver), type(found.format), type(found.way)}
+    optional = {type(found.image_id), type(found.base), type(found.digest), type(identity)}
+    if texts != {str} or not optional <= {str, NoneType} or type(found.time) not in (int, float):
+        raise TypeError(f"a field of {name} is not of its type")
+    if not 0 <= found.time < _END_OF_TIME:
+        raise TypeError(f"the time of {name} is none")
+    return found
 
 
 def _content(before: dict[str, Any], identities: dict[str, str], record: Record | None) -> dict[str, Any]:
@@ -196,8 +228,10 @@ def _read(path: Path | str) -> dict[str, Any]:
     try:
         found = json.loads(files.content(path).decode())
     except (FileNotFoundError, NotADirectoryError):
+        if os.path.islink(path):
+            raise errors.DiskError(f"{path} is a link to nothing that is here now; mount what it leads to") from None
         return {}
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise errors.DiskError(f"{path} is broken ({exc}); restore it, or remove it if its disks are gone") from exc
     if not isinstance(found, dict):
         raise errors.DiskError(f"{path} is broken; restore it, or remove it if its disks are gone")

@@ -5,12 +5,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 
 from imgbackend import Engine, errors
-from imgbackend.state import folder_marker
-from imgbackend.types import Mi, Owner
+from imgbackend.state import domain_xml, folder_marker
+from imgbackend.types import Mi, Owner, Progress
 from labs.engines import MakeEngine
 from labs.templates import Template
 
@@ -169,3 +170,76 @@ def test_hosts_that_share_the_base_folder_alone_fetch_a_base_once(
         assert waited == ["wait"]
     assert second.disk("web1").cache(raw_image, raw_image.name).fetched
     assert not first.disk("web2").cache(raw_image, raw_image.name).fetched
+
+
+@pytest.fixture(params=["raw", "qcow2"])
+def images_type(request: pytest.FixtureRequest) -> str:
+    kept: str = request.param
+    return kept
+
+
+def meanwhile(happens: Callable[[], object]) -> Callable[[Path, Progress], None]:
+    """What another host does while an image is fetched; in a thread, which holds none of the fetch's locks."""
+
+    def run(_target: Path, _progress: Progress) -> None:
+        with ThreadPoolExecutor(1) as other:
+            other.submit(happens).result(timeout=60)
+
+    return run
+
+
+def test_instance_that_another_host_makes_during_a_fetch_is_that_hosts(
+    host_a: Engine, host_b: Engine, raw_image: Template, images_type: str
+) -> None:
+    """Both found no instance of that name."""
+    other = raw_image.but(image_id="other")
+    slow = raw_image.but(before=meanwhile(lambda: host_b.disk("web1").cache(other, other.name)))
+    late = host_a.disk("web1", "disk.local", images_type)
+    with pytest.raises(errors.DiskElsewhere, match=r"the host b \(folder"):
+        late.cache(slow, slow.name)
+    assert not late.exists()
+    assert host_b.disk("web1").exists()
+    with pytest.raises(errors.DiskElsewhere):
+        host_a.disk("web1").remove()
+
+
+def test_instance_that_is_taken_over_during_a_fetch_stays_taken_over(
+    host_a: Engine, host_b: Engine, raw_image: Template, images_type: str
+) -> None:
+    host_a.disk("web1").cache(raw_image, raw_image.name)
+    slow = raw_image.but(image_id="slow", before=meanwhile(lambda: host_b.instances.take_over_host("a")))
+    late = host_a.disk("web1", "disk.local", images_type)
+    with pytest.raises(errors.DiskElsewhere, match=r"the host b \(folder"):
+        late.cache(slow, slow.name)
+    host_b.disk("web1").resize(64 * Mi)
+    assert not late.exists()
+
+
+def test_instance_whose_records_were_lost_is_whose_its_domain_is(
+    host_a: Engine, host_b: Engine, raw_image: Template
+) -> None:
+    host_a.disk("web1").cache(raw_image, raw_image.name)
+    folder = host_a.host.instances / "web1"
+    (folder / "disks.json").unlink()
+    element = ET.tostring(domain_xml.instance_element("web1", host_a.owners.me()), encoding="unicode")
+    (folder / "libvirt.xml").write_text(f"<domain><metadata>{element}</metadata></domain>")
+    with pytest.raises(errors.DiskElsewhere, match=r"the host a \(folder"):
+        host_b.disk("web1").resize(64 * Mi)
+    host_a.disk("web1").resize(64 * Mi)
+
+
+def test_platform_that_moved_an_instance_here_has_it_noted_by_the_next_creation(
+    host_a: Engine, raw_image: Template, instances: Path
+) -> None:
+    class Everywhere:
+        def is_here(self, _instance: str, _owner: Owner, _me: Owner) -> bool:
+            return True
+
+    host_a.disk("web1").cache(raw_image, raw_image.name)
+    overrides = {"host": "b", "instances_path": str(instances)}
+    with Engine.from_config([], overrides, placement=Everywhere()) as host_b:
+        host_b.disk("web1", "disk.local").cache(raw_image, raw_image.name)
+        host_b.disk("web1").resize(64 * Mi)
+    assert host_a.host.records.owner("web1") == Owner(host="b", folder=host_a.owners.me().folder)
+    with pytest.raises(errors.DiskElsewhere):
+        host_a.disk("web1").remove()

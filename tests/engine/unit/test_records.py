@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from imgbackend import errors
 from imgbackend.state.records import Records
 from imgbackend.system.locks import Locks
-from imgbackend.types import DiskId, Record
+from imgbackend.types import DiskId, Owner, Record
 
 DISK = DiskId(instance="web1", name="disk")
 RESCUE = DiskId(instance="web1", name="disk.rescue")
@@ -139,3 +140,70 @@ def test_threads_that_record_disks_of_one_instance_lose_none(records: Records) -
     for thread in threads:
         thread.join(60)
     assert set(records.all("web1")) == set(records.nova_formats("web1")) == {disk.name for disk in disks}
+
+
+GOOD = {"backend": "qcow2", "driver": "qcow2", "format": "qcow2", "way": "overlay", "time": 1.5}
+
+
+ODD_FIELDS: list[tuple[str, object]] = [
+    *[(field, value) for field in GOOD for value in (None, "", True)[: 3 if field == "time" else 1]],
+    *[(field, 5) for field in ("backend", "driver", "format", "way", "base", "digest", "image_id")],
+    *[("time", time) for time in ("x", -1, 1e300, float("nan"))],
+    ("base", []),
+    ("unknown", "x"),
+]
+ODD_OWNERS: list[object] = [
+    *[{"host": host, "folder": "f"} for host in ("", "\ud800", "\x1b[31m")],
+    {"host": 5, "folder": "f"},
+    {"host": None, "folder": None},
+    {"host": "a", "folder": ["f"]},
+    {"host": "a", "folder": ""},
+    {"host": "a"},
+    "a",
+    5,
+]
+ODD: list[object] = [
+    *[{"disks": {"disk": {**GOOD, field: value}}} for field, value in ODD_FIELDS],
+    *[{"owner": owner} for owner in ODD_OWNERS],
+    {"disks": {"disk": GOOD}, "identities": ["disk"]},
+    {"disks": {"disk": GOOD}, "identities": {"disk": 7}},
+    {"disks": ["disk"]},
+    {"disks": {"disk": 1}},
+    {"disks": {"disk": {}}},
+]
+
+
+@pytest.mark.parametrize("content", ODD, ids=repr)
+def test_records_that_are_not_of_their_types_are_an_error_that_names_the_file(
+    records: Records, instances: Path, content: object
+) -> None:
+    (instances / "web1").mkdir()
+    (instances / "web1" / "disks.json").write_text(json.dumps(content))
+    with pytest.raises(errors.DiskError, match=r"web1/disks.json is not what imgbackend writes"):
+        records.all("web1")
+
+
+def test_record_that_is_nested_too_deep_is_broken(records: Records, instances: Path) -> None:
+    (instances / "web1").mkdir()
+    (instances / "web1" / "disks.json").write_text("[" * 100_000)
+    with pytest.raises(errors.DiskError, match=r"disks.json is broken"):
+        records.all("web1")
+
+
+@pytest.mark.parametrize("name", ["disks.json", "disk.info"])
+def test_records_that_are_a_link_to_nothing_are_not_taken_for_none(
+    records: Records, instances: Path, name: str
+) -> None:
+    (instances / "web1").mkdir()
+    (instances / "web1" / name).symlink_to(instances / "not mounted")
+    with pytest.raises(errors.DiskError, match=rf"{name} is a link to nothing that is here now; mount"):
+        records.write(DISK, RECORD, as_file=True, durable=False)
+    assert (instances / "web1" / name).is_symlink()
+
+
+def test_disk_of_an_instance_that_became_anothers_is_not_recorded(records: Records) -> None:
+    mine, theirs = Owner(host="a", folder="f"), Owner(host="b", folder="f")
+    records.write(DISK, replace(RECORD, owner=theirs), as_file=True, durable=False)
+    with pytest.raises(errors.DiskElsewhere, match="the host b"):
+        records.write(RESCUE, replace(RECORD, owner=mine), as_file=True, durable=False)
+    assert records.all("web1") == {"disk": replace(RECORD, owner=theirs)}
