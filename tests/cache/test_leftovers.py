@@ -365,7 +365,10 @@ def test_manifest_of_a_bad_base_stays_with_it(engine: Engine, raw_image: Templat
 
 
 def record(engine: Engine, instance: str, name: str, seconds: float) -> None:
-    made = Record(backend="qcow2", driver="qcow2", format="qcow2", way="overlay", time=time.time() - seconds)
+    owner = engine.host.records.owner(instance)
+    made = Record(
+        backend="qcow2", driver="qcow2", format="qcow2", way="overlay", time=time.time() - seconds, owner=owner
+    )
     engine.host.records.write(DiskId(instance=instance, name=name), made, as_file=True, durable=False)
     then = time.time() - seconds
     os.utime(engine.host.instances / instance / "disks.json", (then, then))
