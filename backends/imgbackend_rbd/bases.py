@@ -3,6 +3,9 @@
 A base is visible by its mark, which is set last, in one request, and taken away first: then
 it is whole and can be cloned.  What there is of a base without its mark is a leftover, and
 the next import clears it.
+
+Where the renaming of an image is broken off, both names lead to it.  So the mark says
+beforehand what is renamed to what: the base has its old name for as long as that leads to it.
 """
 
 import contextlib
@@ -18,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from imgbackend import errors
 from imgbackend.system import files
 from imgbackend.types import ImageInfo, Progress, StoreBase, StoreLeftover, is_base_name
-from imgbackend_rbd import headers, images, lock
+from imgbackend_rbd import headers, images, lock, names
 from imgbackend_rbd.images import Patience
 
 if TYPE_CHECKING:
@@ -84,7 +87,7 @@ class CephPoolBases:
             ioctx = self._cluster.pool(self._pool)
             for image in sorted(found["name"] for found in self._cluster.rbd().list2(ioctx)):
                 name = image.removeprefix(_PREFIX)
-                if image == name or not is_base_name(name) or self._found(name) is not None:
+                if image == name or not is_base_name(name) or self._named(name) is not None:
                     continue
                 with contextlib.suppress(*self._cluster.absent):
                     made = headers.made(ioctx, image)
@@ -115,6 +118,8 @@ class CephPoolBases:
         with self._cluster.asked(f"removing the base {name}", self._pool):
             ioctx, image = self._cluster.pool(self._pool), image_of(name)
             try:
+                name = self._finish_rename(name)
+                image = image_of(name)
                 image_id = headers.identity(ioctx, image)
                 mark = headers.read(ioctx, image_id, (_MARK,)).metadata.get(_MARK)
                 images.refuse_bound(self._cluster, self._pool, image)
@@ -184,16 +189,44 @@ class CephPoolBases:
             headers.set_metadata(ioctx, header.id, _MARK, json.dumps(mark))
 
     def rename(self, name: str, new: str, tags: Mapping[str, str]) -> None:
-        """See :meth:`imgbackend.driver.abilities.ChecksBases.rename_base`; clones know their parent by its id.
-
-        Its name is changed first: whatever fails after that, no other disk is made of it.
-        """
+        """See :meth:`imgbackend.driver.abilities.ChecksBases.rename_base`; clones know their parent by its id."""
         self._noted.pop(name, None)
         with self._asked("renaming", name):
             if self._found(name) is None:
                 raise errors.BaseMissing(f"there is no base {name} in the pool {self._pool}")
-            self._cluster.rbd().rename(self._cluster.pool(self._pool), image_of(name), image_of(new))
-        self.tag(new, tags)
+            ioctx, name = self._cluster.pool(self._pool), self._finish_rename(name)
+            if name == new:
+                self.tag(name, tags)
+                return
+            header = headers.read(ioctx, headers.identity(ioctx, image_of(name)), (_MARK,))
+            mark = headers.note(header, _MARK) | {"rename": {"from": name, "to": new, "tags": dict(tags)}}
+            headers.set_metadata(ioctx, header.id, _MARK, json.dumps(mark))
+            self._finish_rename(name)
+
+    def _finish_rename(self, name: str) -> str:
+        """Go on with the renaming that a base's mark tells of, if it does; the name that the base then has."""
+        ioctx = self._cluster.pool(self._pool)
+        header = headers.read(ioctx, headers.identity(ioctx, image_of(name)), (_MARK,))
+        mark = headers.note(header, _MARK)
+        intent = mark.pop("rename", None)
+        if intent is None or mark.get("image") != header.id:
+            return name
+        if self._leads_to(intent["from"], header.id):
+            self._rename(header.id, intent["from"], intent["to"])
+        mark["tags"] |= intent["tags"]
+        headers.set_metadata(ioctx, header.id, _MARK, json.dumps(mark))
+        renamed: str = intent["to"]
+        return renamed
+
+    def _rename(self, image_id: str, name: str, new: str) -> None:
+        ioctx, absent = self._cluster.pool(self._pool), self._cluster.absent
+        names.rename(ioctx, image_id, image_of(name), image_of(new), absent)
+
+    def _leads_to(self, name: str, image_id: str) -> bool:
+        try:
+            return headers.identity(self._cluster.pool(self._pool), image_of(name)) == image_id
+        except self._cluster.absent:
+            return False
 
     @contextlib.contextmanager
     def _asked(self, what: str, name: str) -> Iterator[None]:
@@ -244,7 +277,7 @@ class CephPoolBases:
         except self._cluster.absent:
             return False
         told = {"bad": "it has no mark, and other bytes than what was imported under its name", "was": name}
-        self._cluster.rbd().rename(self._cluster.pool(self._pool), image, image_of(_aside(image_id)))
+        self._rename(image_id, name, _aside(image_id))
         self._publish(_aside(image_id), self._mark(image_id, told))
         return False
 
@@ -259,6 +292,11 @@ class CephPoolBases:
         headers.set_metadata(self._cluster.pool(self._pool), image_id, _MARK, mark)
 
     def _found(self, name: str) -> StoreBase | None:
+        found = self._named(name)
+        return found if found is not None and found.name == name else None
+
+    def _named(self, name: str) -> StoreBase | None:
+        """The base that a name leads to; it has another name where it is being renamed."""
         ioctx = self._cluster.pool(self._pool)
         try:
             header = headers.read(ioctx, headers.identity(ioctx, image_of(name)), (_MARK, _TOUCHED))
@@ -267,6 +305,11 @@ class CephPoolBases:
         mark = headers.note(header, _MARK)
         if mark.get("image") != header.id:
             return None  # a clone has its parent's metadata, and a leftover none
+        tags, intent = mark["tags"], mark.get("rename")
+        if intent is not None and self._leads_to(intent["from"], header.id):
+            name = intent["from"]
+        elif intent is not None:
+            name, tags = intent["to"], tags | intent["tags"]
         touched = _last(*(float(told) for told in (mark["time"], header.metadata.get(_TOUCHED)) if told is not None))
         self._noted[name] = touched
         return StoreBase(
@@ -275,16 +318,16 @@ class CephPoolBases:
             allocated=mark["allocated"],
             children=None,
             touched=touched,
-            tags=mark["tags"],
+            tags=tags,
             identity=header.id,
         )
 
     def _counted(self, name: str) -> StoreBase | None:
-        found = self._found(name)
+        found = self._named(name)
         if found is None:
             return None
         try:
-            with self._cluster.image(self._pool, image_of(name), read_only=True) as image:
+            with self._cluster.image(self._pool, image_of(found.name), read_only=True) as image:
                 return dataclasses.replace(found, children=len(images.dependents(image)))
         except self._cluster.absent:
             return None

@@ -8,6 +8,7 @@ that nobody ever opens a disk that is half rolled back.  What has the image open
 among its watchers, and is looked for when the name is hidden.
 """
 
+import contextlib
 import errno
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from rados import Ioctx
 
 _OBJECT: Final = "rbd_id."
+_LIST: Final = "rbd_directory"
+"""The object that lists the pool's images by name and by id."""
 _ROLLBACK: Final = "imgbackend-rollback."
 _REMOVAL: Final = "~"
 """No id of Ceph's begins so.  The name has as many bytes as before: a full pool takes no more."""
@@ -71,3 +74,31 @@ def point(ioctx: "Ioctx", name: str, before: str, after: str) -> None:
         raise errors.DiskBusy(f"{name} was made anew, or changed, just now; try again") from exc
     finally:
         ioctx.release_write_op(op)
+
+
+def rename(ioctx: "Ioctx", image_id: str, before: str, after: str, absent: tuple[type[Exception], ...]) -> None:
+    """Give an image another name, in the steps of librbd's own, which refuses to go on with one that was broken off.
+
+    Killed between two of them both names lead to the image; called again it goes on.  ``absent`` are librados'
+    errors of what is not there.
+
+    :raises DiskBusy: if another image has the new name.
+    """
+    try:
+        taken = headers.identity(ioctx, after)
+    except absent:
+        op = ioctx.create_write_op()
+        try:
+            op.new(1)  # LIBRADOS_CREATE_EXCLUSIVE
+            op.write_full(headers.packed(image_id.encode()))
+            ioctx.operate_write_op(op, f"{_OBJECT}{after}")
+        finally:
+            ioctx.release_write_op(op)
+    else:
+        if taken != image_id:
+            raise errors.DiskBusy(f"there is another image of the name {after}; try again")
+    names = b"".join(headers.packed(each.encode()) for each in (before, after, image_id))
+    with contextlib.suppress(*absent):  # no such name in the list: it has the new one
+        ioctx.execute(_LIST, "rbd", "dir_rename_image", names)
+    with contextlib.suppress(*absent):
+        ioctx.remove_object(f"{_OBJECT}{before}")

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,8 @@ from labs.templates import Template
 
 _STEPS = 40 if FULL else 8
 """Kills of each kind, spread over the time that the work takes when nobody is killed."""
+_TIMES = [0.0001, *(0.002 + number * 0.08 / (_STEPS - 2) for number in range(_STEPS - 2)), 10.0]
+"""When they come, in seconds after the work began."""
 
 
 class Scene:
@@ -36,9 +39,11 @@ class Scene:
         return Engine.from_config([], self.told)
 
     def killed_throughout(self, work: Callable[[RbdDisk], object], look: Callable[[RbdDisk, float], None]) -> None:
-        """Kill ``work`` on a disk of its own after ever more milliseconds; ``look`` at each."""
-        for number in range(_STEPS):
-            after = 0.002 + number * 0.08 / _STEPS
+        """Kill ``work`` on a disk of its own after ever more milliseconds; ``look`` at each.
+
+        The first kill is before the work has done anything, the last after all of it, however fast the machine is.
+        """
+        for number, after in enumerate(_TIMES):
             self._killed(work, f"k{number}", after)
             with self.engine() as engine:
                 look(disk_of(engine, f"k{number}"), after)
@@ -198,3 +203,47 @@ def test_base_that_is_put_aside_has_one_of_both_names(
 
     scene.killed_throughout(put_aside, look)
     assert seen == {raw_image.name, aside}, "all kills were early, or all were late: the test tells nothing"
+
+
+class BreaksOff:
+    """An ioctx whose first ``whole`` requests that change something are sent, and no other."""
+
+    def __init__(self, ioctx: Any, whole: int) -> None:
+        self._ioctx, self._left = ioctx, whole
+
+    def __getattr__(self, name: str) -> Any:
+        if name in {"operate_write_op", "execute", "remove_object"}:
+            self._left -= 1
+            if self._left < 0:
+                raise KeyboardInterrupt
+        return getattr(self._ioctx, name)
+
+
+@pytest.mark.parametrize("whole", range(3))
+@pytest.mark.parametrize("then", ["renamed", "renamed once more", "removed"])
+def test_base_whose_renaming_was_broken_off_between_two_steps_has_one_name(
+    scene: Scene, raw_image: Template, monkeypatch: pytest.MonkeyPatch, whole: int, then: str
+) -> None:
+    """The new name is made, the list of images is changed, and the old name is taken away."""
+    old, new, rename = raw_image.name, "c" * 40, names.rename
+    other = {"renamed": new, "renamed once more": "d" * 40, "removed": old}[then]
+    with scene.engine() as engine:
+        backend = backend_of(engine)
+        with monkeypatch.context() as patch:
+            patch.setattr(names, "rename", lambda ioctx, *more: rename(BreaksOff(ioctx, whole), *more))  # type: ignore[arg-type]  # it stands for one
+            with pytest.raises(KeyboardInterrupt):
+                backend.rename_base(old, new, {"bad": "a bit was flipped"})
+        assert [base.name for base in backend.list_bases()] == [old]
+        assert backend.find_base(new) is None
+        assert list(backend.leftovers()) == []
+        if other != old:
+            backend.rename_base(old, other, {"was": old})
+            [base] = backend.list_bases()
+            assert (base.name, base.tags["was"]) == (other, old)
+        disk_of(engine, "first").remove()
+        backend.remove_base(other)
+        assert list(backend.list_bases()) == []
+        assert list(backend.cluster.rbd().list2(backend.ioctx)) == []
+        assert not [each.key for each in backend.ioctx.list_objects() if each.key.startswith("rbd_id.")]
+        disk_of(engine, "first").cache(raw_image, old)
+        assert backend.find_base(old) is not None

@@ -10,8 +10,8 @@ from backends.rbd.conftest import Hosts, backend_of, disk_of, emptied, read
 from imgbackend import Engine, errors
 from imgbackend.cache.verify.of_folder import Verified
 from imgbackend.types import Mi
-from imgbackend_rbd import headers
-from imgbackend_rbd.bases import CephPoolBases, image_of
+from imgbackend_rbd import headers, names
+from imgbackend_rbd.bases import image_of
 from labs.images import sparse_raw
 from labs.templates import Template
 
@@ -116,18 +116,19 @@ def test_base_that_another_host_removes_while_it_is_read_is_not_condemned(hosts:
 def test_putting_aside_that_was_killed_stands_in_nobodys_way(
     engine: Engine, raw_image: Template, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its name is changed first: no disk is made of it, whether or not it could be told what is wrong with it."""
+    """As soon as its name is changed no disk is made of it, and what is wrong with it is told."""
     disk_of(engine, "web1").cache(raw_image, raw_image.name)
-    backend, aside = backend_of(engine), "b" * 40
+    backend, aside, rename = backend_of(engine), "b" * 40, names.rename
 
-    def killed(*_: object) -> None:
+    def killed_after(ioctx: Any, image_id: str, before: str, after: str, absent: Any) -> None:
+        rename(ioctx, image_id, before, after, absent)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(CephPoolBases, "tag", killed)
+        patched.setattr(names, "rename", killed_after)
         with pytest.raises(KeyboardInterrupt):
             backend.rename_base(raw_image.name, aside, {"bad": "a bit"})
-    assert {base.name: base.children for base in backend.list_bases()} == {aside: 1}
+    assert {base.name: (base.children, base.tags["bad"]) for base in backend.list_bases()} == {aside: (1, "a bit")}
     assert disk_of(engine, "web2").cache(raw_image, raw_image.name).fetched
     assert {base.name: base.children for base in backend.list_bases()} == {aside: 1, raw_image.name: 1}
     emptied(engine)
