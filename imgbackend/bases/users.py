@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Final
 
 from imgbackend import errors
-from imgbackend.bases import backing_names
+from imgbackend.bases import backing_names, instance_folders
 from imgbackend.state import records
-from imgbackend.system import clock, qcow2, stale
+from imgbackend.system import clock, qcow2
 from imgbackend.system.host import Host
 from imgbackend.types import DiskId, Record, is_base_name
 
@@ -30,10 +30,6 @@ _DEEPEST: Final = 16
 """Files that are followed from a disk to its base."""
 _SAME_TICK: Final = 2_000_000_000
 """Nanoseconds: a folder that changed so shortly before it was listed may have changed after it with the same time."""
-
-
-def nothing() -> None:
-    """For whom nobody waits for a sign of life."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,12 +57,13 @@ class _Root:
 class OverlayUsers:
     """One look at the folders of all instances, and what it could not see."""
 
-    def __init__(self, host: Host, alive: Callable[[], object] = nothing) -> None:
+    def __init__(self, host: Host, alive: Callable[[], object] = instance_folders.nothing) -> None:
         """Keep the host; nothing is looked at.  A first look calls ``alive`` before each folder; it may raise."""
         self._host, self._alive = host, alive
         self._bases = os.path.realpath(host.bases)
         self._root = os.path.realpath(host.instances)
         self._real: dict[str, str] = {}
+        self._inodes: dict[tuple[int, int] | None, str] | None = None
         self._listed: dict[str, tuple[int, int]] = {}
         self._clock_difference = 0
         self._bases_on_record: dict[str, str] = {}
@@ -98,6 +95,8 @@ class OverlayUsers:
     def again(self) -> Iterator[Overlay]:
         """The overlays in folders that are new, or changed since they were listed."""
         self._compare_clocks()
+        self._real.clear()
+        self._inodes = None
         for name in self._instances():
             if self._has_changed(name):
                 yield from self._instance(name)
@@ -126,7 +125,7 @@ class OverlayUsers:
 
     def _instances(self) -> list[str]:
         try:
-            return instances(self._host)
+            return instance_folders.instances(self._host)
         except OSError as exc:
             self.unseen[_line(_told(exc, self._root))] = None
             return []
@@ -169,10 +168,10 @@ class OverlayUsers:
             try:
                 for path in self._files(instance, folder):
                     name = path[len(folder) + 1 :]
-                    if name in done or name in _RECORDS or formats.get(name, "qcow2") != "qcow2":
+                    if name in done or name in _RECORDS or formats.get(name) == "raw":
                         continue
                     try:
-                        found = self._overlay(instance, name, path, recorded=name in formats)
+                        found = self._overlay(instance, name, path, formats.get(name))
                     except FileNotFoundError:
                         whole = False
                         continue
@@ -187,21 +186,32 @@ class OverlayUsers:
                 self.unseen[_line(_told(exc, folder))] = None
                 return True
             if whole:
+                yield from self._not_read(instance, done)
                 return True
         self.unseen[_line(f"{folder}: files come and go too fast to be looked at; try again")] = None
         return True
 
-    def _files(self, instance: str, folder: str) -> Iterator[str]:
-        """The paths of the files and links in a folder and those below it, by name.
+    def _files(self, instance: str, folder: str, followed: frozenset[str] = frozenset()) -> Iterator[str]:
+        """The paths of the files and links in a folder and those below it, by name; a link to a folder is ``followed``.
 
         :raises FileNotFoundError: if the folder is not there.
         """
-        for entry in _listed(folder):
-            if entry.is_dir(follow_symlinks=False):
-                self._below.setdefault(instance, {})[entry.path] = _changed_at(entry.path)
-                yield from self._files(instance, entry.path)
-            elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
-                yield entry.path
+        for entry in instance_folders.listed(folder):
+            if not instance_folders.is_folder(entry):
+                if entry.is_file(follow_symlinks=False) or entry.is_symlink():
+                    yield entry.path
+                continue
+            inside = followed
+            if entry.is_symlink():
+                real = os.path.realpath(entry.path)
+                if real in {self._root, *followed} or self._is_below(real):
+                    continue  # it is looked at anyway
+                if f"{self._root}/".startswith(f"{real.rstrip('/')}/"):
+                    self.unseen[_line(f"{entry.path} is a link to {real}, which is too much to look at")] = None
+                    continue
+                inside = followed | {real}
+            self._below.setdefault(instance, {})[entry.path] = _changed_at(entry.path)
+            yield from self._files(instance, entry.path, inside)
 
     def _recorded(self, instance: str) -> dict[str, str]:
         """The formats on record; of broken records nothing is believed, and their disks count all the same."""
@@ -221,12 +231,15 @@ class OverlayUsers:
     def _note(self, instance: str, found: Mapping[str, Record]) -> None:
         for name, record in found.items():
             if record.base is not None:
-                self._bases_on_record[name] = record.base
+                if record.format == "qcow2" or record.way == "overlay":
+                    self._bases_on_record[name] = record.base
                 self.named.setdefault((record.backend, record.base), {})[f"{instance}/{name}"] = record.time
 
-    def _overlay(self, instance: str, name: str, path: str, *, recorded: bool) -> Overlay | None:
-        base = self._bases_on_record.get(name)
-        header = self._header(path, needed=recorded and base is None, wanted=recorded or _is_disk(instance, name))
+    def _overlay(self, instance: str, name: str, path: str, format: str | None) -> Overlay | None:
+        """What a file hangs on; ``format`` is the one on record, None where there is none."""
+        base, recorded = self._bases_on_record.get(name), format is not None
+        needed = format == "qcow2" and base is None
+        header = self._header(path, needed=needed, wanted=recorded or _is_disk(instance, name))
         if header is None and base is not None:  # the header is broken: what is on record holds the base until it goes
             return Overlay(instance=instance, name=name, base=base, format=None, recorded=recorded)
         if header is None or header.backing_file is None:
@@ -235,6 +248,12 @@ class OverlayUsers:
         if root is None:
             return None
         return Overlay(instance=instance, name=name, base=root.name, format=root.format, recorded=recorded)
+
+    def _not_read(self, instance: str, done: set[str]) -> Iterator[Overlay]:
+        """Overlays by their records alone: what is no file now, or what the record calls raw as well."""
+        for name, base in self._bases_on_record.items():
+            if name not in done and os.path.lexists(f"{self._root}/{instance}/{name}"):
+                yield Overlay(instance=instance, name=name, base=base, format=None, recorded=True)
 
     def _header(self, path: str, *, needed: bool, wanted: bool) -> qcow2.Qcow2Header | None:
         """A header.  What is ``needed`` must have one, what is ``wanted`` must be readable.
@@ -283,10 +302,18 @@ class OverlayUsers:
                 self._tell(f"{first} refers to {target}, which is not there", recorded=recorded and not known)
                 return _Root(name, None) if known else None
             if below is None or below.backing_file is None:
-                return None
+                same = self._base_of_inode(readable)
+                return None if same is None else _Root(same, None)
             path, header = readable, below
         self._tell(f"{first} has too many files below it", recorded=recorded)
         return None
+
+    def _base_of_inode(self, path: str) -> str | None:
+        """The base that a file is under another name: a hard link, or a mount of the file alone; None: it is none."""
+        if self._inodes is None:
+            entries = instance_folders.listed(self._bases) if os.path.isdir(self._bases) else ()
+            self._inodes = {_inode(entry.path): entry.name for entry in entries}
+        return self._inodes.get(_inode(path))
 
     def _is_below(self, path: str | None) -> bool:
         return path is not None and path.startswith(f"{self._root}/")
@@ -312,10 +339,10 @@ class OverlayUsers:
         local = backing_names.local_path(backing)
         if local is None:
             return None
-        folder, _, name = (local if local[:1] == "/" else f"{os.path.dirname(path)}/{local}").rpartition("/")
-        if folder not in self._real:
-            self._real[folder] = os.path.realpath(folder or "/")
-        return f"{self._real[folder]}/{name}"
+        file = local if local[:1] == "/" else f"{os.path.dirname(path)}/{local}"
+        if file not in self._real:
+            self._real[file] = os.path.realpath(file)
+        return self._real[file]
 
 
 def overlays(host: Host) -> Iterator[Overlay]:
@@ -329,28 +356,6 @@ def is_used_by_overlay(host: Host, base: str) -> bool:
     return any(overlay.base == base for overlay in look.overlays()) or bool(look.unseen)
 
 
-def instances(host: Host) -> list[str]:
-    """The folders of instances, by name; one may be a link to a folder elsewhere.
-
-    :raises OSError: if they cannot be listed; where there is no ``instances_path`` yet, there are none.
-    """
-    skipped = {host.settings.bases, "locks", "snapshots"}
-    try:
-        return [entry.name for entry in _listed(host.instances) if entry.name not in skipped and _is_folder(entry)]
-    except FileNotFoundError:
-        return []
-
-
-def each_instance(host: Host, alive: Callable[[], object]) -> Iterator[str]:
-    """As :func:`instances`; ``alive`` is called before each.  None where they cannot be listed, which others tell."""
-    names: list[str] = []
-    with contextlib.suppress(OSError):
-        names = instances(host)
-    for name in names:
-        alive()
-        yield name
-
-
 def stated_formats(host: Host, base: Path) -> set[str]:
     """The formats that recorded overlays of a base state for it; at most one, if all is well."""
     return {
@@ -358,20 +363,6 @@ def stated_formats(host: Host, base: Path) -> set[str]:
         for overlay in overlays(host)
         if overlay.base == base.name and overlay.recorded and overlay.format is not None
     }
-
-
-def _listed(folder: Path | str) -> list[os.DirEntry[str]]:
-    """What is in a folder, by name; of one that another host replaces meanwhile, what is there then."""
-
-    def listed() -> list[os.DirEntry[str]]:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-
-    return stale.look_again(folder, listed)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    return entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path))
 
 
 def _changed_at(folder: str) -> int:
@@ -382,10 +373,18 @@ def _changed_at(folder: str) -> int:
         return -1
 
 
+def _inode(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _is_disk(instance: str, name: str) -> bool:
     """Whether a file has the name of a disk; a console's log may well be somebody else's."""
     try:
-        DiskId(instance=instance.removesuffix("_resize").removesuffix("_del"), name=name)
+        DiskId(instance=instance.removesuffix(records.RESIZED).removesuffix(records.GOING), name=name)
     except ValueError:
         return False
     return True

@@ -4,8 +4,8 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 
 from imgbackend import errors
+from imgbackend.bases.instance_folders import nothing
 from imgbackend.bases.store import Bases
-from imgbackend.bases.users import nothing
 from imgbackend.cache import inventory, watermarks
 from imgbackend.cache.clocks import Clocks
 from imgbackend.cache.evict import Outcome, Removal

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from imgbackend import errors
-from imgbackend.bases import users
+from imgbackend.bases import instance_folders
 from imgbackend.cache import host_notes
 from imgbackend.cache.host_notes import HostNote, Notes
 from imgbackend.cache.policy import OtherHost, span
@@ -130,7 +130,7 @@ class SharingHosts:
     def _is_used(self) -> bool:
         """Whether there is anything that this host could use; a mount point on which nothing is mounted has nothing."""
         host = self._host
-        return bool(folder_marker.read(host.instances) or host.bases.exists() or users.instances(host))
+        return bool(folder_marker.read(host.instances) or host.bases.exists() or instance_folders.instances(host))
 
     def forget(self, name: str) -> None:
         """Take a host off the record that is no more; one that is not on it is no error.

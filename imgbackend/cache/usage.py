@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgbackend import errors
-from imgbackend.bases.users import Overlay, OverlayUsers, nothing
+from imgbackend.bases.instance_folders import nothing
+from imgbackend.bases.users import Overlay, OverlayUsers
 from imgbackend.state import manifests
 from imgbackend.system import qcow2
 from imgbackend.system.host import Host

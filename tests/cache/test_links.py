@@ -1,5 +1,6 @@
 """What an operator, an older tool or a guest may have put into the folders of instances: links, long names, lies."""
 
+import json
 import os
 import shutil
 import struct
@@ -183,3 +184,81 @@ def test_pass_starts_no_process_for_any_disk(
     for module, name in ((subprocess, "Popen"), (os, "posix_spawn"), (os, "fork")):
         monkeypatch.setattr(module, name, refuse)
     assert actions(engine) == {("local", raw_image.name): "kept", ("local", qcow2_image.name): "removed"}
+
+
+def rebased(engine: Engine, image: Template) -> Path:
+    """The disk of web1, which is old; its base is about to be named otherwise in its header."""
+    engine.disk("web1").cache(image, image.name)
+    age(engine.host.bases / image.name, 9 * DAY)
+    return engine.host.path(engine.disk("web1").id)
+
+
+@pytest.mark.parametrize("kind", ["link beside the disk", "link elsewhere", "hard link", "link of links"])
+def test_base_that_a_disk_names_by_a_link_of_its_own_stays(
+    engine: Engine, raw_image: Template, tmp_path: Path, kind: str
+) -> None:
+    disk, base = rebased(engine, raw_image), engine.host.bases / raw_image.name
+    other = tmp_path / "link" if kind == "link elsewhere" else disk.with_name("link")
+    if kind == "hard link":
+        other.hardlink_to(base)
+    elif kind == "link of links":
+        (tmp_path / "first").symlink_to(base)
+        other.symlink_to(tmp_path / "first")
+    else:
+        other.symlink_to(base)
+    qemu_img("rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", str(other), str(disk))
+    assert actions(engine) == {("local", raw_image.name): "kept"}
+    assert bytes_of(engine.disk("web1")) == raw_image.content.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *[{"format": value} for value in ("raw", "QCOW2", "bogus", "vmdk", 5, None, ["qcow2"])],
+        {"way": "copy", "base": "0" * 40},
+    ],
+    ids=repr,
+)
+def test_base_of_a_disk_whose_record_is_wrong_stays(
+    engine: Engine, raw_image: Template, changed: dict[str, object]
+) -> None:
+    records = rebased(engine, raw_image).with_name("disks.json")
+    content = json.loads(records.read_text())
+    content["disks"]["disk"].update(changed)
+    records.write_text(json.dumps(content))
+    done = engine.cache.prune()
+    assert [each.action for each in done.outcomes] == ["kept"]
+    assert (engine.host.bases / raw_image.name).exists()
+
+
+@pytest.mark.parametrize("instead", ["folder", "pipe"])
+def test_base_of_a_recorded_disk_in_whose_place_is_no_file_stays(
+    engine: Engine, raw_image: Template, instead: str
+) -> None:
+    disk = rebased(engine, raw_image)
+    disk.unlink()
+    disk.mkdir() if instead == "folder" else os.mkfifo(disk)
+    assert [each.action for each in engine.cache.prune().outcomes] == ["kept"]
+
+
+def test_base_of_a_file_in_a_linked_folder_of_an_instance_stays(
+    engine: Engine, raw_image: Template, tmp_path: Path
+) -> None:
+    disk = rebased(engine, raw_image)
+    (tmp_path / "kept").mkdir()
+    shutil.copy(disk, tmp_path / "kept" / "earlier.qcow2")
+    (tmp_path / "kept" / "again").symlink_to(tmp_path / "kept")
+    engine.disk("web1").remove()
+    (engine.host.instances / "web1").mkdir()
+    (engine.host.instances / "web1" / "kept").symlink_to(tmp_path / "kept")
+    assert actions(engine) == {("local", raw_image.name): "kept"}
+
+
+def test_linked_folder_that_holds_everything_is_told_and_lets_no_base_go(engine: Engine, raw_image: Template) -> None:
+    disk = rebased(engine, raw_image)
+    engine.disk("web1").remove()
+    disk.parent.mkdir()
+    disk.with_name("all").symlink_to("/")
+    done = engine.cache.prune()
+    assert [each.action for each in done.outcomes] == ["kept"]
+    assert any("web1/all is a link to /, which is too much to look at" in fault for fault in done.faults)

@@ -15,7 +15,7 @@ import pytest
 
 from cache.conftest import DAY, HOUR, actions, age, names
 from imgbackend import Engine, errors
-from imgbackend.bases import users
+from imgbackend.bases import instance_folders
 from imgbackend.cache.evict import Removal
 from imgbackend.state import manifests
 from imgbackend.system import qcow2 as headers
@@ -332,7 +332,7 @@ def test_folders_renamed_while_they_are_looked_at_are_not_missed(
     """``web1`` was listed, and is ``web1_resize`` when it is its turn."""
     engine.disk("web1").cache(raw_image, raw_image.name)
     age(engine.host.bases / raw_image.name, 9 * DAY)
-    real, listed = users.instances, list[list[str]]()
+    real, listed = instance_folders.instances, list[list[str]]()
 
     def rename_once(host: object) -> list[str]:
         listed.append(real(engine.host))
@@ -340,7 +340,7 @@ def test_folders_renamed_while_they_are_looked_at_are_not_missed(
             (instances / "web1").rename(instances / "web1_resize")
         return listed[-1]
 
-    monkeypatch.setattr(users, "instances", rename_once)
+    monkeypatch.setattr(instance_folders, "instances", rename_once)
     assert actions(engine) == {("local", raw_image.name): "kept"}
     assert listed[0] == ["web1"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from imgbackend import Engine, errors
-from imgbackend.bases import users
+from imgbackend.bases import instance_folders
 from imgbackend.state import manifests
 from imgbackend.types import Mi
 from imgbackend_qcow2 import driver, empty
@@ -390,8 +390,8 @@ def test_folder_that_goes_while_users_are_looked_for_is_no_error(
 ) -> None:
     engine = make_engine({"images_type": "qcow2"})
     engine.disk("web1").cache(raw_image, raw_image.name)
-    real = users.instances
-    monkeypatch.setattr(users, "instances", lambda host: ["gone", *real(host)])
+    real = instance_folders.instances
+    monkeypatch.setattr(instance_folders, "instances", lambda host: ["gone", *real(host)])
     assert engine.users() == {raw_image.name: ["web1/disk"]}
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from imgbackend import errors
-from imgbackend.bases import users
+from imgbackend.bases import instance_folders
 from imgbackend.cache.clocks import Clocks
 from imgbackend.cache.garbage.collect import Candidate, Guard, LeftoverState, aged
 from imgbackend.cache.garbage.of_instances import GOING
@@ -35,7 +35,7 @@ class Orphans:
         ports: Ports,
         policy: Policy,
         clocks: Clocks,
-        alive: Callable[[], object] = users.nothing,
+        alive: Callable[[], object] = instance_folders.nothing,
         *,
         whole: bool = True,
         shared: bool = False,
@@ -92,7 +92,7 @@ class Orphans:
 
     def _missing(self) -> Iterator[tuple[DiskId, Backend]]:
         """The disks on record that are not there, at a first look."""
-        for instance in users.each_instance(self._host, self._alive):
+        for instance in instance_folders.each_instance(self._host, self._alive):
             try:
                 found = self._host.records.backends(instance)
             except (OSError, errors.Error) as exc:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from imgbackend import errors
-from imgbackend.bases import users
+from imgbackend.bases import instance_folders
 from imgbackend.bases.store import Bases
 from imgbackend.cache.clocks import Clocks
 from imgbackend.cache.garbage.collect import Candidate, Guard, Kind, LeftoverState
@@ -48,7 +48,7 @@ class Strewn:
         policy: Policy,
         use: Callable[[], Use],
         clocks: Clocks,
-        alive: Callable[[], object] = users.nothing,
+        alive: Callable[[], object] = instance_folders.nothing,
     ) -> None:
         """``use`` looks which bases disks hang on; it is asked where that matters, once.
 
@@ -181,7 +181,7 @@ class Strewn:
 
     def _instances(self) -> list[str]:
         try:
-            return users.instances(self._host)
+            return instance_folders.instances(self._host)
         except OSError as exc:
             self.faults.append(str(files.as_error(exc, self._host.instances)))
             return []

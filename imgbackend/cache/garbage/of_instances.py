@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from imgbackend.bases import users
+from imgbackend.bases import instance_folders
 from imgbackend.cache.clocks import Clocks
 from imgbackend.cache.garbage.collect import Candidate, Guard, LeftoverState, aged
 from imgbackend.cache.policy import Policy
@@ -25,7 +25,12 @@ class InstanceFolders:
     """Looks for them, on one host."""
 
     def __init__(
-        self, host: Host, ports: Ports, policy: Policy, clocks: Clocks, alive: Callable[[], object] = users.nothing
+        self,
+        host: Host,
+        ports: Ports,
+        policy: Policy,
+        clocks: Clocks,
+        alive: Callable[[], object] = instance_folders.nothing,
     ) -> None:
         """Keep them; nothing is looked at.  ``alive`` is called before each folder, and may raise."""
         self._host, self._ports, self._policy, self._clocks, self._alive = host, ports, policy, clocks, alive
@@ -40,7 +45,7 @@ class InstanceFolders:
 
     def _going(self) -> Iterator[Candidate]:
         """Folders of instances that were being destroyed by us; a Nova's own has nothing of ours in it."""
-        for folder in users.each_instance(self._host, self._alive):
+        for folder in instance_folders.each_instance(self._host, self._alive):
             if not folder.endswith(GOING):
                 continue
             name, path = folder.removesuffix(GOING), self._host.instances / folder
@@ -60,7 +65,7 @@ class InstanceFolders:
 
     def _emptied(self) -> Iterator[Candidate]:
         """Folders whose last record was being taken away, as the lock tells that was taken for it; Nova takes none."""
-        for instance in users.each_instance(self._host, self._alive):
+        for instance in instance_folders.each_instance(self._host, self._alive):
             lock = f"{locks.RECORD_PREFIX}{instance}"
             if not os.path.exists(f"{self._host.instances}/locks/{lock}"):
                 continue
