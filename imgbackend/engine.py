@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from oslo_config import cfg
 
 from imgbackend import errors
-from imgbackend.bases import users
+from imgbackend.bases import instance_folders
 from imgbackend.bases.store import BaseEntry, Bases
 from imgbackend.config import options, plugins
 from imgbackend.config.overrides import Overrides
@@ -137,7 +137,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         """What the domains of libvirt open, where it is configured: it is named, or instances were spawned by it."""
         where = self.conf.get_location("connection_uri", "libvirt")
         named = where is not None and where.location is not cfg.Locations.opt_default
-        folders = [] if named else users.instances(self.host)
+        folders = [] if named else instance_folders.instances(self.host)
         if named or any(os.path.exists(f"{self.host.instances}/{name}/{records.DOMAIN}") for name in folders):
             return self.instances.files()
         return ()
@@ -289,16 +289,16 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
     def disks(self, instance: str | None = None, *, all_hosts: bool = False) -> Iterator[Disk[Any]]:
         """The own disks on record that exist, by instance and name; of one instance, if given.
 
-        ``all_hosts``: and those that the records here tell of as another host's, or another folder's.
-        One that cannot be looked at is left out, with a warning.
+        ``all_hosts``: and those of other hosts and folders.  What cannot be looked at is left out, with a warning.
 
         :raises DiskError: if the records of the instance that is given are broken.
         """
-        for folder in [instance] if instance else users.instances(self.host):
+        self.owners.expect_mounted()
+        for folder in [instance] if instance else instance_folders.instances(self.host):
             try:
                 known = self.host.records.all(folder)
                 names = {*known, *self.host.records.nova_formats(folder)}
-            except errors.DiskError as exc:
+            except (errors.DiskError, OSError) as exc:
                 if instance:
                     raise
                 LOG.warning("Cannot look at the disks of %s: %s", folder, exc)
@@ -317,13 +317,15 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
             found = self._binding.disk(DiskId(instance=instance, name=name), None)
         except ValueError:
             return None  # a folder or a file that is none of ours
-        except (errors.ConfigError, errors.DiskError) as exc:
+        except (errors.ConfigError, errors.DiskError, OSError) as exc:
             LOG.warning("Cannot look at %s/%s: %s", instance, name, exc)
             return None
         try:
             return found if found.exists() else None
-        except errors.DiskError:
-            return found  # it is there, and broken: whoever looks closer is told
+        except (errors.DiskError, errors.StorageError) as exc:
+            if isinstance(exc, errors.StorageError) and not found.backend.traits.files:
+                raise  # a store that is away has none of its disks
+            return found  # it is there and broken, or behind a link that leads nowhere: whoever looks closer is told
 
     def bases(self) -> Iterator[BaseEntry]:
         """All bases in the base folder, by name."""
@@ -356,7 +358,7 @@ class _CachePorts:
         self._engine = engine
         self.backend = engine.backend
         self.configured = engine.configured
-        self.is_mine = engine.owners.is_mine
+        self.is_mine, self.expect_mounted = engine.owners.is_mine, engine.owners.expect_mounted
 
     def stores(self, recorded: Collection[str]) -> "Stores":
         from imgbackend.cache.ports import Stores

@@ -85,6 +85,10 @@ class DiskBusy(DiskError):
     """The disk is in use: by a guest, by another disk, or by this very call."""
 
 
+class DiskOpen(DiskBusy):
+    """A guest, or another process, has the disk open."""
+
+
 class DiskElsewhere(DiskError):
     """The disk is another host's, or another folder's of this host."""
 

@@ -225,8 +225,8 @@ class VolumeDisk(Disk[Any], Importable, Marked, TellsOpen):
             time.sleep(_PAUSE)
             self._seen = None
 
-    def _busy(self, device: Path) -> errors.DiskBusy:
-        return errors.DiskBusy(f"{device} is open in another process; stop its guest first")
+    def _busy(self, device: Path) -> errors.DiskOpen:
+        return errors.DiskOpen(f"{device} is open in another process; stop its guest first")
 
     def withdraw(self, volume: LogicalVolume, name: str) -> None:
         """Give ``volume``, which is the disk, another name, and take its device away.

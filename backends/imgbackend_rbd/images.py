@@ -262,7 +262,7 @@ def refuse_bound(cluster: "Cluster", pool: str, name: str, image_id: str = "") -
 def refuse_open(cluster: "Cluster", pool: str, name: str, patience: Patience, image_id: str = "") -> None:
     """Refuse an image that somebody has open for writing.
 
-    :raises DiskBusy: with the address of who has.
+    :raises DiskOpen: with the address of who has.
     """
     for left in range(patience.retries, -1, -1):
         with cluster.image(pool, name, image_id=image_id, read_only=True) as image:
@@ -271,7 +271,7 @@ def refuse_open(cluster: "Cluster", pool: str, name: str, patience: Patience, im
             return
         if left:
             time.sleep(patience.interval)
-    raise errors.DiskBusy(
+    raise errors.DiskOpen(
         f"{pool}/{name} is open at {', '.join(found)}; stop its guest first (who died is forgotten in half a minute)"
     )
 

@@ -69,6 +69,12 @@ class Ports(Protocol):
     def is_mine(self, instance: str, owner: Owner | None, /) -> bool:
         """Whether this host may change an instance that is noted as that owner's; None: nobody noted it."""
 
+    def expect_mounted(self) -> None:
+        """See that ``instances_path`` is there, where anything was ever made in it.
+
+        :raises StorageUnavailable: if it seems not to be mounted.
+        """
+
     def finish_destroying(self, instance: str, /) -> None:
         """Go on with the destruction of an instance that was broken off; the caller holds the instance's lock."""
 

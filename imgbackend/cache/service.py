@@ -14,8 +14,8 @@ from pathlib import Path
 from oslo_config import cfg
 
 from imgbackend import errors
+from imgbackend.bases.instance_folders import nothing
 from imgbackend.bases.store import Bases
-from imgbackend.bases.users import nothing
 from imgbackend.cache import inventory, upstream
 from imgbackend.cache.clocks import Clocks
 from imgbackend.cache.evict import Outcome
@@ -179,7 +179,7 @@ class Cache:
             or another host has this host's name.
         """
         with self._translating_errors():
-            self._refuse_short_lease()
+            self._expect_safe_to_remove()
             done = self._sweep.run(dry_run=dry_run, stop=stop, alive=alive, asked=self._asked if ask_sources else None)
             if not done.stopped:
                 done = self._cleared(done, dry_run=dry_run, alive=alive)
@@ -240,7 +240,7 @@ class Cache:
         its base's lock.
         """
         with self._translating_errors():
-            self._refuse_short_lease()
+            self._expect_safe_to_remove()
             return self._sweep.make_room(need)
 
     def taken(self) -> int:
@@ -292,16 +292,18 @@ class Cache:
         :raises ConfigError: if what is dead is to go, and another host has this host's name.
         """
         if remove:
-            self._refuse_short_lease()
+            self._expect_safe_to_remove()
             with self._translating_errors():
                 self._sweep.refuse_namesake()
         return self._left(remove=remove, alive=alive)
 
-    def _refuse_short_lease(self) -> None:
+    def _expect_safe_to_remove(self) -> None:
         """Where hosts see late what others did, the lease is all that keeps what another host just began to use.
 
         :raises ConfigError: if it is too short for that.
+        :raises StorageUnavailable: if the folder seems not to be mounted.
         """
+        self._ports.expect_mounted()
         for folder in (self._host.instances, self._host.bases):
             least = least_lease(folder)
             if self.policy.lease < least:

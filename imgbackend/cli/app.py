@@ -151,7 +151,9 @@ class App(cliff.app.App):
             import traceback
 
             traceback.print_exception(error, file=self.stderr)
-        text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        text = str(error)
+        if isinstance(error, OSError) and error.filename:
+            text = f"{os.fsdecode(error.filename)}: {error.strerror}"
         told = " ".join(text.split())
         if not isinstance(error, Error | UsageError | OSError):
             told = f"this is a fault of imgbackend itself: {type(error).__name__}: {told}"

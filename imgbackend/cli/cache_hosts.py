@@ -6,6 +6,7 @@ from typing import Any
 
 from imgbackend.cli.base import Lister
 from imgbackend.cli.figures import Time
+from imgbackend.errors import InstanceNotFound
 
 
 class Hosts(Lister):
@@ -52,5 +53,7 @@ class TakeOver(Lister):
         """Take them over."""
         with self.engine() as engine, self.progress() as progress:
             done = engine.instances.take_over_host(parsed_args.host, progress=progress)
+            if not done and parsed_args.host not in {each.name for each in engine.cache.hosts()}:
+                raise InstanceNotFound(f"nothing is noted as {parsed_args.host!r}'s: see imgbackend cache hosts")
         self.status = int(any(each.reason for each in done))
         return self.columns, [(each.instance, not each.reason, each.reason) for each in done]

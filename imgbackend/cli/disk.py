@@ -191,7 +191,7 @@ class List(Lister):
     def _row(self, columns: Sequence[str], disk: "Disk[Any]") -> Sequence[Any]:
         try:
             facts = described(disk) | {"state": _state_of(disk)}
-        except Error as exc:
+        except (Error, OSError) as exc:
             facts = dict.fromkeys(self.columns) | {
                 "instance": disk.id.instance,
                 "name": disk.id.name,

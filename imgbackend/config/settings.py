@@ -18,6 +18,10 @@ def settings_of(conf: cfg.ConfigOpts) -> Settings:
     bases = conf.image_cache.subdirectory_name
     if not bases or "/" in bases or bases in {".", "..", "locks", "snapshots"}:
         raise errors.ConfigError(f"[image_cache] subdirectory_name: {bases!r} is no name of a folder in instances_path")
+    if not conf.host or not conf.host.isprintable():
+        raise errors.ConfigError(f"host: {conf.host!r} is no name of a host; give one, or leave the option out")
+    if not conf.instances_path:
+        raise errors.ConfigError("instances_path is empty; name a folder, or leave the option out")
     return Settings(
         instances=Path(os.path.abspath(conf.instances_path)),
         bases=bases,

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from imgbackend import errors
-from imgbackend.bases import users
+from imgbackend.bases import instance_folders
 from imgbackend.driver.abilities import Marked
 from imgbackend.state import domain_xml, folder_marker
 from imgbackend.state.records import DOMAIN, GOING
@@ -72,7 +72,15 @@ class Owners:
         if self.known_me() is not None:
             return
         instances = self._host.instances
-        if (instances / "compute_nodes").exists() and not self._host.bases.exists() and not users.instances(self._host):
+        if instances.is_symlink() and not instances.exists():
+            raise errors.StorageUnavailable(
+                f"{instances} is a link to nothing that is here now; mount what it leads to"
+            )
+        if (
+            (instances / "compute_nodes").exists()
+            and not self._host.bases.exists()
+            and not instance_folders.instances(self._host)
+        ):
             raise errors.StorageUnavailable(
                 f"{instances} has hosts on record, and no disk, no base and no marker: mount its file system; "
                 f"if it is empty indeed, remove {instances / 'compute_nodes'}"
@@ -87,6 +95,14 @@ class Owners:
             return False
         return self._placement.is_here(instance, owner, me)
 
+    def owner_of(self, instance: str) -> Owner | None:
+        """Whose an instance is: by its records, and where those were lost by what was told to libvirt; None: nobody's.
+
+        :raises DiskError: if its records are broken.
+        """
+        owner = self._host.records.owner(instance)
+        return owner if owner is not None else domain_xml.owner_in(self._domain(instance))
+
     def check(self, disk: "AnyDisk", /, *, adopting: bool = False) -> None:
         """Refuse a disk that is another's, by its record, or by what its store notes.
 
@@ -95,9 +111,7 @@ class Owners:
         :raises DiskElsewhere: with whose it is.
         """
         record = disk.recorded
-        owner = record.owner if record is not None else self._host.records.owner(disk.id.instance)
-        if owner is None:
-            owner = self._owner_of_domain(disk.id.instance)
+        owner = (record.owner if record is not None else None) or self.owner_of(disk.id.instance)
         if not self.is_mine(disk.id.instance, owner):
             raise elsewhere(disk, owner)
         if adopting and owner not in (None, self.known_me()):  # whoever decides placement has moved it here
@@ -131,16 +145,11 @@ class Owners:
         """
         instance = disk.id.instance
         xml = self._domain(instance)
-        if xml and domain_xml.names_disk(xml, disk.source()) and disk.find() is not None:
+        if domain_xml.names_disk(xml, disk.source()) and disk.find() is not None:
             raise errors.DiskBusy(
                 f"{disk.id} is a disk of the instance {instance}: imgbackend instance destroy {instance} takes both "
                 "away, disk delete --force the disk alone"
             )
-
-    def _owner_of_domain(self, instance: str) -> Owner | None:
-        """Whose an instance is whose records say nothing, for they were lost: by what was told to libvirt."""
-        xml = self._domain(instance)
-        return domain_xml.owner_in(xml) if xml else None
 
     def _domain(self, instance: str) -> str:
         """What ``libvirt.xml`` holds; empty where there is none."""

@@ -238,8 +238,7 @@ class Disk(Lockable, Generic[BackendT]):
             was_there = self.may_be_there()
             with contextlib.ExitStack() as held:
                 if isinstance(self, Exclusive) and not force:
-                    with image_lock.naming(self.id):
-                        held.enter_context(self.exclusively())
+                    held.enter_context(self.exclusively())
                 if not force:
                     self.backend.attached.owners.expect_unnamed(self)
                 self.remove_image()
@@ -309,9 +308,8 @@ class Disk(Lockable, Generic[BackendT]):
 
     # For the engine and the abilities.
 
-    @final
     def may_be_there(self) -> bool:
-        """Whether something has this disk's name, whole or broken."""
+        """Whether something has this disk's name, whole or broken; a driver may tell it faster than :meth:`find`."""
         try:
             return self.find() is not None
         except errors.DiskError:
@@ -328,14 +326,13 @@ class Disk(Lockable, Generic[BackendT]):
     def expect_closed(self) -> None:
         """Refuse what must not be done under a guest, as far as the disk itself can tell.
 
-        :raises DiskBusy: if somebody has it open.
+        :raises DiskOpen: if somebody has it open.
         """
-        with image_lock.naming(self.id):
-            if isinstance(self, Exclusive):
-                with self.exclusively():
-                    pass
-            elif isinstance(self, TellsOpen):
-                self.refuse_open()
+        if isinstance(self, Exclusive):
+            with self.exclusively():
+                pass
+        elif isinstance(self, TellsOpen):
+            self.refuse_open()
 
     @final
     def found(self) -> DiskInfo:
@@ -382,7 +379,8 @@ class Disk(Lockable, Generic[BackendT]):
             try:
                 if changing:
                     self.backend.attached.owners.check(cast("Disk[Any]", self))
-                yield watched
+                with image_lock.naming(str(self.id), self.id.instance):
+                    yield watched
             finally:
                 self._turn = None
 

@@ -13,6 +13,7 @@ import contextlib
 import functools
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -107,14 +108,46 @@ class FileDisk(Disk[FileBackendT], Exclusive, Generic[FileBackendT]):
         return self.recorded.format if self.recorded else self.backend.traits.formats[0]
 
     def find(self) -> DiskInfo | None:
-        """One ``stat``, and for a container its header."""
+        """One ``lstat``, and for a container its header."""
         try:
-            status = os.stat(self.path)
+            status = os.lstat(self.path)
+            if not stat.S_ISREG(status.st_mode):
+                status = self._behind_link()
             size = self.virtual_size(status.st_size)
         except (FileNotFoundError, NotADirectoryError):  # of either: nobody who looks holds the disk's lock
             self.backend.expect_folder()
             return None
         return DiskInfo(format=self.format, size=size, allocated=status.st_blocks * 512)
+
+    def may_be_there(self) -> bool:
+        """A link that leads to nothing is there too."""
+        try:
+            os.lstat(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            self.backend.expect_folder()
+            return False
+        return True
+
+    def _behind_link(self) -> os.stat_result:
+        """The file that a link in the disk's place leads to.
+
+        :raises StorageUnavailable: if it is not there, as where its file system is not mounted.
+        :raises DiskError: if it is no file, or may be another instance's disk.
+        """
+        real, own = os.path.realpath(self.path), os.path.realpath(self.backend.host.folder(self.id))
+        try:
+            status = os.stat(self.path)
+        except FileNotFoundError:
+            if not self.path.is_symlink():
+                raise
+            raise errors.StorageUnavailable(
+                f"{self.path} is a link to {real}, where nothing is now; mount its file system"
+            ) from None
+        if not stat.S_ISREG(status.st_mode):
+            raise errors.DiskError(f"{self.path} is no file; look what it is, and move it away")
+        if real.startswith(f"{os.path.realpath(self.backend.folder)}/") and not real.startswith(f"{own}/"):
+            raise errors.DiskError(f"{self.path} is a link to {real}, which is not of {self.id.instance}")
+        return status
 
     def virtual_size(self, _length: int) -> int:
         """What a guest sees of a file of that length."""

@@ -4,8 +4,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
-from imgbackend import errors
-from imgbackend.state.records import GOING
+from imgbackend.state.records import GOING, RESIZED
 from imgbackend.system import image_lock
 from imgbackend.system.host import Host
 
@@ -18,18 +17,18 @@ def kept_closed(host: Host, folder: str) -> Iterator[None]:
 
     They are told by its records, whoever wrote those.
 
-    :raises DiskBusy: if somebody has one open; it is named.
+    :raises DiskOpen: if somebody has one open; it is named.
+    :raises StorageUnavailable: if one is a link to nothing.
     """
     path = host.instances / folder
     names = {*host.records.all(folder), *host.records.nova_formats(folder)}
     with contextlib.ExitStack() as stack:
         for name in sorted(names):
-            if not (path / name).is_file():
+            if not (path / name).is_file() and not (path / name).is_symlink():
                 continue
             try:
-                stack.enter_context(image_lock.kept_closed(path / name))
-            except errors.DiskBusy as exc:
-                raise errors.DiskBusy(f"{folder.removesuffix(GOING)}/{name}: {exc}") from exc
+                with image_lock.naming(f"{folder}/{name}", folder.removesuffix(GOING).removesuffix(RESIZED)):
+                    stack.enter_context(image_lock.kept_closed(path / name))
             except PermissionError:
                 LOG.debug("Whether somebody has %s open cannot be told by this user", path / name)
         yield

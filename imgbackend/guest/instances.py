@@ -191,13 +191,14 @@ class Instances:
         It must use them no more.  What cannot be taken over is told, and stays as it is; calling again goes on.
         """
         done = []
-        for name in instances_of(host, self._engine.host, destroy.marked_disks(self._engine)):
+        for name, unknown in instances_of(host, self._engine.host, destroy.marked_disks(self._engine)).items():
+            reason = unknown
             try:
-                self.take_over(name, progress=progress)
+                if not unknown:
+                    self.take_over(name, progress=progress)
             except errors.Error as exc:
-                done.append(TakenOver(instance=name, reason=str(exc)))
-            else:
-                done.append(TakenOver(instance=name))
+                reason = str(exc)
+            done.append(TakenOver(instance=name, reason=reason))
         return done
 
     def _take_over(self, name: str) -> None:
@@ -349,7 +350,9 @@ class Instances:
     @contextlib.contextmanager
     def _held(self, name: str, progress: Progress) -> Iterator[None]:
         """The instance's lock, whose file goes when there is no such instance."""
-        with self._engine.host.locks.instance(name, progress) as lock:
+        with contextlib.ExitStack() as stack:
+            with translating_errors(self._engine.host):
+                lock = stack.enter_context(self._engine.host.locks.instance(name, progress))
             try:
                 yield
             finally:

@@ -8,7 +8,6 @@ folder is gone.
 from imgbackend import errors
 from imgbackend.disks.owners import Owners
 from imgbackend.guest.hypervisor import FoundDomain, Hypervisor
-from imgbackend.state import domain_xml
 from imgbackend.state.records import DOMAIN, GOING, OURS
 from imgbackend.system import files
 from imgbackend.system.host import Host
@@ -31,11 +30,7 @@ class OwnInstances:
 
         :raises DiskError: if its records are broken.
         """
-        owner = self._host.records.owner(folder)
-        if owner is not None:
-            return owner
-        xml = self.kept_xml(folder)
-        return domain_xml.owner_in(xml) if xml is not None else None
+        return self._owners.owner_of(folder)
 
     def kept_xml(self, folder: str) -> str | None:
         """What ``libvirt.xml`` in a folder says; None: there is none.

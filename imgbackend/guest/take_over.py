@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from imgbackend import errors
-from imgbackend.bases import users
+from imgbackend.bases import instance_folders
 from imgbackend.disks.owners import Owners
 from imgbackend.driver.abilities import Exclusive, Marked
 from imgbackend.driver.contract import Disk
@@ -16,7 +16,7 @@ from imgbackend.guest.hypervisor import OFF, FoundDomain, Hypervisor
 from imgbackend.guest.own_instances import OwnInstances
 from imgbackend.guest.spawn import write_xml
 from imgbackend.state import domain_xml
-from imgbackend.state.records import GOING
+from imgbackend.state.records import GOING, RESIZED
 from imgbackend.system.host import Host
 from imgbackend.types import Owner
 
@@ -32,18 +32,29 @@ class TakenOver:
     """Why it was not; empty: it is this host's now."""
 
 
-def instances_of(name: str, host: Host, marked: Iterable[tuple[Disk[Any], Owner | None]]) -> list[str]:
-    """The instances that are noted as those of the host of that name: by the records here, or by a store's mark."""
-    names = set()
-    for folder in users.instances(host):
-        with contextlib.suppress(errors.DiskError):  # broken records tell of nobody
+def instances_of(name: str, host: Host, marked: Iterable[tuple[Disk[Any], Owner | None]]) -> dict[str, str]:
+    """The instances that are noted as those of the host of that name: by the records here, or by a store's mark.
+
+    Also those whose records cannot be read, each with the reason: whose they are is not known.
+    """
+    found: dict[str, str] = {}
+    for folder in instance_folders.instances(host):
+        instance = _instance_of(folder)
+        try:
             owner = host.records.owner(folder)
-            if owner is not None and owner.host == name:
-                names.add(folder.removesuffix(GOING))
+        except (errors.DiskError, OSError) as exc:
+            found[instance] = str(exc)
+            continue
+        if owner is not None and owner.host == name:
+            found.setdefault(instance, "")
     for disk, owner in marked:
         if owner is not None and owner.host == name:
-            names.add(disk.id.instance)
-    return sorted(names)
+            found.setdefault(disk.id.instance, "")
+    return dict(sorted(found.items()))
+
+
+def _instance_of(folder: str) -> str:
+    return folder.removesuffix(GOING).removesuffix(RESIZED)
 
 
 class TakingOver:
@@ -65,7 +76,8 @@ class TakingOver:
         :raises InstanceElsewhere: if a domain of that name is another folder's.
         :raises DiskBusy: if somebody has a disk open.
         """
-        folders = [each for each in (self._name, f"{self._name}{GOING}") if (self._host.instances / each).is_dir()]
+        ends = ("", GOING, RESIZED)
+        folders = [f"{self._name}{end}" for end in ends if (self._host.instances / f"{self._name}{end}").is_dir()]
         found, me = self._domain(), self._owners.me()
         if found is not None and not self._is_of_this_folder(found):
             self._own.domain(self._name)
@@ -126,7 +138,4 @@ def _expect_closed(disk: Disk[Any]) -> None:
     if disk.backend.traits.files:
         return  # by its folder's records, above
     with disk.locked(changing=False):
-        try:
-            disk.expect_closed()
-        except errors.DiskBusy as exc:
-            raise errors.DiskBusy(f"{disk.id}: {exc}") from exc
+        disk.expect_closed()

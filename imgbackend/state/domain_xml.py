@@ -81,6 +81,8 @@ def _opened(root: ET.Element) -> Iterator[str]:
 
 
 def _parsed(xml: str) -> ET.Element | None:
+    if not xml:
+        return None
     try:
         return ET.fromstring(xml)  # noqa: S314 - we wrote the file, or libvirt did
     except ET.ParseError:

@@ -5,6 +5,7 @@ disk, and never changed.  ``format`` is that of everything below the folder; one
 """
 
 import json
+import re
 import secrets
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,7 @@ from imgbackend.system.locks import Locks
 NAME: Final = ".imgbackend.json"
 FORMAT: Final = 2
 """What this version writes: records have owners."""
+_ID: Final = re.compile("[0-9a-f]{32}")
 
 
 def read(instances: Path) -> str | None:
@@ -25,14 +27,22 @@ def read(instances: Path) -> str | None:
     """
     path = instances / NAME
     try:
-        marker = json.loads(path.read_bytes())
-        version, folder = marker["version"], marker["id"]
+        marker = json.loads(files.content(path))
+        version, layout, folder = marker["version"], marker["format"], marker["id"]
     except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            raise errors.ConfigError(f"{path} is a link to nothing that is here now; mount what it leads to") from None
         return None
-    except (ValueError, KeyError, TypeError) as exc:
+    except (ValueError, KeyError, TypeError, RecursionError) as exc:
         raise errors.ConfigError(f"{path} is broken ({exc}); restore it from a backup") from exc
-    if version != 1 or not isinstance(folder, str):
-        raise errors.ConfigError(f"{path} has version {version}, which this imgbackend does not know; use a newer one")
+    except OSError as exc:
+        raise files.as_error(exc, path) from exc
+    if version != 1 or layout not in range(FORMAT + 1):
+        raise errors.ConfigError(
+            f"{path} has version {version} and format {layout}, which this imgbackend does not know; use a newer one"
+        )
+    if not isinstance(folder, str) or not _ID.fullmatch(folder):
+        raise errors.ConfigError(f"{path} is broken (its id is not 32 hex digits); restore it from a backup")
     return folder
 
 

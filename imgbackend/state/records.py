@@ -18,7 +18,7 @@ from typing import Any, Final
 from imgbackend import errors
 from imgbackend.system import files, stale
 from imgbackend.system.locks import Locks
-from imgbackend.types import DiskId, Owner, Record
+from imgbackend.types import DiskId, Mi, Owner, Record
 
 OURS: Final = "disks.json"
 NOVAS: Final = "disk.info"
@@ -26,8 +26,12 @@ _BESIDE: Final = frozenset({"owner", "identity"})
 """Fields that stand beside the disks in disks.json, where versions that do not know them pass them over."""
 _END_OF_TIME: Final = 253402300800
 """Seconds from 1970 to the year 10000, which no date can show."""
+_LARGEST: Final = Mi
+"""Bytes of a file of records: some hundred for each disk, of which a guest has a few dozen."""
 GOING: Final = "_del"
 """The end of the name of a folder whose instance is being destroyed; no instance can have such a name."""
+RESIZED: Final = "_resize"
+"""The end of the name of a folder with the disks that Nova keeps until a resize is confirmed."""
 DOMAIN: Final = "libvirt.xml"
 """What was told to libvirt, beside the records: the instance was spawned here."""
 
@@ -100,7 +104,7 @@ class Records:
 
     def nova_formats(self, instance: str) -> dict[str, str]:
         """What disk.info says of every disk of an instance."""
-        path, whose = f"{self._instances}/{instance}/{NOVAS}", instance.removesuffix("_resize").removesuffix("_del")
+        path, whose = f"{self._instances}/{instance}/{NOVAS}", instance.removesuffix(RESIZED).removesuffix(GOING)
         found: dict[str, str] = {}
         for key, value in _read(path).items():
             if not isinstance(value, str):
@@ -226,16 +230,25 @@ def _changed(known: dict[str, Any], key: str, value: Any) -> bool:
 
 def _read(path: Path | str) -> dict[str, Any]:
     try:
-        found = json.loads(files.content(path).decode())
+        found = _parsed(files.content(path))
     except (FileNotFoundError, NotADirectoryError):
-        if os.path.islink(path):
-            raise errors.DiskError(f"{path} is a link to nothing that is here now; mount what it leads to") from None
+        for link in (path, os.path.dirname(path)):
+            if os.path.islink(link) and not os.path.exists(link):
+                raise errors.DiskError(
+                    f"{link} is a link to nothing that is here now; mount what it leads to"
+                ) from None
         return {}
     except (ValueError, RecursionError) as exc:
         raise errors.DiskError(f"{path} is broken ({exc}); restore it, or remove it if its disks are gone") from exc
     if not isinstance(found, dict):
         raise errors.DiskError(f"{path} is broken; restore it, or remove it if its disks are gone")
     return found
+
+
+def _parsed(content: bytes) -> Any:
+    if len(content) > _LARGEST:
+        raise ValueError(f"{len(content)} bytes are more than anybody writes there")
+    return json.loads(content.decode())
 
 
 def _make_folder_and_write(folder: Path, changed: dict[Path, dict[str, Any]], *, durable: bool) -> None:

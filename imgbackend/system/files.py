@@ -71,7 +71,7 @@ def content(path: Path | str) -> bytes:
 
 
 def _content(path: Path | str) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would be waited for
     try:
         told = os.read(fd, _SMALL)
         if not told:

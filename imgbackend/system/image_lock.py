@@ -17,7 +17,6 @@ from typing import Final
 
 from imgbackend import errors
 from imgbackend.system import files
-from imgbackend.types import DiskId
 
 _FIRST, _COUNT = 100, 104
 """All bytes that QEMU locks: 100 to 203."""
@@ -31,7 +30,7 @@ OPEN_ELSEWHERE: Final = "the disk is open in another process; stop its guest fir
 def refuse_written(fd: int) -> None:
     """Refuse a disk that a guest may write to now, as qemu-img does where it opens one.
 
-    :raises DiskBusy: if somebody has it open for writing.
+    :raises DiskOpen: if somebody has it open for writing.
     """
     _refuse(fd, _USED_FOR_WRITING, 1)
 
@@ -40,7 +39,7 @@ def refuse_written(fd: int) -> None:
 def kept_unwritten(fd: int) -> Iterator[None]:
     """Let nobody open the disk for writing meanwhile; any number of readers may.
 
-    :raises DiskBusy: if somebody has it open for writing.
+    :raises DiskOpen: if somebody has it open for writing.
     """
     _set(fd, fcntl.F_RDLCK, _NOBODY_WRITES, 1)
     try:
@@ -54,12 +53,18 @@ def kept_unwritten(fd: int) -> Iterator[None]:
 def kept_closed(path: Path) -> Iterator[None]:
     """Let nobody open the disk meanwhile, not even to read; a file that is not there is nobody's.
 
-    :raises DiskBusy: if somebody has it open.
+    :raises DiskOpen: if somebody has it open.
+    :raises StorageUnavailable: if it is a link to nothing: whoever has that mounted may have it open.
     """
     with contextlib.ExitStack() as stack:
         try:
             fd = stack.enter_context(files.open_fd(path, os.O_RDWR))
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            if path.is_symlink() and not path.exists():
+                raise errors.StorageUnavailable(
+                    f"{path} is a link to {os.path.realpath(path)}, where nothing is now; mount its file system, "
+                    "or remove the link if that is gone for good"
+                ) from None
             yield
             return
         _set(fd, fcntl.F_WRLCK, _FIRST, _COUNT)
@@ -67,18 +72,18 @@ def kept_closed(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def naming(disk: DiskId) -> Iterator[None]:
-    """Let a disk that is busy be named, with the command that helps."""
+def naming(disk: str, instance: str) -> Iterator[None]:
+    """Let a disk that is open be named, with the command that helps."""
     try:
         yield
-    except errors.DiskBusy as exc:
-        raise errors.DiskBusy(f"{disk}: {exc} (to stop its guest: imgbackend instance stop {disk.instance})") from exc
+    except errors.DiskOpen as exc:
+        raise errors.DiskOpen(f"{disk}: {exc} (to stop its guest: imgbackend instance stop {instance})") from exc
 
 
 def _refuse(fd: int, first: int, count: int) -> None:
     asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, first, count, 0)
     if struct.unpack_from("h", fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))[0] != fcntl.F_UNLCK:
-        raise errors.DiskBusy(OPEN_ELSEWHERE)
+        raise errors.DiskOpen(OPEN_ELSEWHERE)
 
 
 def _set(fd: int, kind: int, first: int, count: int) -> None:
@@ -87,4 +92,4 @@ def _set(fd: int, kind: int, first: int, count: int) -> None:
     except OSError as exc:
         if exc.errno not in _HELD_ELSEWHERE:
             raise
-        raise errors.DiskBusy(OPEN_ELSEWHERE) from exc
+        raise errors.DiskOpen(OPEN_ELSEWHERE) from exc

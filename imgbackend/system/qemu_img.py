@@ -201,7 +201,7 @@ def _run(
             return host.run(argv, limits=limits, pass_fds=[*read, *write], identity=identity, watch=watch)
         except errors.CommandFailed as exc:
             if "Failed to get" in exc.output and "lock" in exc.output:
-                raise errors.DiskBusy(image_lock.OPEN_ELSEWHERE) from exc
+                raise errors.DiskOpen(image_lock.OPEN_ELSEWHERE) from exc
             if "Stale file handle" in exc.output:  # NFS: another host removed one of the files
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), _path_of((*read, *write)[0])) from exc
             if "No space left on device" in exc.output or "Disk quota exceeded" in exc.output:

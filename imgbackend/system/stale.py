@@ -56,13 +56,14 @@ def look_again(path: Path | str, look: Callable[[], Found]) -> Found:
     """What ``look`` returns, which opens ``path``; called again where that went stale meanwhile.
 
     :raises FileNotFoundError: if it is gone.
-    :raises OSError: as ``look`` does; ESTALE, if it has that every time: the file system is away.
+    :raises OSError: as ``look`` does, with ``path``; ESTALE, if it has that every time: the file system is away.
     """
-    for _ in range(_LOOKS - 1):
+    for again in reversed(range(_LOOKS)):
         try:
             return look()
         except OSError as exc:
-            if not is_stale(exc):
+            exc.filename = exc.filename or os.fspath(path)  # read(2) knows no name
+            if not (again and is_stale(exc)):
                 raise
         os.stat(path)  # open(2) alone asks no server while this process has the stale file open; stat(2) does
-    return look()
+    raise AssertionError("the last look returned or raised")

@@ -93,3 +93,37 @@ def test_debug_shows_where_an_error_came_from(cli: Cli) -> None:
 
 def test_an_absent_disk_has_no_snapshots_to_list(cli: Cli) -> None:
     assert_one_line(cli("disk", "snapshot", "list", "web1"), 1, "web1/disk")
+
+
+@pytest.mark.parametrize("setting", ["host=", "host=a\nb", "host=\x1b[31m", "instances_path="])
+def test_a_name_of_a_host_or_folder_that_is_none_is_refused(cli: Cli, setting: str) -> None:
+    assert_one_line(cli("--set", setting, "disk", "list"), 1, setting.partition("=")[0])
+    assert cli.files() == set()
+
+
+def test_a_host_that_nobody_knows_has_nothing_to_be_taken_over(cli: Cli) -> None:
+    assert_one_line(cli("cache", "hosts", "take-over", "nobody"), 1, "nothing is noted as 'nobody'", "cache hosts")
+
+
+def test_a_disk_whose_records_are_broken_hides_no_other(cli: Cli, raw_image: Path) -> None:
+    for name in ("web1", "web2"):
+        assert cli("disk", "create", name, "--image", raw_image).status == 0
+    (cli.instances / "web1" / "disks.json").write_text("{")
+    done = cli("disk", "list", "-f", "json")
+    assert [row["instance"] for row in done.json()] == ["web2"]
+    assert "web1/disks.json is broken" in done.err
+
+
+def test_a_disk_behind_a_link_to_nothing_is_listed_as_what_it_is(cli: Cli, raw_image: Path) -> None:
+    for name in ("web1", "web2"):
+        assert cli("disk", "create", name, "--image", raw_image).status == 0
+    disk = cli.instances / "web1" / "disk"
+    disk.unlink()
+    disk.symlink_to(cli.root / "not mounted")
+    done = cli("disk", "list", "-f", "json")
+    assert [(row["instance"], "not mounted" in row["state"]) for row in done.json()] == [
+        ("web1", True),
+        ("web2", False),
+    ]
+    assert_one_line(cli("disk", "delete", "web1"), 1, "mount its file system")
+    assert disk.is_symlink()

@@ -2,7 +2,9 @@
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +29,38 @@ def test_force_removes_the_disk_of_a_running_guest(engine: Engine, raw_image: Te
         assert disk.exists()
         disk.remove(force=True)
     assert not disk.exists()
+
+
+VERBS: dict[str, Callable[[Any, Path], object]] = {
+    "remove": lambda disk, _target: disk.remove(),
+    "resize": lambda disk, _target: disk.resize(512 * Mi),
+    "create_snap": lambda disk, _target: disk.create_snap("second"),
+    "rollback_to_snap": lambda disk, _target: disk.rollback_to_snap("first"),
+    "remove_snap": lambda disk, _target: disk.remove_snap("first"),
+    "flatten": lambda disk, _target: disk.flatten(),
+    "extract": lambda disk, target: disk.extract(target, "qcow2"),
+    "expect_closed": lambda disk, _target: _expect_closed(disk),
+}
+
+
+def _expect_closed(disk: Any) -> None:
+    with disk.locked():
+        disk.expect_closed()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_disk_that_a_guest_has_open_is_named_with_the_command_that_helps(
+    make_engine: MakeEngine, raw_image: Template, tmp_path: Path, verb: str
+) -> None:
+    engine = make_engine({"images_type": "qcow2"})
+    disk: Any = engine.disk("web1")
+    disk.cache(raw_image, raw_image.name)
+    disk.create_snap("first")
+    if verb == "flatten":
+        disk.remove_snap("first")
+    told = r"^web1/disk: the disk is open in another process.*imgbackend instance stop web1\)$"
+    with oracle.guest_on(_source(disk.path, "qcow2")), pytest.raises(errors.DiskOpen, match=told):
+        VERBS[verb](disk, tmp_path / "copy")
 
 
 def test_disk_of_a_running_guest_is_not_grown_by_creating_it_again(

@@ -117,6 +117,35 @@ def test_folder_that_has_hosts_on_record_and_nothing_else_is_taken_for_an_unmoun
     assert [path.name for path in instances.iterdir()] == ["compute_nodes"]
 
 
+PASSES: dict[str, Callable[[Engine], object]] = {
+    "prune": lambda engine: engine.cache.prune(),
+    "leftovers": lambda engine: engine.cache.leftovers(remove=True),
+    "disk list": lambda engine: list(engine.disks()),
+}
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_pass_over_a_folder_that_is_not_mounted_does_nothing(
+    make_engine: MakeEngine, instances: Path, name: str
+) -> None:
+    instances.mkdir(exist_ok=True)
+    (instances / "compute_nodes").write_text('{"a": 1.0}')
+    with pytest.raises(errors.StorageUnavailable, match="mount its file system"):
+        PASSES[name](make_engine({"images_type": "qcow2"}))
+    assert [path.name for path in instances.iterdir()] == ["compute_nodes"]
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_pass_over_a_folder_whose_link_leads_to_nothing_does_nothing(
+    make_engine: MakeEngine, tmp_path: Path, name: str
+) -> None:
+    link = tmp_path / "linked"
+    link.symlink_to(tmp_path / "not mounted")
+    with pytest.raises(errors.StorageUnavailable, match="mount what it leads to"):
+        PASSES[name](make_engine({"images_type": "qcow2", "instances_path": str(link)}))
+    assert not (tmp_path / "not mounted").exists()
+
+
 def test_folder_that_a_newer_version_made_is_refused_and_left_alone(
     host_a: Engine, make_engine: MakeEngine, raw_image: Template
 ) -> None:

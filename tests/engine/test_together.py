@@ -160,7 +160,7 @@ def test_threads_that_make_and_remove_one_disk_leave_it_whole_or_absent(
 def test_disk_that_goes_while_it_is_looked_at_is_absent(
     make_engine: MakeEngine, raw_image: Template, instances: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, look = instances / "web1" / "disk", os.stat
+    file, look = instances / "web1" / "disk", os.lstat
     disk = make_engine({"images_type": "qcow2"}).disk("web1")
     disk.cache(raw_image, raw_image.name)
 
@@ -170,7 +170,7 @@ def test_disk_that_goes_while_it_is_looked_at_is_absent(
             file.unlink()
         return found
 
-    monkeypatch.setattr(os, "stat", removed_behind)
+    monkeypatch.setattr(os, "lstat", removed_behind)
     assert not disk.exists()
 
 

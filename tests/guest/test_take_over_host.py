@@ -69,3 +69,41 @@ def test_instance_that_cannot_be_taken_over_is_told_and_stops_no_other(
     assert (second.instance, second.reason) == ("web2", "")
     owner = json.loads((old.host.instances / "web1" / "disks.json").read_text())["owner"]
     assert owner["host"] == "old"
+
+
+@pytest.mark.parametrize("content", ["{", '{"owner": 5}'])
+def test_instance_whose_records_are_broken_is_told_with_those_of_the_host(
+    host: Callable[[str], Engine], raw_image: Template, content: str
+) -> None:
+    """It may be one of them."""
+    old, new = host("old"), host("new")
+    for name in ("web1", "web2"):
+        old.disk(name).cache(raw_image, raw_image.name)
+    broken = old.host.instances / "web1" / "disks.json"
+    broken.write_text(content)
+    first, second = new.instances.take_over_host("old")
+    assert first.instance == "web1"
+    assert str(broken) in first.reason
+    assert (second.instance, second.reason) == ("web2", "")
+    assert broken.read_text() == content
+
+
+def test_disks_that_nova_keeps_until_a_resize_is_confirmed_are_taken_over_too(
+    host: Callable[[str], Engine], raw_image: Template
+) -> None:
+    old, new = host("old"), host("new")
+    old.disk("web1").cache(raw_image, raw_image.name)
+    folder = old.host.instances / "web1"
+    folder.rename(folder.with_name("web1_resize"))
+    assert [(each.instance, each.reason) for each in new.instances.take_over_host("old")] == [("web1", "")]
+    owner = new.host.records.owner("web1_resize")
+    assert owner is not None
+    assert owner.host == "new"
+
+
+def test_lock_that_cannot_be_taken_is_named(host: Callable[[str], Engine], raw_image: Template) -> None:
+    old, new = host("old"), host("new")
+    old.disk("web1").cache(raw_image, raw_image.name)
+    (old.host.instances / "locks" / "imgbackend-i.web1").mkdir()
+    [done] = new.instances.take_over_host("old")
+    assert "locks/imgbackend-i.web1" in done.reason

@@ -10,7 +10,7 @@ import pytest
 from imgbackend import errors
 from imgbackend.state.records import Records
 from imgbackend.system.locks import Locks
-from imgbackend.types import DiskId, Owner, Record
+from imgbackend.types import DiskId, Mi, Owner, Record
 
 DISK = DiskId(instance="web1", name="disk")
 RESCUE = DiskId(instance="web1", name="disk.rescue")
@@ -180,6 +180,14 @@ def test_records_that_are_not_of_their_types_are_an_error_that_names_the_file(
     (instances / "web1").mkdir()
     (instances / "web1" / "disks.json").write_text(json.dumps(content))
     with pytest.raises(errors.DiskError, match=r"web1/disks.json is not what imgbackend writes"):
+        records.all("web1")
+
+
+def test_record_that_is_larger_than_any_is_broken(records: Records, instances: Path) -> None:
+    """It is read for each disk."""
+    (instances / "web1").mkdir()
+    (instances / "web1" / "disks.json").write_text("{" + " " * 2 * Mi + "}")
+    with pytest.raises(errors.DiskError, match=r"disks.json is broken \(2097154 bytes"):
         records.all("web1")
 
 
