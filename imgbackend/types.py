@@ -222,8 +222,14 @@ class Owner:
     """The id of the ``instances_path``, as its marker has it: a folder is the same under any path."""
 
     def __str__(self) -> str:
+        if self == RELEASED:
+            return "nobody"
         folder = self.folder if "/" in self.folder else self.folder[:8]  # older versions noted a path
         return f"the host {self.host} (folder {folder})"
+
+
+RELEASED: Final = Owner(host="(released)", folder="0" * 32)
+"""Of an instance that a host gave away, until another takes it; no host can have this name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,15 +4,22 @@ import contextlib
 import dataclasses
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from imgbackend import errors
-from imgbackend.driver.abilities import Cloneable, Flattenable, Importable, Marked, Snapshottable, TellsOpen
+from imgbackend.driver.abilities import (
+    CarriesHandover,
+    Cloneable,
+    Flattenable,
+    Importable,
+    Marked,
+    Snapshottable,
+    TellsOpen,
+)
 from imgbackend.driver.contract import Disk
 from imgbackend.driver.template import Base, PrepareTemplate
-from imgbackend.system import files, qemu_img
+from imgbackend.system import files
 from imgbackend.types import (
     Declared,
     DiskInfo,
@@ -27,14 +34,14 @@ from imgbackend.types import (
     Way,
     ignore,
 )
-from imgbackend_rbd import bases, headers, images, locations, marks, names, rollback, to_image
+from imgbackend_rbd import bases, export, headers, images, locations, marks, names, rollback, to_image
 from imgbackend_rbd.images import A_MOMENT
 from imgbackend_rbd.locations import ImagePlace
 from imgbackend_rbd.pool import PoolBackend
 from imgbackend_rbd.unfinished import Work
 
 
-class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Marked, Snapshottable, Flattenable, TellsOpen):
+class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Marked, CarriesHandover, Snapshottable, Flattenable, TellsOpen):
     """An image named ``<instance>_<disk>``, as Nova's; whole where the pool's list does not say unfinished."""
 
     backend: PoolBackend
@@ -95,6 +102,22 @@ class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Marked, Snapshottable, F
                 )
         if not done:
             raise errors.DiskElsewhere(f"{backend.pool}/{self.image} has another owner meanwhile; look again")
+
+    def handover(self) -> str | None:
+        """In the image's metadata."""
+        header = self._whole_header()
+        if header is None:
+            return None
+        with self._asked("reading what was left with"):
+            return marks.handover(self.backend, header.id)
+
+    def set_handover(self, text: str | None) -> None:
+        """By one request."""
+        header = self._whole_header()
+        if header is None:
+            raise errors.DiskNotFound(f"there is no whole image {self.backend.pool}/{self.image}")
+        with self._asked("leaving something with"):
+            marks.set_handover(self.backend, header.id, text)
 
     def _whole_header(self) -> headers.ImageHeader | None:
         """Of the image, with its mark; None where there is no whole one."""
@@ -274,28 +297,10 @@ class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Marked, Snapshottable, F
         work.drop()
 
     def extract_image(self, target: Path, format: str, *, compress: bool, progress: Progress) -> None:
-        """Read here; for qcow2 into a file without a name, which qemu-img then converts."""
-        backend = self.backend
+        """Read here; see :mod:`imgbackend_rbd.export`."""
         self.refuse_open()
-        if format == "raw":
-            with files.open_fd(target, os.O_RDWR) as out:
-                self._drain(out, progress, "extract")
-            return
-        with (
-            tempfile.TemporaryFile(dir=target.parent, prefix=".export-") as file,  # NFS and CephFS know no O_TMPFILE
-            files.open_fd(target, os.O_RDWR) as out,
-        ):
-            read = file.fileno()
-            self._drain(read, progress, "copy")
-            size = os.fstat(read).st_size
-            qemu_img.convert(
-                backend.host, [(read, "raw")], out, format, size=size, compress=compress, progress=progress,
-                phase="extract",
-            )  # fmt: skip
-
-    def _drain(self, target: int, progress: Progress, phase: str) -> None:
-        with self._asked("reading"), self.backend.cluster.image(self.backend.pool, self.image, read_only=True) as image:
-            images.drain(image, target, progress, phase)
+        with self._asked("reading"):
+            export.write(self.backend, self.image, target, format, compress=compress, progress=progress)
 
     def source(self) -> NetworkSource:
         """With the monitors that were there when the backend was opened."""

@@ -1,5 +1,6 @@
 """What the metadata of an image say of the disk that it is: whose it is, and which."""
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -12,6 +13,9 @@ from imgbackend_rbd.pool import PoolBackend
 
 MARK: Final = "imgbackend.disk"
 """The key of an image's metadata that says whose disk it is."""
+
+_HANDOVER: Final = "imgbackend.handover"
+"""The key of what a host left with the image for the one that takes it."""
 
 
 def own(header: headers.ImageHeader) -> dict[str, Any]:
@@ -51,6 +55,20 @@ def replaced(backend: PoolBackend, header: headers.ImageHeader, note: dict[str, 
             raise
         return False
     return True
+
+
+def handover(backend: PoolBackend, image_id: str) -> str | None:
+    """What was left with an image; of a parent's, which a clone has too, the reader has to tell."""
+    return headers.read(backend.ioctx, image_id, (_HANDOVER,)).metadata.get(_HANDOVER)
+
+
+def set_handover(backend: PoolBackend, image_id: str, text: str | None) -> None:
+    """Leave something with an image, or take it away."""
+    if text is not None:
+        headers.set_metadata(backend.ioctx, image_id, _HANDOVER, text)
+        return
+    with contextlib.suppress(*backend.cluster.absent):
+        headers.remove_metadata(backend.ioctx, image_id, _HANDOVER)
 
 
 def _owner(backend: PoolBackend, note: dict[str, Any]) -> Owner | None:

@@ -36,6 +36,11 @@ TABLE: Final[dict[str, tuple[str, str]]] = {
         "instance_life:Destroy",
         "Take an instance away: domain, disks and folder; calling again goes on where a call was cancelled",
     ),
+    "instance release": (
+        "instance_life:Release",
+        "Give an instance that is off away, for another host to take; its disks stay",
+    ),
+    "instance take": ("instance_life:Take", "Make an instance that another host released this host's"),
     "instance console": ("instance_life:Console", "Print what a guest said on its serial console"),
     "cache list": ("cache:List", "List the base images that disks are made from, in the base folder and in stores"),
     "cache show": ("cache:Show", "Show a base image, and the disks that hang on it"),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from imgbackend.cli.base import ShowOne, pick
+from imgbackend.cli.figures import Listed
 from imgbackend.cli.instance import OfInstances, add_instance, add_take_over
 from imgbackend.errors import Error
 
@@ -102,6 +103,35 @@ class Destroy(_OfOne):
             with self.cancellable(lambda: _state(instances, name), interruptible=False), self.progress() as progress:
                 instances.destroy(name, progress=progress, take_over=parsed_args.take_over)
             return pick(self.columns, {"instance": name, "destroyed": True})
+
+
+class Release(_OfOne):
+    """Give an instance that is off away, for another host to take; its disks stay, its domain goes."""
+
+    columns = ("instance", "released")
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
+        """Release it."""
+        name = parsed_args.instance
+        with self.instances() as (_, instances):
+            with self.cancellable(lambda: _state(instances, name), interruptible=False), self.progress() as progress:
+                instances.release(name, progress=progress)
+            return pick(self.columns, {"instance": name, "released": True})
+
+
+class Take(_OfOne):
+    """Make an instance that another host released this host's; it is off then, and instance start starts it."""
+
+    columns = ("instance", "taken", "disks")
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
+        """Take it."""
+        name = parsed_args.instance
+        with self.instances() as (_, instances):
+            with self.cancellable(lambda: _state(instances, name), interruptible=False), self.progress() as progress:
+                instances.take(name, progress=progress)
+            disks = sorted(disk.id.name for disk in instances.disks(name))
+            return pick(self.columns, {"instance": name, "taken": True, "disks": Listed(disks)})
 
 
 class Console(OfInstances):

@@ -7,7 +7,7 @@ from oslo_config import cfg
 
 from imgbackend import errors
 from imgbackend.system.host import Settings
-from imgbackend.types import Gi
+from imgbackend.types import RELEASED, Gi
 
 
 def settings_of(conf: cfg.ConfigOpts) -> Settings:
@@ -18,7 +18,7 @@ def settings_of(conf: cfg.ConfigOpts) -> Settings:
     bases = conf.image_cache.subdirectory_name
     if not bases or "/" in bases or bases in {".", "..", "locks", "snapshots"}:
         raise errors.ConfigError(f"[image_cache] subdirectory_name: {bases!r} is no name of a folder in instances_path")
-    if not conf.host or not conf.host.isprintable():
+    if not conf.host or not conf.host.isprintable() or conf.host == RELEASED.host:
         raise errors.ConfigError(f"host: {conf.host!r} is no name of a host; give one, or leave the option out")
     if not conf.instances_path:
         raise errors.ConfigError("instances_path is empty; name a folder, or leave the option out")

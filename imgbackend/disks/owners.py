@@ -16,7 +16,7 @@ from imgbackend.state import domain_xml, folder_marker
 from imgbackend.state.records import DOMAIN, GOING
 from imgbackend.system import files
 from imgbackend.system.host import Host
-from imgbackend.types import Owner
+from imgbackend.types import RELEASED, Owner
 
 if TYPE_CHECKING:
     from imgbackend.driver.contract import Disk
@@ -169,6 +169,11 @@ class Owners:
 
 def elsewhere(disk: "AnyDisk", owner: Owner | None) -> errors.DiskElsewhere:
     """The error of a disk that is another's."""
+    if owner == RELEASED:
+        return errors.DiskElsewhere(
+            f"{disk.id} on {disk.backend.name} is nobody's: its instance was released; imgbackend instance take "
+            f"{disk.id.instance} makes it this host's"
+        )
     how = f": imgbackend cache hosts take-over {owner.host}" if owner is not None else ""
     return errors.DiskElsewhere(
         f"{disk.id} on {disk.backend.name} is {owner}'s; call it there, or, if it uses it no more, take it over{how}"

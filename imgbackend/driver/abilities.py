@@ -127,6 +127,24 @@ class Marked(abc.ABC):
         """
 
 
+class CarriesHandover(abc.ABC):
+    """A disk whose store keeps a text with it: what a host that gives it away leaves for one that shares no folder.
+
+    It goes with the disk, and is not in its bytes.
+    """
+
+    @abc.abstractmethod
+    def handover(self) -> str | None:
+        """What was left with the disk; None: nothing, or there is no whole disk."""
+
+    @abc.abstractmethod
+    def set_handover(self, text: str | None) -> None:
+        """Leave a text of at most 64 KiB with the disk, in place of what was left before; None: take that away.
+
+        The caller holds the disk's lock, and the disk is there and whole.
+        """
+
+
 class Importable(abc.ABC):
     """A disk that a finished local file can become."""
 
@@ -358,6 +376,16 @@ class TellsLeftovers(abc.ABC):
 
 def abilities(kind: type) -> list[str]:
     """The names of what a class of disks or of backends is able to do."""
-    of_disks = (Backed, Cloneable, Exclusive, TellsOpen, Importable, Marked, Snapshottable, Flattenable)
+    of_disks = (
+        Backed,
+        Cloneable,
+        Exclusive,
+        TellsOpen,
+        Importable,
+        Marked,
+        CarriesHandover,
+        Snapshottable,
+        Flattenable,
+    )
     of_backends = (HoldsBases, ChecksBases, SharedStore, Checkable, TellsLeftovers)
     return [ability.__name__ for ability in (*of_disks, *of_backends) if issubclass(kind, ability)]

@@ -12,6 +12,8 @@ from imgbackend.system.host import Host
 from imgbackend.types import Ki
 
 NAME: Final = "console.log"
+FORMER: Final = f".{NAME}.part"
+"""The one of an earlier start, until it is certain that the instance starts."""
 _MODE: Final = 0o640
 _TAIL: Final = 4 * Ki
 _LINES: Final = 10
@@ -58,7 +60,7 @@ def drop(path: Path) -> None:
 
 
 def _former(path: Path) -> Path:
-    return path.with_name(f".{path.name}.part")
+    return path.with_name(FORMER)
 
 
 def tail(path: Path) -> str:

@@ -5,7 +5,6 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,10 +13,11 @@ from imgbackend.driver.contract import Disk
 from imgbackend.guest import console, destroy, snapshots
 from imgbackend.guest.domain import Alter, to_xml
 from imgbackend.guest.grow import grow_running
+from imgbackend.guest.handover import Releasing, Taking
 from imgbackend.guest.hypervisor import OFF, Hypervisor
 from imgbackend.guest.listing import Instance, Listing, is_disk_name
 from imgbackend.guest.own_instances import OwnInstances
-from imgbackend.guest.plan import Layout, layout_of
+from imgbackend.guest.plan import Layout, Planned, explained, layout_of
 from imgbackend.guest.settings import settings_of
 from imgbackend.guest.spawn import (
     STARTING,
@@ -31,7 +31,7 @@ from imgbackend.guest.spawn import (
 from imgbackend.guest.spec import InstanceSpec
 from imgbackend.guest.start import Starting
 from imgbackend.guest.take_over import TakenOver, TakingOver, instances_of
-from imgbackend.types import Plan, Progress, ignore
+from imgbackend.types import Progress, ignore
 
 if TYPE_CHECKING:
     from imgbackend.cache.usage import DomainFile
@@ -41,16 +41,6 @@ LOG = logging.getLogger(__name__)
 
 _POLL: Final = 0.2
 _LOOK: Final = 0.1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Planned:
-    """What a spawn would do for one disk."""
-
-    name: str
-    backend: str
-    plan: Plan | None
-    """None: the disk exists."""
 
 
 class Instances:
@@ -127,15 +117,7 @@ class Instances:
 
     def explain(self, spec: InstanceSpec) -> list[Planned]:
         """What :meth:`spawn` would do for each disk, without doing it."""
-        found = []
-        for making in self.layout(spec).makings:
-            name, backend = making.disk.id.name, making.disk.backend.name
-            if making.imported:
-                plan = None if making.disk.exists() else Plan(way="import", reason="it is made as a file first")
-            else:
-                plan = making.disk.explain(making.template, making.filename, making.size)
-            found.append(Planned(name=name, backend=backend, plan=plan))
-        return found
+        return explained(self.layout(spec))
 
     def list(self, *, all_hosts: bool = False) -> Iterator[Instance]:
         """The own instances, by name: those with a domain, and those that have a folder only.
@@ -201,12 +183,43 @@ class Instances:
             done.append(TakenOver(instance=name, reason=reason))
         return done
 
+    def release(self, name: str, *, progress: Progress = ignore) -> None:
+        """Give an instance that is off away: it is nobody's until a host calls :meth:`take`; called again it goes on.
+
+        Its domain goes.  Its folder stays for hosts that share it; where stores carry all that is needed, it goes too.
+
+        :raises InstanceNotFound: if there is none.
+        :raises InstanceElsewhere: if it is another host's, or another folder's.
+        :raises InstanceError: if it runs, or is being destroyed.
+        :raises DiskBusy: if somebody has a disk of it open.
+        """
+        name = self._listing.name_of(name)
+        with self._held(name, progress), translating_errors(self._engine.host):
+            Releasing(self._engine.host, self._engine.owners, self._hypervisor, self._own, name).run(self._of(name))
+
+    def take(self, name: str, *, progress: Progress = ignore) -> None:
+        """Make an instance that a host released this one's, to be started here; one that is own already is no error.
+
+        Of two hosts that do so at once one has it.  Killed at any point it goes on when it is called again.
+
+        :raises InstanceNotFound: if there is nothing of it, here or in a store.
+        :raises InstanceElsewhere: if it is a host's that did not release it.
+        :raises DiskBusy: if somebody has a disk of it open.
+        """
+        name = self._listing.name_of(name)
+        with self._held(name, progress), translating_errors(self._engine.host):
+            Taking(self._engine.host, self._engine.owners, self._hypervisor, self._own, name).run(self._of(name))
+
     def _take_over(self, name: str) -> None:
-        host, records = self._engine.host, self._engine.host.records
-        disks = {disk: self._engine.disk(name, disk) for disk in records.all(name)}
+        host, owners = self._engine.host, self._engine.owners
+        TakingOver(host, owners, self._hypervisor, self._own, name).run(list(self._of(name).values()))
+
+    def _of(self, name: str) -> dict[str, Disk[Any]]:
+        """The disks of an instance, by their names: those on record here, and those that stores have under its name."""
+        disks = {disk: self._engine.disk(name, disk) for disk in self._engine.host.records.all(name)}
         for disk, _ in destroy.marked_disks(self._engine, name):
             disks.setdefault(disk.id.name, disk)
-        TakingOver(host, self._engine.owners, self._hypervisor, self._own, name).run(list(disks.values()))
+        return disks
 
     def grow(self, name: str, size: int, disk: str = "disk", *, progress: Progress = ignore) -> None:
         """Grow a disk to ``size`` bytes: through the hypervisor where the instance runs, and the guest sees it at once.

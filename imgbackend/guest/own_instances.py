@@ -5,13 +5,15 @@ first; by ``libvirt.xml`` in its folder where it has no disks of its own; and by
 folder is gone.
 """
 
+from collections.abc import Callable
+
 from imgbackend import errors
 from imgbackend.disks.owners import Owners
 from imgbackend.guest.hypervisor import FoundDomain, Hypervisor
 from imgbackend.state.records import DOMAIN, GOING, OURS
 from imgbackend.system import files
 from imgbackend.system.host import Host
-from imgbackend.types import Owner
+from imgbackend.types import RELEASED, Owner
 
 
 class OwnInstances:
@@ -94,6 +96,15 @@ class OwnInstances:
             return found
         raise self._refused(found)
 
+    def reached(self, name: str, find: Callable[[str], FoundDomain | None]) -> FoundDomain | None:
+        """What ``find`` says of an instance's domain; where it never had one, libvirt need not be there."""
+        try:
+            return find(name)
+        except (errors.ConfigError, errors.HypervisorUnavailable):
+            if self.kept_xml(name) is not None:
+                raise
+            return None
+
     def check_uuid(self, name: str, uuid: str) -> None:
         """Refuse a uuid that another domain has.
 
@@ -117,4 +128,8 @@ class OwnInstances:
 
 
 def _elsewhere(what: str, owner: Owner | None) -> errors.InstanceElsewhere:
+    if owner == RELEASED:
+        return errors.InstanceElsewhere(
+            f"{what} is nobody's: it was released; imgbackend instance take makes it this host's"
+        )
     return errors.InstanceElsewhere(f"{what} is {owner}'s; call it there, or take it over with --take-over")

@@ -14,7 +14,7 @@ from imgbackend.guest.devices import Device, Machine, lay_out
 from imgbackend.guest.settings import GuestSettings
 from imgbackend.guest.spec import Ephemeral, InstanceSpec
 from imgbackend.sources.contract import Image
-from imgbackend.types import FetchFunc
+from imgbackend.types import FetchFunc, Plan
 
 if TYPE_CHECKING:
     from imgbackend.engine import Engine
@@ -50,6 +50,29 @@ class Layout:
     def disk(self, name: str) -> Disk[Any] | None:
         """The disk of that name, if the instance has it."""
         return next((making.disk for making in self.makings if making.disk.id.name == name), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """What a spawn would do for one disk."""
+
+    name: str
+    backend: str
+    plan: Plan | None
+    """None: the disk exists."""
+
+
+def explained(layout: Layout) -> list[Planned]:
+    """What a spawn would do for each disk of an instance, without doing it."""
+    found = []
+    for making in layout.makings:
+        name, backend = making.disk.id.name, making.disk.backend.name
+        if making.imported:
+            plan = None if making.disk.exists() else Plan(way="import", reason="it is made as a file first")
+        else:
+            plan = making.disk.explain(making.template, making.filename, making.size)
+        found.append(Planned(name=name, backend=backend, plan=plan))
+    return found
 
 
 def layout_of(engine: "Engine", settings: GuestSettings, spec: InstanceSpec) -> Layout:

@@ -2,13 +2,13 @@
 
 import contextlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from imgbackend import errors
 from imgbackend.bases import instance_folders
-from imgbackend.disks.owners import Owners
+from imgbackend.disks.owners import Owners, elsewhere
 from imgbackend.driver.abilities import Exclusive, Marked
 from imgbackend.driver.contract import Disk
 from imgbackend.guest.closed_disks import kept_closed
@@ -18,7 +18,7 @@ from imgbackend.guest.spawn import write_xml
 from imgbackend.state import domain_xml
 from imgbackend.state.records import GOING, RESIZED
 from imgbackend.system.host import Host
-from imgbackend.types import Owner
+from imgbackend.types import RELEASED, Owner
 
 LOG = logging.getLogger(__name__)
 
@@ -64,10 +64,19 @@ class TakingOver:
     records last.
     """
 
-    def __init__(self, host: Host, owners: Owners, hypervisor: Hypervisor, own: OwnInstances, name: str) -> None:
-        """Keep them; nothing is touched."""
+    def __init__(
+        self,
+        host: Host,
+        owners: Owners,
+        hypervisor: Hypervisor,
+        own: OwnInstances,
+        name: str,
+        *,
+        released: bool = False,
+    ) -> None:
+        """Keep them; nothing is touched.  ``released``: only what its former owner released is taken."""
         self._host, self._owners, self._hypervisor, self._own = host, owners, hypervisor, own
-        self._name = name
+        self._name, self._released = name, released
 
     def run(self, disks: Sequence[Disk[Any]]) -> None:
         """Take it over; ``disks`` are those on record here, and those that a store has under the instance's name.
@@ -88,9 +97,9 @@ class TakingOver:
                 for folder in folders:
                     stack.enter_context(kept_closed(self._host, folder))
                 for disk in disks:
-                    _expect_closed(disk)
+                    expect_closed(disk)
             for disk in disks:
-                self._mark(disk)
+                note_owner(disk, me, (None, RELEASED) if self._released else None)
             for folder in folders:
                 self._note(folder)
         if found is not None and found.owner != me:
@@ -98,13 +107,7 @@ class TakingOver:
         LOG.info("Instance %s is %s's now", self._name, me)
 
     def _domain(self) -> FoundDomain | None:
-        """The instance's domain; where it never had one, libvirt need not be there."""
-        try:
-            return self._hypervisor.find(self._name)
-        except (errors.ConfigError, errors.HypervisorUnavailable):
-            if self._own.kept_xml(self._name) is not None:
-                raise
-            return None
+        return self._own.reached(self._name, self._hypervisor.find)
 
     def _is_of_this_folder(self, found: FoundDomain) -> bool:
         """By the folder's id, or, where its marker was lost and another made, by the paths of the domain."""
@@ -114,27 +117,43 @@ class TakingOver:
             found.name
         )
 
-    def _mark(self, disk: Disk[Any]) -> None:
-        with disk.locked(changing=False):
-            if not isinstance(disk, Marked):
-                return
-            mark = disk.mark()
-            if mark is None or mark.owner == self._owners.me():
-                return
-            with disk.exclusively() if isinstance(disk, Exclusive) else contextlib.nullcontext():
-                disk.set_mark(mark, self._owners.me())
-
     def _note(self, folder: str) -> None:
         me, durable = self._owners.me(), self._host.settings.durable
         before = self._host.records.owner(folder)
         if before != me:
+            if self._released and before not in (None, RELEASED):
+                raise errors.InstanceElsewhere(f"{folder} is {before}'s meanwhile")
             self._host.records.set_owner(folder, before, me, durable=durable)
         xml = self._own.kept_xml(folder)
-        if xml is not None and domain_xml.owner_in(xml) != me:
-            write_xml(self._host, folder, domain_xml.with_owner(xml, me))
+        if xml is not None:
+            after = domain_xml.with_owner(domain_xml.moved(xml, str(self._host.instances / self._name)), me)
+            if after != xml:
+                write_xml(self._host, folder, after)
 
 
-def _expect_closed(disk: Disk[Any]) -> None:
+def note_owner(disk: Disk[Any], after: Owner, of: Collection[Owner | None] | None) -> None:
+    """Have the store of a disk note another owner, in one step; one that notes none has nothing changed.
+
+    ``of``: only where the owner is one of these until then; None: whoever's it is.
+
+    :raises DiskElsewhere: if it is another's.
+    :raises DiskBusy: if somebody has it open.
+    """
+    with disk.locked(changing=False):
+        mark = disk.mark() if isinstance(disk, Marked) else None
+        if not isinstance(disk, Marked) or mark is None or mark.owner == after:
+            return
+        if of is not None and mark.owner not in of:
+            raise elsewhere(disk, mark.owner)
+        with disk.exclusively() if isinstance(disk, Exclusive) else contextlib.nullcontext():
+            disk.set_mark(mark, after)
+
+
+def expect_closed(disk: Disk[Any]) -> None:
+    """Refuse a disk that is kept in a store, and that somebody has open.
+
+    :raises DiskBusy: if somebody has.
+    """
     if disk.backend.traits.files:
         return  # by its folder's records, above
     with disk.locked(changing=False):

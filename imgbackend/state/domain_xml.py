@@ -52,6 +52,26 @@ def with_owner(xml: str, owner: Owner) -> str:
     return ET.tostring(root, encoding="unicode") + "\n"
 
 
+def moved(xml: str, folder: str) -> str:
+    """The same domain where the instance's folder has another path: that of its console tells the former one.
+
+    An XML without a console's log, or that is none, stays as it is.
+    """
+    root = _parsed(xml)
+    log = root.find("devices/serial/log") if root is not None else None
+    former = (log.get("file", "") if log is not None else "").rpartition("/")[0]
+    if root is None or not former or former == folder:
+        return xml
+    for element in root.iter():
+        for key, value in element.attrib.items():
+            if value.startswith(f"{former}/"):
+                element.set(key, folder + value[len(former) :])
+        if element.text is not None and element.text.startswith(f"{former}/"):
+            element.text = folder + element.text[len(former) :]
+    ET.register_namespace("imgbackend", NAMESPACE)
+    return ET.tostring(root, encoding="unicode") + "\n"
+
+
 def names_disk(xml: str, source: DiskSource) -> bool:
     """Whether a domain opens what ``source`` tells."""
     root = _parsed(xml)

@@ -197,6 +197,16 @@ def _expect_owner(disk: DiskId, content: Mapping[str, Any], mine: Owner | None) 
         raise errors.DiskElsewhere(f"{disk.instance} is {owner}'s meanwhile, so its {disk.name} is not made here")
 
 
+def record_of(name: str, fields: Mapping[str, Any]) -> Record:
+    """A disk's record from its fields, whose owner is left out.
+
+    :raises TypeError: if one is not of its type.
+    """
+    return _record(
+        name, {key: value for key, value in fields.items() if key != "identity"}, None, fields.get("identity")
+    )
+
+
 def _record(name: str, fields: Mapping[str, Any], owner: Owner | None, identity: str | None) -> Record:
     """A record, of fields that have their types: they are read from a file that people and other hosts can write."""
     found = Record(**fields, owner=owner, identity=identity)

@@ -21,6 +21,7 @@ _ABILITIES = (
     abilities.Backed,
     abilities.Cloneable,
     abilities.Importable,
+    abilities.CarriesHandover,
     abilities.Snapshottable,
     abilities.Flattenable,
     abilities.HoldsBases,

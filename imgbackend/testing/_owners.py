@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from imgbackend import errors
-from imgbackend.driver.abilities import Flattenable, Marked, Snapshottable
+from imgbackend.driver.abilities import CarriesHandover, Flattenable, Marked, Snapshottable
 from imgbackend.driver.contract import Disk
 from imgbackend.system.host import Host
 from imgbackend.testing.topic import Topic, advisory, needs
@@ -130,6 +130,29 @@ class OwnerTests(Topic):
         before = _mark(disk)
         disk.flatten()
         assert _mark(disk) == before
+
+    @advisory("1.1")
+    @needs(Marked, CarriesHandover)
+    def test_what_is_left_with_a_disk_is_read_on_another_host_and_changes_nothing_of_it(self, trial: Trial) -> None:
+        """A text of many thousand bytes, until it is taken away."""
+        disk = trial.made(trial.image(size=trial.small))
+        assert isinstance(disk, CarriesHandover)
+        before, mark, text = trial.read(disk), _mark(disk), "é<x/>" * 10_000
+        for left in ("first", text, None, None):
+            with disk.locked():
+                disk.set_handover(left)
+            with _elsewhere(trial) as other:
+                theirs = other.disk()
+                assert isinstance(theirs, CarriesHandover)
+                with theirs.reading():
+                    assert theirs.handover() == left
+        with disk.locked():
+            disk.set_handover(text)
+        assert (trial.read(disk), _mark(disk)) == (before, mark)
+        disk.remove()
+        with trial.made(trial.image(size=trial.small)).reading():
+            made: Any = trial.disk()
+            assert made.handover() is None
 
 
 def _mark(disk: Disk[Any]) -> Mark | None:

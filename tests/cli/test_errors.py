@@ -95,7 +95,7 @@ def test_an_absent_disk_has_no_snapshots_to_list(cli: Cli) -> None:
     assert_one_line(cli("disk", "snapshot", "list", "web1"), 1, "web1/disk")
 
 
-@pytest.mark.parametrize("setting", ["host=", "host=a\nb", "host=\x1b[31m", "instances_path="])
+@pytest.mark.parametrize("setting", ["host=", "host=(released)", "host=a\nb", "host=\x1b[31m", "instances_path="])
 def test_a_name_of_a_host_or_folder_that_is_none_is_refused(cli: Cli, setting: str) -> None:
     assert_one_line(cli("--set", setting, "disk", "list"), 1, setting.partition("=")[0])
     assert cli.files() == set()

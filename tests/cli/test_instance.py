@@ -288,6 +288,23 @@ def test_instance_of_another_host_is_refused_listed_with_all_hosts_and_taken_ove
     assert cli("instance", "destroy", name).status == 0
 
 
+def test_instance_is_released_on_one_host_and_taken_on_another(cli: Cli, host: Guests) -> None:
+    name = host.name()
+    cli.env["OS_DEFAULT__HOST"] = "node1"
+    made = cli("instance", "spawn", name, "--image", "tiny.qcow2", "--memory", "64M", "-f", "json").json()
+    assert_one_line(cli("instance", "release", name), 1, name, "imgbackend instance stop")
+    assert cli("instance", "stop", name, "--timeout", "0").status == 0
+    assert cli("instance", "release", made["uuid"], "-f", "json").json() == {"instance": made["uuid"], "released": True}
+    assert_one_line(cli("instance", "start", name), 1, f"{name} is nobody's", "imgbackend instance take")
+    cli.env["OS_DEFAULT__HOST"] = "node2"
+    taken = cli("instance", "take", name, "-f", "json").json()
+    assert taken == {"instance": name, "taken": True, "disks": ["disk"]}
+    assert cli("instance", "start", name, "-f", "value", "-c", "state").out == "running\n"
+    assert cli("instance", "destroy", name).status == 0
+    assert_one_line(cli("instance", "take", name), 1, f"there is no instance {name}")
+    assert host.left() == set()
+
+
 def test_disks_of_an_instance_are_grown_under_its_guest_and_not_deleted_under_it(cli: Cli, host: Guests) -> None:
     name = host.name()
     made = cli("instance", "spawn", name, "--image", "tiny.qcow2", "--memory", "64M", "-f", "json").json()

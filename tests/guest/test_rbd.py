@@ -1,7 +1,12 @@
 """Instances whose disks are in a Ceph pool: cloned, booted over the network, taken away."""
 
-from imgbackend import Engine
+from pathlib import Path
+
+import pytest
+
+from imgbackend import Engine, errors
 from imgbackend.driver.abilities import HoldsBases
+from imgbackend.guest.hypervisor import DomainState
 from imgbackend.guest.spec import ConfigDrive
 from imgbackend.types import Gi, Mi
 from labs.ceph import Cluster
@@ -50,6 +55,32 @@ def test_disks_whose_folder_is_gone_are_found_in_the_pool(
     instances.destroy(rbd_guests.name())
     assert images(rbd_cluster, rbd_pool) == set()
     clear(engine)
+
+
+def test_instance_goes_to_a_host_with_another_folder_and_another_libvirtd_by_its_pool(
+    rbd_guests: Guests, rbd_cluster: Cluster, rbd_pool: str, tmp_path: Path
+) -> None:
+    """One libvirtd stands for both: it knows the pool's key, and the domain is gone from it between the two."""
+    name, giver = rbd_guests.name(), rbd_guests.instances()
+    giver.spawn(rbd_guests.spec(root_size=Gi, swap=16 * Mi, config_drive=ConfigDrive()))
+    giver.stop(name, seconds=0)
+    giver.release(name)
+    assert (rbd_guests.domains(), rbd_guests.left()) == (set(), set())
+    folder = tmp_path / "folder-of-b"
+    folder.mkdir(mode=0o711)
+    with Engine.from_config([], rbd_guests.options() | {"instances_path": str(folder), "host": "b"}) as engine:
+        with pytest.raises(errors.DiskElsewhere, match="nobody's"):
+            engine.disk(name).remove()
+        taker = engine.instances
+        taker.take(name)
+        assert set(engine.host.records.all(name)) == {"disk", "disk.swap", "disk.config"}
+        taker.start(name)
+        assert taker.show(name).state is DomainState.RUNNING
+        with pytest.raises(errors.InstanceElsewhere, match="the host b"):
+            giver.take(name)
+        taker.destroy(name)
+    assert images(rbd_cluster, rbd_pool) == set()
+    clear(rbd_guests.engine())
 
 
 def clear(engine: Engine) -> None:

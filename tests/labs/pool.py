@@ -13,13 +13,14 @@ from oslo_config import cfg
 
 from imgbackend import Engine, errors
 from imgbackend.config import plugins
-from imgbackend.driver.abilities import Marked
+from imgbackend.driver.abilities import CarriesHandover, Marked
 from imgbackend.driver.file_disk import FileBackend, FileDisk
 from imgbackend.driver.template import Base
+from imgbackend.system import files
 from imgbackend.types import DiskId, Mark, Owner, Traits
 
 
-class PoolDisk(FileDisk["PoolBackend"], Marked):
+class PoolDisk(FileDisk["PoolBackend"], Marked, CarriesHandover):
     """A raw file, and a note of whose it is."""
 
     @property
@@ -43,7 +44,7 @@ class PoolDisk(FileDisk["PoolBackend"], Marked):
 
     def write_note(self, mark: Mark) -> None:
         owner = {"host": mark.owner.host, "folder": mark.owner.folder} if mark.owner is not None else None
-        self.note.write_text(json.dumps({"owner": owner, "identity": mark.identity}))
+        files.write_whole(self.note, json.dumps({"owner": owner, "identity": mark.identity}).encode())
 
     def mark(self) -> Mark | None:
         if self.find() is None:
@@ -60,12 +61,26 @@ class PoolDisk(FileDisk["PoolBackend"], Marked):
             raise errors.DiskElsewhere(f"{self.id} is another's meanwhile")
         self.write_note(Mark(owner=owner, identity=before.identity))
 
+    @property
+    def handed_over(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.handover.mark")
+
+    def handover(self) -> str | None:
+        return self.handed_over.read_text() if self.handed_over.exists() else None
+
+    def set_handover(self, text: str | None) -> None:
+        if text is None:
+            self.handed_over.unlink(missing_ok=True)
+        else:
+            files.write_whole(self.handed_over, text.encode())
+
     def remove_image(self) -> None:
         """As a real store: what has no note is removed only where it is on record."""
         if self.find() is not None and not self.note.exists() and self.recorded is None:
             raise errors.DiskError(f"{self.id} was made by another program, and is not on record here")
         super().remove_image()
         self.note.unlink(missing_ok=True)
+        self.handed_over.unlink(missing_ok=True)
 
 
 class PoolBackend(FileBackend):
