@@ -16,7 +16,7 @@ from imgbackend.bases.store import BaseEntry, Bases
 from imgbackend.config import options, plugins
 from imgbackend.config.overrides import Overrides
 from imgbackend.config.settings import settings_of
-from imgbackend.disks import image_refs, record_binding
+from imgbackend.disks import image_refs, listing, record_binding
 from imgbackend.disks.owners import Owners, Placement
 from imgbackend.driver.abilities import HoldsBases
 from imgbackend.driver.attached import Attached
@@ -286,46 +286,17 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
             raise errors.ConfigError(f"{instance} is the folder of the bases, and no instance")
         return self._binding.disk(disk_id, images_type)
 
-    def disks(self, instance: str | None = None, *, all_hosts: bool = False) -> Iterator[Disk[Any]]:
+    def disks(
+        self, instance: str | None = None, *, all_hosts: bool = False, broken: listing.Broken = listing.warn
+    ) -> Iterator[Disk[Any]]:
         """The own disks on record that exist, by instance and name; of one instance, if given.
 
-        ``all_hosts``: and those of other hosts and folders.  What cannot be looked at is left out, with a warning.
+        ``all_hosts``: and those of other hosts and folders.  ``broken`` is told of instances and disks that cannot be
+        looked at, with the reason, and they are left out; by default that is a warning.
 
         :raises DiskError: if the records of the instance that is given are broken.
         """
-        self.owners.expect_mounted()
-        for folder in [instance] if instance else instance_folders.instances(self.host):
-            try:
-                known = self.host.records.all(folder)
-                names = {*known, *self.host.records.nova_formats(folder)}
-            except (errors.DiskError, OSError) as exc:
-                if instance:
-                    raise
-                LOG.warning("Cannot look at the disks of %s: %s", folder, exc)
-                continue
-            owner = next((record.owner for record in known.values()), None)
-            if not all_hosts and not self.owners.is_mine(folder, owner):
-                continue
-            for name in sorted(names):
-                found = self._seen(folder, name)
-                if found is not None:
-                    yield found
-
-    def _seen(self, instance: str, name: str) -> Disk[Any] | None:
-        """A disk on record, if it is there and can be looked at."""
-        try:
-            found = self._binding.disk(DiskId(instance=instance, name=name), None)
-        except ValueError:
-            return None  # a folder or a file that is none of ours
-        except (errors.ConfigError, errors.DiskError, OSError) as exc:
-            LOG.warning("Cannot look at %s/%s: %s", instance, name, exc)
-            return None
-        try:
-            return found if found.exists() else None
-        except (errors.DiskError, errors.StorageError) as exc:
-            if isinstance(exc, errors.StorageError) and not found.backend.traits.files:
-                raise  # a store that is away has none of its disks
-            return found  # it is there and broken, or behind a link that leads nowhere: whoever looks closer is told
+        return listing.disks(self.host, self.owners, self._binding, instance, all_hosts=all_hosts, broken=broken)
 
     def bases(self) -> Iterator[BaseEntry]:
         """All bases in the base folder, by name."""

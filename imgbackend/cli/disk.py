@@ -4,6 +4,7 @@ import argparse
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -185,8 +186,16 @@ class List(Lister):
         with self.engine() as engine:
             columns = self.columns_for(parsed_args)
             only = parsed_args.instance and _name_of(engine, parsed_args.instance)
-            disks = engine.disks(only, all_hosts=parsed_args.all_hosts)
-            return columns, [self._row(columns, disk) for disk in disks]
+            broken: list[dict[str, Any]] = []
+            disks = engine.disks(only, all_hosts=parsed_args.all_hosts, broken=partial(self._note_broken, broken))
+            rows = [self._row(columns, disk) for disk in disks]
+            return columns, sorted(
+                rows + [row(columns, facts) for facts in broken], key=lambda each: (each[0], each[1])
+            )
+
+    def _note_broken(self, broken: list[dict[str, Any]], instance: str, name: str | None, reason: Exception) -> None:
+        facts = {"instance": instance, "name": name or "", "state": str(reason)}
+        broken.append(dict.fromkeys([*self.columns, "owner"]) | facts)
 
     def _row(self, columns: Sequence[str], disk: "Disk[Any]") -> Sequence[Any]:
         try:
@@ -287,14 +296,21 @@ class Delete(ShowOne):
         """The arguments."""
         parser = super().get_parser(prog_name)
         add_disk(parser)
-        parser.add_argument("--force", action="store_true", help="also where a guest has it open: it loses its disk")
+        parser.add_argument(
+            "--force",
+            action="store_true",
+            help="also where a guest has it open, which loses it; or where the records are broken: they are put aside",
+        )
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
         """Delete it."""
         with self.engine() as engine:
+            if parsed_args.force:
+                _check_name(parsed_args.instance)
+                engine.owners.put_aside_broken_records(parsed_args.instance)
             disk = disk_of(engine, parsed_args)
-            there = disk.exists()
+            there = disk.may_be_there()
             with self.cancellable(lambda: _whether(disk), interruptible=False):
                 disk.remove(force=parsed_args.force)
             facts = {"instance": disk.id.instance, "name": disk.id.name, "images_type": disk.backend.name}

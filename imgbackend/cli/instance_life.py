@@ -94,6 +94,9 @@ class Destroy(_OfOne):
         """The arguments."""
         parser = super().get_parser(prog_name)
         add_take_over(parser)
+        parser.add_argument(
+            "--force", action="store_true", help="also where the records of its disks are broken: they are put aside"
+        )
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
@@ -101,7 +104,7 @@ class Destroy(_OfOne):
         name = parsed_args.instance
         with self.instances() as (_, instances):
             with self.cancellable(lambda: _state(instances, name), interruptible=False), self.progress() as progress:
-                instances.destroy(name, progress=progress, take_over=parsed_args.take_over)
+                instances.destroy(name, progress=progress, take_over=parsed_args.take_over, force=parsed_args.force)
             return pick(self.columns, {"instance": name, "destroyed": True})
 
 

@@ -103,6 +103,23 @@ class Owners:
         owner = self._host.records.owner(instance)
         return owner if owner is not None else domain_xml.owner_in(self._domain(instance))
 
+    def put_aside_broken_records(self, instance: str) -> None:
+        """Have an instance whose records are broken be one without records, for who wants it gone.
+
+        :raises DiskElsewhere: if it is another's, by ``libvirt.xml``.
+        """
+        try:
+            self._host.records.all(instance)
+            self._host.records.nova_formats(instance)
+        except errors.DiskError as exc:
+            owner = domain_xml.owner_in(self._domain(instance))
+            if not self.is_mine(instance, owner):
+                raise errors.DiskElsewhere(
+                    f"{instance}, whose records are broken, is {owner}'s by its {DOMAIN}"
+                ) from exc
+            for path in self._host.records.put_aside_broken(instance):
+                LOG.warning("The broken records of %s are put aside as %s", instance, path)
+
     def check(self, disk: "AnyDisk", /, *, adopting: bool = False) -> None:
         """Refuse a disk that is another's, by its record, or by what its store notes.
 

@@ -45,14 +45,13 @@ def destroy(engine: "Engine", hypervisor: Hypervisor, own: OwnInstances, name: s
     found = own.domain(name)
     if folder.is_dir() and found is None and not (own.has_folder(name) or _is_unfinished(folder)):
         raise errors.InstanceError(f"{folder} is not a folder that imgbackend made; it is left alone")
-    strays = [] if folder.is_dir() or going.is_dir() else _strays(engine, name)
-    if found is None and not folder.is_dir() and not going.is_dir() and not strays:
+    if found is None and not folder.is_dir() and not going.is_dir() and not _strays(engine, name):
         raise errors.InstanceNotFound(f"there is no instance {name}")
     if folder.is_dir():
         if going.is_dir():
             _clear_former(engine, name)
         _rename(engine, found, name)
-    _end(engine, hypervisor, found, name, strays)
+    _end(engine, hypervisor, found, name)
 
 
 def finish(engine: "Engine", hypervisor: Hypervisor, own: OwnInstances, name: str) -> None:
@@ -74,7 +73,7 @@ def clear(engine: "Engine", hypervisor: Hypervisor, own: OwnInstances, name: str
     if (engine.host.instances / name).is_dir():
         _clear_former(engine, name)
         return
-    _end(engine, hypervisor, own.domain(name), name, [])
+    _end(engine, hypervisor, own.domain(name), name)
 
 
 def _clear_former(engine: "Engine", name: str) -> None:
@@ -118,9 +117,7 @@ def _going(engine: "Engine", name: str) -> Path:
     return engine.host.instances / f"{name}{GOING}"
 
 
-def _end(
-    engine: "Engine", hypervisor: Hypervisor, found: FoundDomain | None, name: str, strays: list[tuple[str, str]]
-) -> None:
+def _end(engine: "Engine", hypervisor: Hypervisor, found: FoundDomain | None, name: str) -> None:
     going = _going(engine, name)
     if found is not None:
         hypervisor.force_off(name)
@@ -129,8 +126,8 @@ def _end(
         pass  # an older version may have renamed the folder under another host's guest
     records = engine.host.records.all(going.name)
     _remove_disks(engine, name, spared=set())
-    for disk, backend in strays:
-        engine.disk(name, disk, backend).remove()
+    for stray in () if records else _strays(engine, name):
+        stray.remove()
     if going.is_dir():
         _remove_folder(going)
         engine.host.flush_folders([going.parent])
@@ -163,13 +160,25 @@ def _is_file(engine: "Engine", record: Record) -> bool:
     return engine.backend(record.backend).traits.files
 
 
-def _strays(engine: "Engine", name: str) -> list[tuple[str, str]]:
-    """Disks of an instance without a folder, and so without records: those that their stores note as ours."""
-    return [
-        (disk.id.name, disk.backend.name)
-        for disk, owner in marked_disks(engine, name)
-        if owner is not None and engine.owners.is_mine(name, owner)
-    ]
+def _strays(engine: "Engine", name: str) -> list[Disk[Any]]:
+    """Disks of an instance without records: those that their stores note as ours, each with its identity on record."""
+    found = []
+    for disk, owner in marked_disks(engine, name):
+        mark = _mark_of(disk)
+        if owner is None or mark is None or not engine.owners.is_mine(name, owner):
+            continue
+        driver, kept = disk.backend.driver, disk.backend.traits.formats[0]
+        disk.given_record = Record(
+            backend=disk.backend.name,
+            driver=driver,
+            format=kept,
+            way="",
+            time=0.0,
+            owner=owner,
+            identity=mark.identity,
+        )
+        found.append(disk)
+    return found
 
 
 def marked_disks(engine: "Engine", name: str | None = None) -> list[tuple[Disk[Any], Owner | None]]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from imgbackend.guest.listing import Instance, Listing, is_disk_name
 from imgbackend.guest.own_instances import OwnInstances
 from imgbackend.guest.plan import Layout, Planned, explained, layout_of
 from imgbackend.guest.settings import settings_of
+from imgbackend.guest.slots import at_most
 from imgbackend.guest.spawn import (
     STARTING,
     ProgressOf,
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 _POLL: Final = 0.2
-_LOOK: Final = 0.1
 
 
 class Instances:
@@ -60,8 +59,7 @@ class Instances:
         self._hypervisor = hypervisor or Hypervisor(self._settings.uri)
         self._own = OwnInstances(engine.host, engine.owners, self._hypervisor)
         self._listing = Listing(engine.host, self._hypervisor, self._own)
-        most = self._settings.most_disk_operations
-        self._slots = threading.Semaphore(most) if most is not None else None
+        self._bounded = at_most(self._settings.most_disk_operations)
 
     def close(self) -> None:
         """Let go of libvirt.  Twice is no error."""
@@ -296,10 +294,11 @@ class Instances:
             self._expect_domain(name)
             (self._hypervisor.reset if hard else self._hypervisor.reboot)(name)
 
-    def destroy(self, name: str, *, progress: Progress = ignore, take_over: bool = False) -> None:
+    def destroy(self, name: str, *, progress: Progress = ignore, take_over: bool = False, force: bool = False) -> None:
         """Take an instance away: domain, disks and folder; what was gone before is no error.
 
-        Once it has begun it asks ``progress`` no more.  ``take_over``: see :meth:`take_over`.
+        Once it has begun it asks ``progress`` no more.  ``take_over``: see :meth:`take_over`.  ``force``: also where
+        the records of its disks are broken; disks in stores go then that those note as ours under its name.
 
         :raises InstanceNotFound: if nothing of it is there.
         :raises InstanceElsewhere: if it is another host's, or another folder's.
@@ -309,6 +308,8 @@ class Instances:
         name = self._listing.name_of(name)
         with self._held(name, progress), translating_errors(self._engine.host):
             snapshots.sweep(self._snapshots, self._engine.host.settings.hostname)
+            if force:
+                self._engine.owners.put_aside_broken_records(name)
             if take_over:
                 self._take_over(name)
             destroy.destroy(self._engine, self._hypervisor, self._own, name)
@@ -385,16 +386,3 @@ class Instances:
         self._own.check(name)
         if self._own.domain(name) is None:
             raise errors.InstanceNotFound(f"libvirt does not know the instance {name}; start it, or destroy it")
-
-    @contextlib.contextmanager
-    def _bounded(self, progress: Progress) -> Iterator[None]:
-        """At most so many disks at once."""
-        if self._slots is None:
-            yield
-            return
-        while not self._slots.acquire(timeout=_LOOK):
-            progress("wait", 0, None)
-        try:
-            yield
-        finally:
-            self._slots.release()

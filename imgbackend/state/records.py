@@ -7,7 +7,9 @@ is never guessed instead.
 """
 
 import contextlib
+import itertools
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -20,12 +22,15 @@ from imgbackend.system import files, stale
 from imgbackend.system.locks import Locks
 from imgbackend.types import DiskId, Mi, Owner, Record
 
+LOG = logging.getLogger(__name__)
+
 OURS: Final = "disks.json"
 NOVAS: Final = "disk.info"
 _BESIDE: Final = frozenset({"owner", "identity"})
 """Fields that stand beside the disks in disks.json, where versions that do not know them pass them over."""
 _END_OF_TIME: Final = 253402300800
 """Seconds from 1970 to the year 10000, which no date can show."""
+_ADVICE: Final = "restore it; to be rid of its disks, use --force of disk delete or instance destroy"
 _LARGEST: Final = Mi
 """Bytes of a file of records: some hundred for each disk, of which a guest has a few dozen."""
 GOING: Final = "_del"
@@ -61,7 +66,7 @@ class Records:
                 for name, fields in content.get("disks", {}).items()
             }
         except (TypeError, AttributeError, KeyError) as exc:
-            raise errors.DiskError(f"{path} is not what imgbackend writes ({exc}); restore it, or remove it") from exc
+            raise errors.DiskError(f"{path} is not what imgbackend writes ({exc}); {_ADVICE}") from exc
 
     def owner(self, instance: str) -> Owner | None:
         """Whose an instance is; None: nobody noted it, or it has no records.
@@ -72,7 +77,7 @@ class Records:
         try:
             return _owner(_read(path))
         except (TypeError, AttributeError, KeyError) as exc:
-            raise errors.DiskError(f"{path} is not what imgbackend writes ({exc}); restore it, or remove it") from exc
+            raise errors.DiskError(f"{path} is not what imgbackend writes ({exc}); {_ADVICE}") from exc
 
     def set_owner(self, instance: str, before: Owner | None, after: Owner, *, durable: bool) -> None:
         """Note that an instance is ``after``'s now, if it is ``before``'s until then.
@@ -93,7 +98,7 @@ class Records:
         try:
             return {name: str(fields["backend"]) for name, fields in _read(path).get("disks", {}).items()}
         except (TypeError, KeyError, AttributeError) as exc:
-            raise errors.DiskError(f"{path} is not what imgbackend writes ({exc}); restore it, or remove it") from exc
+            raise errors.DiskError(f"{path} is not what imgbackend writes ({exc}); {_ADVICE}") from exc
 
     def nova_format(self, disk: DiskId) -> str | None:
         """What disk.info says of a disk, whichever folder the instances were in when Nova wrote it.
@@ -108,7 +113,7 @@ class Records:
         found: dict[str, str] = {}
         for key, value in _read(path).items():
             if not isinstance(value, str):
-                raise errors.DiskError(f"{path} does not hold formats by path; restore it, or remove it")
+                raise errors.DiskError(f"{path} does not hold formats by path; {_ADVICE}")
             folder, _, name = key.rpartition("/")
             if folder.rpartition("/")[2] == whose:
                 found[name] = value
@@ -140,6 +145,24 @@ class Records:
         fields = {key: value for key, value in asdict(record).items() if value is not None and key not in _BESIDE}
         self._change(disk, fields, record.format if as_file else None, record, durable=durable)
 
+    def put_aside_broken(self, instance: str) -> list[Path]:
+        """Rename the files of records that are broken, so that the instance has none; their new paths.
+
+        What cannot be read, or is a link to nothing, may be well where it comes from, and is left as it is.
+        """
+        aside = []
+        with self._locks.record(instance):
+            for name, look in ((OURS, self.all), (NOVAS, self.nova_formats)):
+                path = self._instances / instance / name
+                if not path.is_file():
+                    continue
+                try:
+                    look(instance)
+                except errors.DiskError:
+                    free = (path.with_name(f"{name}.broken{number or ''}") for number in itertools.count())
+                    aside.append(path.rename(next(each for each in free if not os.path.lexists(each))))
+        return aside
+
     def forget(self, disk: DiskId, *, durable: bool, keep_folder: bool = False) -> None:
         """Remember a disk no longer, after it is removed; an empty folder goes with the last one."""
         if (self._instances / disk.instance).is_dir():
@@ -165,7 +188,7 @@ class Records:
             noted = _changed(identities, disk.name, record.identity if record is not None else None)
             if _changed(disks, disk.name, fields) or noted:
                 changed[folder / OURS] = _content(content, identities, record) if disks else {}
-            formats = _read(folder / NOVAS)
+            formats = _read(folder / NOVAS) if record is not None else _readable(folder / NOVAS)
             known = [key for key in formats if Path(key).parts[-2:] == (disk.instance, disk.name)]
             key = known[0] if known else str(folder / disk.name)
             if _changed(formats, key, nova):
@@ -249,10 +272,19 @@ def _read(path: Path | str) -> dict[str, Any]:
                 ) from None
         return {}
     except (ValueError, RecursionError) as exc:
-        raise errors.DiskError(f"{path} is broken ({exc}); restore it, or remove it if its disks are gone") from exc
+        raise errors.DiskError(f"{path} is broken ({exc}); {_ADVICE}") from exc
     if not isinstance(found, dict):
-        raise errors.DiskError(f"{path} is broken; restore it, or remove it if its disks are gone")
+        raise errors.DiskError(f"{path} is broken; {_ADVICE}")
     return found
+
+
+def _readable(path: Path) -> dict[str, Any]:
+    """As :func:`_read`; nothing where the file is broken: it stays as it is, whatever it says of a disk that is gone."""
+    try:
+        return _read(path)
+    except errors.DiskError as exc:
+        LOG.warning("%s", exc)
+        return {}
 
 
 def _parsed(content: bytes) -> Any:

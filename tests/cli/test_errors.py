@@ -109,9 +109,44 @@ def test_a_disk_whose_records_are_broken_hides_no_other(cli: Cli, raw_image: Pat
     for name in ("web1", "web2"):
         assert cli("disk", "create", name, "--image", raw_image).status == 0
     (cli.instances / "web1" / "disks.json").write_text("{")
-    done = cli("disk", "list", "-f", "json")
-    assert [row["instance"] for row in done.json()] == ["web2"]
-    assert "web1/disks.json is broken" in done.err
+    first, second = cli("disk", "list", "-f", "json").json()
+    assert (first["instance"], second["instance"], second["state"]) == ("web1", "web2", "ok")
+    assert "web1/disks.json is broken" in first["state"]
+
+
+def test_a_disk_whose_records_are_broken_is_deleted_by_force(cli: Cli, raw_image: Path) -> None:
+    assert cli("disk", "create", "web1", "--image", raw_image).status == 0
+    records = cli.instances / "web1" / "disks.json"
+    records.write_text("{")
+    assert_one_line(cli("disk", "delete", "web1"), 1, f"{records} is broken", "--force")
+    assert (cli.instances / "web1" / "disk").exists()
+    done = cli("disk", "delete", "web1", "--force", "-f", "json")
+    assert done.json()["deleted"] is True
+    assert f"{records}.broken" in done.err
+    assert not (cli.instances / "web1" / "disk").exists()
+    assert records.with_name("disks.json.broken").read_text() == "{"
+    assert cli("disk", "create", "web1", "--image", raw_image).status == 0
+
+
+@pytest.mark.parametrize("content", ["", "[]"])
+def test_a_broken_disk_info_hides_no_disk_and_stands_in_no_deletions_way(
+    cli: Cli, raw_image: Path, content: str
+) -> None:
+    assert cli("disk", "create", "web1", "--image", raw_image).status == 0
+    path = cli.instances / "web1" / "disk.info"
+    path.write_text(content)
+    told, disk = cli("disk", "list", "-f", "json").json()
+    assert (disk["name"], disk["state"]) == ("disk", "ok")
+    assert f"{path} is broken" in told["state"]
+    done = cli("disk", "delete", "web1", "-f", "json")
+    assert done.json()["deleted"] is True
+    assert not (cli.instances / "web1" / "disk").exists()
+    assert path.read_text() == content
+
+
+@pytest.mark.parametrize("name", ["../web1", "/web1", ""])
+def test_force_takes_no_name_that_is_not_safe(cli: Cli, name: str) -> None:
+    assert_one_line(cli("disk", "delete", "--force", name), 1, "not a name for an instance")
 
 
 def test_a_disk_behind_a_link_to_nothing_is_listed_as_what_it_is(cli: Cli, raw_image: Path) -> None:

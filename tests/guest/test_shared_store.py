@@ -4,11 +4,13 @@ import os
 import shutil
 import time
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
 from imgbackend import Engine, errors
-from imgbackend.types import DiskId, Mi
+from imgbackend.state import domain_xml
+from imgbackend.types import DiskId, Mi, Owner
 from labs.engines import qcow2_content, raw_content, raw_image
 from labs.libvirt import Libvirt
 from labs.pool import MakeHost, disk_of_nova, make_host, pool_driver, pool_folder
@@ -174,3 +176,38 @@ def test_pass_of_another_host_tells_an_unfinished_destroy_and_leaves_it(
     [left] = [each for each in host_a.cache.leftovers(remove=True).leftovers if each.kind == "instance"]
     assert left.removed
     assert in_pool(pool_folder) == set()
+
+
+@pytest.mark.parametrize("gone", ["broken", "absent"])
+def test_destroy_of_an_instance_whose_records_are_broken_finds_its_disks_in_the_store(
+    host_a: Engine, host_b: Engine, raw_image: Template, pool_folder: Path, gone: str
+) -> None:
+    host_b.disk("vm2").cache(raw_image, raw_image.name)
+    host_a.disk("vm1").cache(raw_image, raw_image.name)
+    folder = host_a.host.instances / "vm1"
+    (folder / "libvirt.xml").write_text("<domain/>")
+    if gone == "broken":
+        (folder / "disks.json").write_text("{")
+        with pytest.raises(errors.DiskError, match="--force of disk delete or instance destroy"):
+            host_a.instances.destroy("vm1")
+    else:
+        (folder / "disks.json").unlink()
+    assert in_pool(pool_folder) == {"vm1_disk", "vm2_disk"}
+    host_a.instances.destroy("vm1", force=gone == "broken")
+    assert in_pool(pool_folder) == {"vm2_disk"}
+    assert not folder.exists()
+
+
+def test_force_destroys_no_instance_whose_broken_records_were_anothers(
+    host_a: Engine, raw_image: Template, pool_folder: Path
+) -> None:
+    host_a.disk("vm1").cache(raw_image, raw_image.name)
+    folder = host_a.host.instances / "vm1"
+    xml = ET.Element("domain")
+    ET.SubElement(xml, "metadata").append(domain_xml.instance_element("vm1", Owner(host="c", folder="f" * 32)))
+    (folder / "libvirt.xml").write_text(ET.tostring(xml, encoding="unicode"))
+    (folder / "disks.json").write_text("{")
+    with pytest.raises(errors.DiskElsewhere, match="the host c"):
+        host_a.instances.destroy("vm1", force=True)
+    assert (folder / "disks.json").read_text() == "{"
+    assert in_pool(pool_folder) == {"vm1_disk"}

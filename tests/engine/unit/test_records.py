@@ -215,3 +215,15 @@ def test_disk_of_an_instance_that_became_anothers_is_not_recorded(records: Recor
     with pytest.raises(errors.DiskElsewhere, match="the host b"):
         records.write(RESCUE, replace(RECORD, owner=mine), as_file=True, durable=False)
     assert records.all("web1") == {"disk": replace(RECORD, owner=theirs)}
+
+
+def test_broken_records_are_put_aside_and_no_others(records: Records, instances: Path) -> None:
+    records.write(DISK, RECORD, as_file=True, durable=False)
+    assert records.put_aside_broken("web1") == []
+    for number in ("", "1"):
+        (instances / "web1" / "disks.json").write_text("{")
+        assert records.put_aside_broken("web1") == [instances / "web1" / f"disks.json.broken{number}"]
+    assert records.nova_formats("web1") == {"disk": "qcow2"}
+    (instances / "web1" / "disks.json").symlink_to(instances / "not mounted")
+    assert records.put_aside_broken("web1") == []
+    assert records.put_aside_broken("web2") == []
