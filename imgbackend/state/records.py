@@ -279,7 +279,7 @@ def _read(path: Path | str) -> dict[str, Any]:
 
 
 def _readable(path: Path) -> dict[str, Any]:
-    """As :func:`_read`; nothing where the file is broken: it stays as it is, whatever it says of a disk that is gone."""
+    """As :func:`_read`; nothing where the file is broken: it stays, whatever it says of a disk that is gone."""
     try:
         return _read(path)
     except errors.DiskError as exc:
