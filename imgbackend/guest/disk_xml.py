@@ -50,7 +50,7 @@ def disk_element(device: Device, source: DiskSource, modes: DiskModes, spec: Ins
     kind = kind_of(source)
     element = ET.Element("disk", type=kind, device=device.kind)
     element.append(_driver(source, modes.cache_of(kind), modes.discard if device.kind == "disk" else None))
-    _source(element, source)
+    put_source(element, source)
     ET.SubElement(element, "target", dev=device.target, bus=device.bus)
     serial = _serial(device, spec)
     if serial is not None:
@@ -76,7 +76,8 @@ def _driver(source: DiskSource, cache: str, discard: str | None) -> ET.Element:
     return element
 
 
-def _source(element: ET.Element, source: DiskSource) -> None:
+def put_source(element: ET.Element, source: DiskSource) -> None:
+    """Say in a ``disk`` element how it is opened."""
     if isinstance(source, FileSource):
         ET.SubElement(element, "source", file=str(source.path))
         return

@@ -15,7 +15,7 @@ from imgbackend import errors
 from imgbackend.disks.owners import Owners
 from imgbackend.driver.abilities import CarriesHandover, Marked
 from imgbackend.driver.contract import Disk
-from imgbackend.guest import console
+from imgbackend.guest import console, handed_xml
 from imgbackend.guest.closed_disks import kept_closed
 from imgbackend.guest.hypervisor import OFF, Hypervisor
 from imgbackend.guest.own_instances import OwnInstances
@@ -157,9 +157,9 @@ class Taking:
             raise errors.DiskError(
                 f"{self._name} was released with disks that are not here: {', '.join(sorted(missing))}"
             )
-        ordered = [disks[name] for name in sorted(disks)]
+        domain, ordered = self._adopted(left, disks), [disks[name] for name in sorted(disks)]
         TakingOver(self._host, self._owners, self._hypervisor, self._own, self._name, released=True).run(ordered)
-        self._restore(left)
+        self._restore(left, domain)
         for name in left:
             disk = disks[name]
             if isinstance(disk, CarriesHandover):
@@ -196,17 +196,24 @@ class Taking:
                 found[name] = handover
         return found
 
-    def _restore(self, left: Mapping[str, Handover]) -> None:
+    def _adopted(self, left: Mapping[str, Handover], disks: Mapping[str, Disk[Any]]) -> str | None:
+        """The domain's XML as this host would have it; None: it came with none, or this folder has one."""
+        domain = next((each.domain for each in left.values() if each.domain is not None), None)
+        if domain is None or self._own.kept_xml(self._name) is not None:
+            return None
+        folder, sources = str(self._host.instances / self._name), [disk.source() for disk in disks.values()]
+        return handed_xml.adopted(domain, self._name, folder, sources, self._owners.me())
+
+    def _restore(self, left: Mapping[str, Handover], domain: str | None) -> None:
         """Records and XML, where this folder has none; the XML first: without records it is known whose it is."""
         me, durable = self._owners.me(), self._host.settings.durable
-        domain = next((each.domain for each in left.values() if each.domain is not None), None)
         known = self._host.records.all(self._name)
         folder = self._host.instances / self._name
-        if not left or (known.keys() >= left.keys() and self._own.kept_xml(self._name) is not None):
+        if domain is None and known.keys() >= left.keys():
             return
         changed = self._host.new_folder(folder)
-        if domain is not None and self._own.kept_xml(self._name) is None:
-            write_xml(self._host, self._name, domain_xml.with_owner(domain_xml.moved(domain, str(folder)), me))
+        if domain is not None:
+            write_xml(self._host, self._name, domain)
         for name, handover in left.items():
             if handover.record is not None and name not in known:
                 record = replace(handover.record, owner=me)

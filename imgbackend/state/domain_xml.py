@@ -10,13 +10,14 @@ NAMESPACE: Final = "urn:imgbackend:instance:1"
 """Of the element in a domain's metadata that names its instance, and whose that is."""
 _PLACES: Final = ("file", "dev", "name")
 """Attributes of a disk's source, one of which says where it is."""
-_ELEMENT: Final = f"{{{NAMESPACE}}}instance"
+ELEMENT: Final = f"{{{NAMESPACE}}}instance"
+"""The name of that element."""
 
 
 def instance_element(instance: str, owner: Owner | None) -> ET.Element:
     """The element of the metadata; without attributes where nobody knows whose the instance is."""
     ET.register_namespace("imgbackend", NAMESPACE)
-    element = ET.Element(_ELEMENT, {"host": owner.host, "folder": owner.folder} if owner is not None else {})
+    element = ET.Element(ELEMENT, {"host": owner.host, "folder": owner.folder} if owner is not None else {})
     element.text = instance
     return element
 
@@ -30,7 +31,7 @@ def read_element(element: ET.Element) -> tuple[str | None, Owner | None]:
 def owner_in(xml: str) -> Owner | None:
     """Whose the instance of a domain is; None: the XML does not say, or is none."""
     root = _parsed(xml)
-    element = root.find(f"metadata/{_ELEMENT}") if root is not None else None
+    element = root.find(f"metadata/{ELEMENT}") if root is not None else None
     return read_element(element)[1] if element is not None else None
 
 
@@ -43,7 +44,7 @@ def uuid_in(xml: str) -> str | None:
 def with_owner(xml: str, owner: Owner) -> str:
     """The same domain, as another's; an XML without our element, or that is none, stays as it is."""
     root = _parsed(xml)
-    element = root.find(f"metadata/{_ELEMENT}") if root is not None else None
+    element = root.find(f"metadata/{ELEMENT}") if root is not None else None
     if root is None or element is None:
         return xml
     element.set("host", owner.host)
@@ -75,12 +76,12 @@ def moved(xml: str, folder: str) -> str:
 def names_disk(xml: str, source: DiskSource) -> bool:
     """Whether a domain opens what ``source`` tells."""
     root = _parsed(xml)
-    return root is not None and _place(source) in _opened(root)
+    return root is not None and place(source) in _opened(root)
 
 
 def target_of(xml: str, source: DiskSource) -> str | None:
     """The name that a domain's guest has for the disk that ``source`` tells, such as ``vda``; None: it has none."""
-    wanted = _place(source)
+    wanted = place(source)
     root = _parsed(xml)
     for disk in root.iterfind("devices/disk") if root is not None else ():
         opened, target = disk.find("source"), disk.find("target")
@@ -89,13 +90,20 @@ def target_of(xml: str, source: DiskSource) -> str | None:
     return None
 
 
-def _place(source: DiskSource) -> str:
+def place(source: DiskSource) -> str:
+    """Where a disk is, as the XML of a domain has it: a path, or a pool's and an image's name."""
     return str(source.path) if isinstance(source, FileSource | BlockSource) else source.name
+
+
+def places(source: ET.Element | None) -> Iterator[str]:
+    """What the ``source`` element of a disk opens; nothing where there is none."""
+    if source is not None:
+        yield from filter(None, map(source.get, _PLACES))
 
 
 def _opened(root: ET.Element) -> Iterator[str]:
     for source in root.iterfind("devices/disk/source"):
-        yield from filter(None, map(source.get, _PLACES))
+        yield from places(source)
     for tag in ("kernel", "initrd"):
         yield from filter(None, [root.findtext(f"os/{tag}")])
 
