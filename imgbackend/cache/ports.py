@@ -40,6 +40,9 @@ class SnapshotFolder(Protocol):
     def host(self) -> str:
         """Where it was made."""
 
+    def is_of(self, host: str, /) -> bool:
+        """Whether it was made on this machine, as the host of that name."""
+
     def held(self, progress: Progress, /) -> AbstractContextManager[Held]:
         """The lock that its maker has while it is at work."""
 

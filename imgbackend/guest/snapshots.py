@@ -2,11 +2,14 @@
 
 A folder is locked (flock(2)) as long as its maker lives, so that whoever comes next on the same host knows
 what a killed process left, and takes it away.  On a file system that hosts share the lock may not reach the others
-(NFS locks no folders): the name tells whose it is.  Nova's own folders there are left alone.
+(NFS locks no folders): the name tells whose it is, the host's name and a digest of its machine id, for two hosts may
+have one name.  Nova's own folders there are left alone.
 """
 
 import contextlib
 import fcntl
+import functools
+import hashlib
 import os
 import re
 import shutil
@@ -21,9 +24,10 @@ from urllib.parse import quote, unquote
 from imgbackend.errors import ConfigError
 from imgbackend.system.host import Host
 from imgbackend.system.locks import Held
+from imgbackend.system.process_identity import boot_id, machine_id
 from imgbackend.types import Progress
 
-_NAME: Final = re.compile(r"imgbackend-[A-Za-z0-9.-]{1,63}@(?P<host>[^@]+)@[0-9a-f]{16}\Z")
+_NAME: Final = re.compile(r"imgbackend-[A-Za-z0-9.-]{1,63}@(?P<host>[^@]+)@(?P<machine>[0-9a-f]{8})[0-9a-f]{8}\Z")
 _MODE: Final = 0o700
 _FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _POLL: Final = 0.02
@@ -36,6 +40,12 @@ class Room:
     path: Path
     host: str
     """The name of the host whose process made it."""
+    machine: str
+    """What tells that host from another of the name."""
+
+    def is_of(self, host: str) -> bool:
+        """Whether a process of this machine made it, under that name of its host."""
+        return (self.host, self.machine) == (host, _machine())
 
     @contextlib.contextmanager
     def held(self, progress: Progress, /) -> Iterator[Held]:
@@ -83,7 +93,7 @@ def room(folder: Path, instance: str, host: str) -> Iterator[Path]:
 def sweep(folder: Path, host: str) -> None:
     """Take away what killed processes of this host left in ``folder``, which need not be there."""
     for found in rooms(folder):
-        if found.host != host:
+        if not found.is_of(host):
             continue
         with contextlib.suppress(OSError):  # it has just gone
             fd = os.open(found.path, _FLAGS)
@@ -105,8 +115,16 @@ def rooms(folder: Path) -> list[Room]:
         return []
     matches = [match for match in map(_NAME.match, names) if match is not None]
     return [
-        Room(path=folder / match[0], host=unquote(match["host"])) for match in matches if _is_mine(folder / match[0])
+        Room(path=folder / match[0], host=unquote(match["host"]), machine=match["machine"])
+        for match in matches
+        if _is_mine(folder / match[0])
     ]
+
+
+@functools.cache
+def _machine() -> str:
+    """Of this installation; where that has no id of its own, of this start of its kernel."""
+    return hashlib.sha256((machine_id() or boot_id()).encode()).hexdigest()[:8]
 
 
 def _is_mine(path: Path) -> bool:
@@ -129,7 +147,7 @@ def _locked(fd: int) -> bool:
 def _new(folder: Path, begin: str) -> tuple[Path, int]:
     """A new folder, and the descriptor that locks it."""
     while True:
-        path = folder / f"{begin}@{os.urandom(8).hex()}"
+        path = folder / f"{begin}@{_machine()}{os.urandom(4).hex()}"
         path.mkdir(mode=_MODE)
         try:
             fd = os.open(path, _FLAGS)

@@ -42,7 +42,7 @@ class ProcessIdentity:
         """This process, on the host of that name."""
         return cls(
             host=host,
-            boot=_boot(),
+            boot=boot_id(),
             pid=os.getpid(),
             started=_started(os.getpid()),
             machine=machine_id(),
@@ -84,7 +84,7 @@ class ProcessIdentity:
 
     def is_of_this_boot(self) -> bool:
         """Whether it ran on the kernel that runs here now."""
-        return self.boot == _boot()
+        return self.boot == boot_id()
 
 
 @functools.cache
@@ -98,7 +98,8 @@ def machine_id() -> str | None:
 
 
 @functools.cache
-def _boot() -> str:
+def boot_id() -> str:
+    """What tells this start of the kernel from every other."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 

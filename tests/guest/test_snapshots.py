@@ -86,12 +86,14 @@ def test_work_of_others_is_left_alone(tmp_path: Path) -> None:
 def test_work_of_another_host_is_left_alone_though_its_lock_does_not_reach_here(tmp_path: Path) -> None:
     """NFS locks no folders: each host sees its own locks only."""
     theirs = tmp_path / f"imgbackend-web1@there@{'0' * 16}"
-    theirs.mkdir()
+    namesakes = tmp_path / f"imgbackend-web1@here@{'0' * 16}"
+    for each in (theirs, namesakes):
+        each.mkdir()
     with snapshots.room(tmp_path, "web1", "here") as path:
         assert path.name.startswith("imgbackend-web1@here@")
         assert {each.host for each in snapshots.rooms(tmp_path)} == {"here", "there"}
     snapshots.sweep(tmp_path, "here")
-    assert list(tmp_path.iterdir()) == [theirs]
+    assert sorted(tmp_path.iterdir()) == [namesakes, theirs]
 
 
 @pytest.mark.parametrize("host", ["node-1.example.org", "a@b", "a/b", "é"])

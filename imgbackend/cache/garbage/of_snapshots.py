@@ -48,7 +48,7 @@ class Workrooms:
     def _state(self, room: SnapshotFolder) -> LeftoverState:
         """Its lock is free: on the host that made it, its maker is gone; of another, the lock may not reach us."""
         size, changed = _seen(room.path)
-        if room.host == self._host.settings.hostname:
+        if room.is_of(self._host.settings.hostname):
             return LeftoverState(size=size, time=changed, dead=True, reason="the process that made it is gone")
         age, told = FileSystemClock(room.path.parent)() - changed, f"by {room.host}"
         if age >= self._policy.lease:
