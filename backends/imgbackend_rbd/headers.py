@@ -18,6 +18,8 @@ from imgbackend.types import Ki
 if TYPE_CHECKING:
     from rados import Ioctx
 
+_EXCLUSIVE_LOCK: Final = 1 << 2
+"""The feature: RBD_FEATURE_EXCLUSIVE_LOCK."""
 _OBJECT_MAP: Final = 1 << 3
 """The feature: RBD_FEATURE_OBJECT_MAP."""
 _MAP_INVALID: Final = 1 << 0
@@ -50,6 +52,8 @@ class ImageHeader:
     """Its objects have ``1 << order`` bytes."""
     mapped: bool
     """Its object map can be relied on."""
+    exclusive: bool
+    """One client at a time writes to it; what another had begun is refused by Ceph from then on."""
     metadata: Mapping[str, str]
     """Of the keys that were asked for, those that are set."""
 
@@ -91,6 +95,7 @@ def read(ioctx: "Ioctx", image_id: str, keys: Iterable[str] = ()) -> ImageHeader
         size=_number(found.get("size")),
         order=_number(found.get("order")),
         mapped=bool(features & _OBJECT_MAP) and not flags & _MAP_INVALID,
+        exclusive=bool(features & _EXCLUSIVE_LOCK),
         metadata={
             key.removeprefix("metadata_"): value.decode() for key, value in found.items() if key.startswith("metadata_")
         },

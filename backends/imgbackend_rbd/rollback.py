@@ -21,12 +21,18 @@ def roll_back(backend: PoolBackend, image: str, name: str) -> None:
     """Roll back to the snapshot of that name.
 
     :raises DiskBusy: if somebody has the disk open; then it is as it was.
+    :raises DiskError: if the image has no lock that would hold off a host which hung in the midst of this.
     """
     with backend.rolling(image):
         image_id = headers.identity(backend.ioctx, image)
         snapshot = headers.snapshot(backend.ioctx, image_id, name)
         if snapshot is None:
             raise errors.DiskError(f"there is no snapshot {name} any more")
+        if not headers.read(backend.ioctx, image_id).exclusive:
+            raise errors.DiskError(
+                f"{backend.pool}/{image} lacks the feature exclusive-lock, so that a host which hangs in the midst of a "
+                f"rollback could go on later, under a guest: rbd feature enable {backend.pool}/{image} exclusive-lock"
+            )
         begun = names.Rollback(image=image_id, snapshot=snapshot.id)
         names.point(backend.ioctx, image, image_id, str(begun))
         try:  # who opened it before its name was hidden may be a watcher by now

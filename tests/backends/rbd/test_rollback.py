@@ -161,3 +161,21 @@ def test_identity_is_of_the_image_that_has_the_name_now(made: RbdDisk, raw_image
     assert made.identity() is None
     made.cache(raw_image, raw_image.name)
     assert made.identity() not in (None, first)
+
+
+def test_disk_whose_image_has_no_lock_against_a_host_that_hangs_is_not_rolled_back(
+    made: RbdDisk, tmp_path: Path
+) -> None:
+    """As images have that were made where the cluster's default features are layering alone."""
+    backend, before = made.backend, read(made, tmp_path)
+    with backend.cluster.image(backend.pool, made.image) as image:
+        every = (1 << 6) | (1 << 4) | (1 << 3)  # journaling, fast-diff, object-map: they need the lock
+        image.update_features(image.features() & every, False)
+        image.update_features(1 << 2, False)
+    with pytest.raises(errors.DiskError, match=f"rbd feature enable {backend.pool}/web1_disk exclusive-lock"):
+        made.rollback_to_snap("kept")
+    assert read(made, tmp_path) == before
+    with backend.cluster.image(backend.pool, made.image) as image:
+        image.update_features(1 << 2, True)
+    made.rollback_to_snap("kept")
+    assert read(made, tmp_path) != before
