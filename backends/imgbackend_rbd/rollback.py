@@ -30,7 +30,7 @@ def roll_back(backend: PoolBackend, image: str, name: str) -> None:
             raise errors.DiskError(f"there is no snapshot {name} any more")
         if not headers.read(backend.ioctx, image_id).exclusive:
             raise errors.DiskError(
-                f"{backend.pool}/{image} lacks the feature exclusive-lock, so that a host which hangs in the midst of a "
+                f"{backend.pool}/{image} lacks the feature exclusive-lock, so that a host that hangs in the midst of a "
                 f"rollback could go on later, under a guest: rbd feature enable {backend.pool}/{image} exclusive-lock"
             )
         begun = names.Rollback(image=image_id, snapshot=snapshot.id)
