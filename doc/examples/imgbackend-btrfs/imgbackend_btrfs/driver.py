@@ -117,8 +117,10 @@ class BtrfsDisk(FileDisk["BtrfsBackend"], Snapshottable):
     def _delete(self, *subvolumes: Path) -> None:
         there = [path for path in subvolumes if path.exists()]
         if there:
-            flushed = ["--commit-after"] if self.backend.durable else []
-            self.backend.btrfs("subvolume", "delete", *flushed, *there)
+            self.backend.btrfs("subvolume", "delete", *there)
+            if self.backend.durable:
+                # not --commit-after: that waits for one commit by its number, and fails where the commit is over
+                self.backend.btrfs("filesystem", "sync", there[0].parent)
 
 
 class BtrfsBackend(FileBackend):
