@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -47,23 +48,46 @@ def test_disks_are_opened_as_this_host_knows_them_and_paths_are_its_own() -> Non
     assert adopted(after) == after
 
 
+SOURCE = '<source protocol="rbd" name="vms/web1_disk">'
 EVIL = {
     "another name": ("<name>web1<", "<name>web2<"),
+    "a second name": ("<name>web1<", "<name>web1</name><name>web2<"),
     "a disk that is not its own": ("vms/web1_disk", "vms/web2_disk"),
+    "a second source": (SOURCE, f'<source protocol="rbd" name="vms/web2_disk"/>{SOURCE}'),
+    "a source with two places": (SOURCE, SOURCE[:-1] + ' file="/etc/shadow">'),
     "a file": ('protocol="rbd" name="vms/web1_disk"', 'file="/etc/shadow"'),
+    "a disk without a source": (SOURCE, '<other protocol="rbd">'),
+    "a lun": ('device="disk"', 'device="lun"'),
     "a device": ("<rng model", '<hostdev mode="subsystem"/><rng model'),
     "an emulator": ("<devices>", "<devices><emulator>/bin/sh</emulator>"),
     "a folder": ("<devices>", '<devices><filesystem type="mount"><source dir="/"/></filesystem>'),
     "words for qemu": ("</devices>", '</devices><q:commandline xmlns:q="http://libvirt.org/schemas/domain/qemu/1.0"/>'),
     "a kernel": ("<os>", "<os><kernel>/etc/shadow</kernel>"),
+    "a kernel without a slash": ("<os>", "<os><kernel>etc/shadow</kernel>"),
+    "an initrd": ("<os>", "<os><initrd>etc/shadow</initrd>"),
     "a way out": ("<os>", "<os><kernel>/a/web1/../../etc/shadow</kernel>"),
-    "a second log": ("<rng model", '<console type="pty"><log file="/etc/cron.d/x"/></console><rng model'),
+    "a second serial": ("<rng model", '<serial type="pty"><log file="etc/cron.d/x"/></serial><rng model'),
     "a serial to a file": ('<serial type="pty">', '<serial type="file"><source path="/etc/cron.d/x"/>'),
     "a direct interface": ('<interface type="bridge">', '<interface type="direct">'),
+    "another backend of an interface": (
+        "<interface",
+        '<interface type="user"><backend logFile="x"/></interface><interface',
+    ),
     "entropy of a file": ("/dev/urandom", "/etc/shadow"),
+    "entropy of a relative file": ("/dev/urandom", "etc/shadow"),
+    "entropy of a socket": ('<backend model="random">', '<backend model="egd" type="tcp">'),
     "an entity": ("<domain ", '<!DOCTYPE domain [<!ENTITY x SYSTEM "file:///etc/shadow">]><domain '),
     "half an XML": ("</domain>", ""),
+    "half a letter": ("</domain>", "\udc80</domain>"),
+    "very deep": ("<devices>", "<devices>" + "<disk>" * 5000 + "</disk>" * 5000),
 }
+
+
+def test_format_of_a_disk_is_what_this_host_knows_and_the_log_is_its_own() -> None:
+    """A guest may have written the header of another format to its raw disk."""
+    told = RBD.replace('type="raw"', 'type="qcow2"').replace("/a/web1/console.log", "/etc/cron.d/x")
+    assert adopted(told) == adopted(RBD)
+    assert 'type="qcow2"' not in adopted(told)
 
 
 @pytest.mark.parametrize("kind", EVIL)
@@ -86,4 +110,13 @@ def test_all_that_imgbackend_writes_is_taken(path: Path) -> None:
     ]
     named = re.findall('<source protocol="rbd" name="([^"]*)"', xml)
     disks += [NetworkSource(protocol="rbd", name=name) for name in named]
-    assert found[1] in handed_xml.adopted(xml, found[1], log[1], disks, OWNER)
+    for kernel in re.findall("<(?:kernel|initrd)>([^<]*)<", xml):
+        disks.append(FileSource(path=Path(kernel), format="raw"))
+    after = handed_xml.adopted(xml, found[1], log[1], disks, OWNER)
+    assert domain_xml.owner_in(after) == OWNER
+    assert _tags(after) == _tags(xml)
+
+
+def _tags(xml: str) -> set[str]:
+    """All but those that tell how a cluster is reached, which the host of this test does not know."""
+    return {each.tag for each in ET.fromstring(xml).iter()} - {"auth", "secret", "host", "config"}  # noqa: S314 - ours
