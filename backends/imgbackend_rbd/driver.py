@@ -21,7 +21,7 @@ from imgbackend.types import (
     Traits,
     ignore,
 )
-from imgbackend_rbd import checks, headers, locations, marks, to_image
+from imgbackend_rbd import checks, headers, locations, marks, older_hosts, to_image
 from imgbackend_rbd.bases import CephPoolBases
 from imgbackend_rbd.disk import RbdDisk
 from imgbackend_rbd.lock import StoreLock
@@ -136,9 +136,10 @@ class RbdBackend(PoolBackend, SharedStore, Checkable, TellsLeftovers):
         raise errors.StorageUnavailable(f"the Ceph cluster does not tell how large the pool {self.pool} is: {why}")
 
     def findings(self) -> Iterator[Finding]:
-        """Whether disks can be made here, and how."""
+        """Whether disks can be made here, and how; and who makes them without owners."""
         store = checks.Store(cluster=self.cluster, pool=self.pool, host=self.host, secret_uuid=self.conf.secret_uuid)
-        return checks.findings(store)
+        yield from checks.findings(store)
+        yield older_hosts.finding(self)
 
     def leftovers(self) -> Iterator[StoreLeftover]:
         """What is on the list of the unfinished, of all hosts; and bases that are not visible."""

@@ -33,6 +33,8 @@ _EQUAL: Final = 1
 """LIBRADOS_CMPXATTR_OP_EQ."""
 _GREATER: Final = 3
 """LIBRADOS_CMPXATTR_OP_GT: what is there is."""
+MISMATCH: Final = 4095
+"""MAX_ERRNO: from here on librados says at what byte the content of an object differed from what was compared."""
 _PREAMBLE: Final = 6
 """Bytes before what Ceph encodes: two versions, and a length."""
 _USED: Final = bytes(
@@ -54,6 +56,8 @@ class ImageHeader:
     """Its object map can be relied on."""
     exclusive: bool
     """One client at a time writes to it; what another had begun is refused by Ceph from then on."""
+    made: float
+    """Seconds since 1970, by the clock of the OSD that made it; 0 where Ceph was too old to note that."""
     metadata: Mapping[str, str]
     """Of the keys that were asked for, those that are set."""
 
@@ -81,7 +85,7 @@ def made(ioctx: "Ioctx", name: str) -> float:
 
 def read(ioctx: "Ioctx", image_id: str, keys: Iterable[str] = ()) -> ImageHeader:
     """The header of an image; ``ObjectNotFound`` where it was never finished, or is half removed."""
-    asked = ("size", "order", "features", "flags", *(f"metadata_{key}" for key in keys))
+    asked = ("size", "order", "features", "flags", "create_timestamp", *(f"metadata_{key}" for key in keys))
     op = ioctx.create_read_op()
     try:
         pairs, _ = ioctx.get_omap_vals_by_keys(op, asked)
@@ -90,12 +94,14 @@ def read(ioctx: "Ioctx", image_id: str, keys: Iterable[str] = ()) -> ImageHeader
     finally:
         ioctx.release_read_op(op)
     features, flags = _number(found.get("features")), _number(found.get("flags"))
+    seconds, nanoseconds = struct.unpack("<II", found.get("create_timestamp") or bytes(8))
     return ImageHeader(
         id=image_id,
         size=_number(found.get("size")),
         order=_number(found.get("order")),
         mapped=bool(features & _OBJECT_MAP) and not flags & _MAP_INVALID,
         exclusive=bool(features & _EXCLUSIVE_LOCK),
+        made=seconds + nanoseconds / 1e9,
         metadata={
             key.removeprefix("metadata_"): value.decode() for key, value in found.items() if key.startswith("metadata_")
         },

@@ -25,8 +25,6 @@ _LIST: Final = "rbd_directory"
 _ROLLBACK: Final = "imgbackend-rollback."
 _REMOVAL: Final = "~"
 """No id of Ceph's begins so.  The name has as many bytes as before: a full pool takes no more."""
-_MISMATCH: Final = 4095
-"""MAX_ERRNO: above it librados says at what byte the content differed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +67,7 @@ def point(ioctx: "Ioctx", name: str, before: str, after: str) -> None:
         op.write_full(headers.packed(after.encode()))
         ioctx.operate_write_op(op, f"{_OBJECT}{name}")
     except Exception as exc:
-        if (getattr(exc, "errno", None) or 0) < _MISMATCH and getattr(exc, "errno", None) != errno.ECANCELED:
+        if (getattr(exc, "errno", None) or 0) < headers.MISMATCH and getattr(exc, "errno", None) != errno.ECANCELED:
             raise
         raise errors.DiskBusy(f"{name} was made anew, or changed, just now; try again") from exc
     finally:

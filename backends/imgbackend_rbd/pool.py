@@ -32,7 +32,7 @@ class PoolBackend(Backend, ChecksBases):
         self.pool = ""
 
     def open(self) -> None:
-        """Connect, find the pool, and see that we may read it."""
+        """Connect, find the pool, and see that we may read it, and know what is there."""
         conf = self.conf
         self.pool = conf.pool
         self.patience = Patience(retries=conf.destroy_volume_retries, interval=conf.destroy_volume_retry_interval)
@@ -46,9 +46,8 @@ class PoolBackend(Backend, ChecksBases):
         self.unfinished = Unfinished(self.cluster, self.pool, self.host)
         try:
             self.cluster.open()
-            absent = contextlib.suppress(*self.cluster.absent)
-            with self.cluster.asked(f"reading the pool {self.pool}", self.pool), absent:
-                self.ioctx.stat("rbd_directory")
+            with self.cluster.asked(f"reading the pool {self.pool}", self.pool):
+                self.unfinished.expect_known_format()
         except BaseException:
             self.cluster.close()
             raise

@@ -6,6 +6,9 @@ off it after the last: an image whose name is not on it is whole.  The list is o
 the pool, which all hosts see; each entry says which host is at it.  While somebody is, the
 entry's lease is held, a lock on the same object; an entry whose lease has run out, by the
 clock of the OSD, is abandoned.  How old an entry is says nothing: hosts' clocks differ.
+
+The entries are keys of that object.  Its content, ``{"format": 2}``, is the format of all that imgbackend keeps in the
+pool.  The request that puts a name on the list compares it, so that it costs no other.
 """
 
 import contextlib
@@ -17,6 +20,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
 from imgbackend import errors
+from imgbackend_rbd import headers
 from imgbackend_rbd.lock import Holders, Lease
 
 if TYPE_CHECKING:
@@ -26,6 +30,12 @@ if TYPE_CHECKING:
     from imgbackend_rbd.cluster import Cluster
 
 OBJECT: Final = "imgbackend.unfinished"
+FORMAT: Final = 2
+"""Of what this version keeps in a pool: disks are marked with owners.  Where none is noted it is 1."""
+_CONTENT: Final = json.dumps({"format": FORMAT}).encode()
+_EMPTY: Final = b"\0"
+"""As what an object without content compares."""
+_LARGEST: Final = 4096
 _PAGE: Final = 1000
 _EQUAL: Final = 1
 """LIBRADOS_CMPXATTR_OP_EQ."""
@@ -178,7 +188,7 @@ class Unfinished:
                 self._changed(name, before, after, lease)
             except self._cluster.absent:
                 if after is not None:
-                    self._make()
+                    self._note_format()
                 self._changed(name, before, after, lease if after is not None else None)  # it has run out
         except Exception as exc:
             if getattr(exc, "errno", None) != errno.ECANCELED:
@@ -187,9 +197,21 @@ class Unfinished:
         return True
 
     def _changed(self, name: str, before: str, after: str | None, lease: Lease | None) -> None:
+        """Who takes a name off the list finishes what was begun, in whichever format the pool is by then."""
+        try:
+            self._change_once(name, before, after, lease)
+        except Exception as exc:
+            if (getattr(exc, "errno", None) or 0) < headers.MISMATCH:
+                raise
+            self._note_format()
+            self._change_once(name, before, after, lease)
+
+    def _change_once(self, name: str, before: str, after: str | None, lease: Lease | None) -> None:
         ioctx = self._ioctx
         op = ioctx.create_write_op()
         try:
+            if after is not None:
+                op.cmpext(_CONTENT, 0)
             op.omap_cmp(name, before, _EQUAL)
             if after is None:
                 ioctx.remove_omap_keys(op, (name,))
@@ -212,12 +234,43 @@ class Unfinished:
             finally:
                 ioctx.release_write_op(op)
 
-    def _make(self) -> None:
+    def expect_known_format(self) -> None:
+        """Refuse a pool that a newer version uses, by one small request.
+
+        :raises ConfigError: with what to do.
+        """
+        try:
+            content = self._ioctx.read(OBJECT, _LARGEST)
+        except self._cluster.absent:
+            return
+        try:
+            noted = json.loads(content)["format"] if content else FORMAT
+        except (ValueError, KeyError, TypeError) as exc:
+            raise errors.ConfigError(
+                f"{self.pool}/{OBJECT} is broken ({exc}): it begins with {content[:40]!r} and not with a format that "
+                "imgbackend writes; find out what wrote there"
+            ) from exc
+        if noted != FORMAT:
+            raise errors.ConfigError(
+                f"the pool {self.pool} has format {noted}, which this imgbackend does not know; use a newer one"
+            )
+
+    def _note_format(self) -> None:
+        """Note the format, once by all hosts; the object is made where there is none.
+
+        :raises ConfigError: if a newer version has noted another one.
+        """
         ioctx = self._ioctx
         op: WriteOp = ioctx.create_write_op()
         try:
             op.new(0)
+            op.cmpext(_EMPTY, 0)
+            op.write_full(_CONTENT)
             ioctx.operate_write_op(op, OBJECT)
+        except Exception as exc:
+            if (getattr(exc, "errno", None) or 0) < headers.MISMATCH:
+                raise
+            self.expect_known_format()
         finally:
             ioctx.release_write_op(op)
 

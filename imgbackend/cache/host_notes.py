@@ -8,14 +8,17 @@ import json
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Literal, TypeAlias
 
 from imgbackend.system import files
 
 NAME: Final = "imgbackend_hosts.json"
 _VERSION: Final = 1
+
+Program: TypeAlias = Literal["Nova", "older version"]
+"""What makes passes and writes no notes: a Nova, or an imgbackend that is older than they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +35,12 @@ class HostNote:
     """The machine id of the host that made its last pass; None: a Nova's, or it has none."""
     instances: str | None = None
     """Where that host has mounted the folder."""
+    format: int | None = None
+    """What the version that made its last pass writes, as in the marker of the folder; None: it did not tell."""
+    replaced: int | float | None = None
+    """The entry that its last pass was to replace: it is there still if the pass was killed between the two files."""
+    made_by: Program | None = None
+    """What made the passes of which nobody wrote a note, where that could be told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +53,8 @@ class Notes:
     """When the entries were last looked at, by the time of the file system; None: never."""
     is_ours: bool = True
     """False: a newer version wrote them, and they are left as they are."""
+    is_readable: bool = True
+    """False: there are notes, and they cannot be understood; nothing is known of any host."""
 
 
 def read(instances: Path) -> Notes:
@@ -54,11 +65,19 @@ def read(instances: Path) -> Notes:
     try:
         content = json.loads((instances / NAME).read_bytes())
         if content["version"] > _VERSION:
-            return Notes(hosts={}, is_ours=False)
-        hosts = {name: HostNote(**fields) for name, fields in content["hosts"].items()}
+            return Notes(hosts={}, is_ours=False, is_readable=False)
+        hosts = {name: _note(noted) for name, noted in content["hosts"].items()}
         return Notes(hosts=hosts, looked=content["looked"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+    except FileNotFoundError:
         return Notes(hosts={})
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return Notes(hosts={}, is_readable=False)
+
+
+def _note(noted: dict[str, Any]) -> HostNote:
+    """A note; what later versions of the same file note beside it is passed over."""
+    known = {each.name for each in fields(HostNote)}
+    return HostNote(**{name: value for name, value in noted.items() if name in known})
 
 
 def write(instances: Path, notes: Notes) -> None:

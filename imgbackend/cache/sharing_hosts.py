@@ -7,18 +7,22 @@ Nova's may be cut off.  A host that was not heard of for a day is no user any mo
 Our times there are the file system's.  A Nova's are its host's, whose clock may be wrong.  That is known when its entry
 changes: its pass was after the last look at the entries, and tells another time.  Such a host is alive for a day
 after its entry was seen to change, whatever that says.
+
+A host whose entry changed and that left no note with it runs a Nova, or an imgbackend of before the owners.  The number
+tells them apart: our entries are whole seconds, written without a point.  A Nova that adds its own leaves them
+so; the older imgbackend reads all numbers as floats, and writes them so.
 """
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from imgbackend import errors
 from imgbackend.bases import instance_folders
 from imgbackend.cache import host_notes
-from imgbackend.cache.host_notes import HostNote, Notes
+from imgbackend.cache.host_notes import HostNote, Notes, Program
 from imgbackend.cache.policy import OtherHost, span
 from imgbackend.state import folder_marker
 from imgbackend.system import files
@@ -35,6 +39,10 @@ _LONGEST: Final = 7200.0
 """Seconds that a pass may take: it tells when it began, and only at its end."""
 
 
+Maker: TypeAlias = Literal["imgbackend", "older version", "Nova", "older version or Nova", "unknown"]
+"""What made a host's last pass: an imgbackend that tells its format, one that does not, or a Nova."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenHost:
     """A host on record."""
@@ -47,6 +55,10 @@ class SeenHost:
     """It is this one."""
     clock_is_wrong: bool = False
     """It makes passes, and tells other times of them than it can have made them at."""
+    format: int | None = None
+    """The format that its version writes, as in the marker of the folder; None: its last pass did not tell."""
+    made_by: Maker = "unknown"
+    """What made its last pass.  An ``older version`` takes no notice of whose an instance is."""
 
 
 class SharingHosts:
@@ -68,7 +80,7 @@ class SharingHosts:
             found, notes = self._read(), host_notes.read(self._host.instances)
         now = self._clock()
         known = _looked_at(found, notes, now)
-        return [self._seen(name, note, now) for name, note in sorted(known.items())]
+        return [self._seen(name, note, notes, now) for name, note in sorted(known.items())]
 
     def slowest(self) -> OtherHost | None:
         """Of the other hosts that are alive, the one whose last pass is longest ago.
@@ -120,9 +132,18 @@ class SharingHosts:
                 if refusal is not None:
                     raise errors.ConfigError(refusal)
                 hosts = _looked_at(found, notes, now)
-                hosts[name] = HostNote(last_pass=began, seen=now, machine=machine_id(), instances=here)
+                hosts[name] = HostNote(
+                    last_pass=int(began),
+                    seen=now,
+                    machine=machine_id(),
+                    instances=here,
+                    format=folder_marker.FORMAT,
+                    replaced=found.get(name),
+                )
                 host_notes.write(self._host.instances, dataclasses.replace(notes, hosts=hosts, looked=now))
-                found[name] = began
+                found[name] = int(began)
+                # those of the others as well: where an older version gave them a point, it is known now
+                found |= {each: int(entry) for each, entry in _ours(found, hosts).items()}
                 host_notes.replace(self._file, json.dumps(found).encode())
         except OSError as exc:
             raise files.as_error(exc, self._file) from exc
@@ -148,23 +169,26 @@ class SharingHosts:
         except OSError as exc:
             raise files.as_error(exc, self._file) from exc
 
-    def _read(self) -> dict[str, float]:
+    def _read(self) -> dict[str, int | float]:
+        """The entries, each of the type of number that it is written as."""
         try:
             found = json.loads(files.content(self._file))
         except (FileNotFoundError, ValueError):
             return {}
         if not isinstance(found, dict):
             return {}
-        return {name: float(seen) for name, seen in found.items() if isinstance(seen, int | float)}
+        return {name: seen for name, seen in found.items() if isinstance(seen, int | float)}
 
-    def _seen(self, name: str, note: HostNote, now: float) -> SeenHost:
+    def _seen(self, name: str, note: HostNote, notes: Notes, now: float) -> SeenHost:
         alive = now - (note.last_pass if note.credible else note.seen) < ALIVE
         return SeenHost(
             name=name,
-            last_pass=note.last_pass,
+            last_pass=float(note.last_pass),
             alive=alive,
             here=name == self._host.settings.hostname,
             clock_is_wrong=alive and not note.credible,
+            format=note.format,
+            made_by=_maker(note, notes),
         )
 
     def _namesake(self, notes: Notes) -> str | None:
@@ -197,15 +221,49 @@ class SharingHosts:
         )
 
 
-def _looked_at(found: dict[str, float], notes: Notes, now: float) -> dict[str, HostNote]:
+def _looked_at(found: Mapping[str, int | float], notes: Notes, now: float) -> dict[str, HostNote]:
     """The notes of the hosts that are on record, as of now."""
+    noted = {name: note for name, note in notes.hosts.items() if found.get(name, "") in (note.last_pass, note.replaced)}
+    program = _program(found, noted)
     looked = {}
     for name, last_pass in found.items():
-        note = notes.hosts.get(name)
-        if note is None or note.last_pass != last_pass:
-            earliest = last_pass if notes.looked is None else notes.looked - _LONGEST
-            credible = earliest <= last_pass <= now + _SKEW
-            known = HostNote(last_pass=last_pass, seen=now) if note is None else note
-            note = dataclasses.replace(known, last_pass=last_pass, seen=now, credible=credible)
-        looked[name] = note
+        if name in noted:
+            looked[name] = dataclasses.replace(noted[name], last_pass=last_pass)
+            continue
+        note = notes.hosts.get(name, HostNote(last_pass=last_pass, seen=now))
+        earliest = last_pass if notes.looked is None else notes.looked - _LONGEST
+        looked[name] = dataclasses.replace(
+            note,
+            last_pass=last_pass,
+            seen=now,
+            credible=earliest <= last_pass <= now + _SKEW,
+            format=None,
+            replaced=None,
+            made_by=program or note.made_by,
+        )
     return looked
+
+
+def _program(found: Mapping[str, int | float], noted: Mapping[str, HostNote]) -> Program | None:
+    """What made the passes that nobody noted, of hosts that are in ``found`` and not in ``noted``.
+
+    None where that cannot be told: there is no entry of ours, or an older version wrote one of several entries, and who
+    wrote the others is not known.
+    """
+    ours = _ours(found, noted)
+    if ours and all(isinstance(entry, int) for entry in ours.values()):
+        return "Nova"
+    return "older version" if ours and len(found) - len(noted) == 1 else None
+
+
+def _ours(found: Mapping[str, int | float], noted: Mapping[str, HostNote]) -> dict[str, int | float]:
+    """The entries that were written as whole numbers, by versions that tell their format."""
+    return {
+        name: found[name] for name, note in noted.items() if note.format is not None and float(found[name]).is_integer()
+    }
+
+
+def _maker(note: HostNote, notes: Notes) -> Maker:
+    if note.format is not None:
+        return "imgbackend"
+    return (note.made_by or "older version or Nova") if notes.is_readable else "unknown"

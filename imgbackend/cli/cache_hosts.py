@@ -1,18 +1,24 @@
-"""``imgbackend cache hosts``: who shares the cache."""
+"""``imgbackend cache hosts``: who shares the cache, and with which version."""
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imgbackend.cli.base import Lister
 from imgbackend.cli.figures import Time
 from imgbackend.errors import InstanceNotFound
 
+if TYPE_CHECKING:
+    from imgbackend.cache.sharing_hosts import SeenHost
+
 
 class Hosts(Lister):
-    """List the hosts that share the base folder, and when each made its last pass."""
+    """List the hosts that share the base folder, when each made its last pass, and with which version.
 
-    columns = ("host", "last_pass", "alive", "here")
+    A host with an older version takes no notice of whose an instance is: see what doctor says.
+    """
+
+    columns = ("host", "last_pass", "alive", "here", "version")
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """The arguments."""
@@ -32,7 +38,13 @@ class Hosts(Lister):
             for name in parsed_args.forget:
                 engine.cache.forget_host(name)
             found = engine.cache.hosts()
-        return self.columns, [(each.name, Time(each.last_pass), each.alive, each.here) for each in found]
+        return self.columns, [
+            (each.name, Time(each.last_pass), each.alive, each.here, _version(each)) for each in found
+        ]
+
+
+def _version(host: "SeenHost") -> str:
+    return host.made_by if host.format is None else f"format {host.format}"
 
 
 class TakeOver(Lister):

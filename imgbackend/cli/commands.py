@@ -59,7 +59,10 @@ TABLE: Final[dict[str, tuple[str, str]]] = {
         "cache_hosts:TakeOver",
         "Make all instances of a host that is no more, or has another name now, this host's",
     ),
-    "cache hosts": ("cache_hosts:Hosts", "List the hosts that share the base folder, and when each made its last pass"),
+    "cache hosts": (
+        "cache_hosts:Hosts",
+        "List the hosts that share the base folder, when each made its last pass, and with which version",
+    ),
     "doctor": ("doctor:Doctor", "Check this host: tools, permissions, storage, configuration"),
     "help": ("", "Show help, also of one command"),
     "complete": ("", "Print a script for the shell's completion of this command"),

@@ -10,6 +10,7 @@ from imgbackend.cli.doctor_host import identities, tools
 from imgbackend.cli.doctor_sharing import sharing
 from imgbackend.cli.doctor_storage import shared_storage_findings
 from imgbackend.cli.doctor_stores import stores
+from imgbackend.cli.doctor_versions import versions
 from imgbackend.cli.findings import worst
 from imgbackend.errors import ConfigError
 from imgbackend.types import Finding
@@ -45,6 +46,7 @@ class Doctor(Lister):
                 yield from identities(conf)
                 yield from folders(engine.host.instances, engine.host.bases, group=conf.hypervisor_group)
                 yield from sharing(engine)
+                yield from versions(engine)
                 host, lease = engine.host, conf.image_cache.lease_seconds
                 yield from shared_storage_findings(host.instances, host.bases, lease=lease)
                 yield from stores(engine, online=online)

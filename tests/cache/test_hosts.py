@@ -64,7 +64,7 @@ def unused(engine: Engine, image: Template, ago: float) -> Path:
 
 
 def test_each_pass_registers_its_host_in_nova_s_form(make_host: MakeHost) -> None:
-    before = time.time()
+    before = int(time.time())
     first, second = make_host("a"), make_host("b.example.org")
     for engine in (first, second, first):
         actions(engine)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cli.harness import SECONDS, Cli, assert_one_line
 from imgbackend.types import Gi, Mi
+from labs.older import older_pass
 
 
 def create(cli: Cli, instance: str, image: Path, name: str = "disk", kind: str = "qcow2") -> str:
@@ -123,4 +124,8 @@ def test_hosts_are_listed_and_forgotten(cli: Cli) -> None:
     assert cli("--set", "host=b", "cache", "prune").status == 0
     found = cli("--set", "host=b", "cache", "hosts", "-f", "json").json()
     assert [(each["host"], each["alive"], each["here"]) for each in found] == [("a", True, False), ("b", True, True)]
-    assert len(cli("cache", "hosts", "--forget", "a", "-f", "json").json()) == 1
+    assert {each["version"] for each in found} == {"format 2"}
+    older_pass(cli.instances, "c")
+    found = cli("--set", "host=b", "cache", "hosts", "-f", "json").json()
+    assert {each["host"]: each["version"] for each in found} == {"a": "format 2", "b": "format 2", "c": "older version"}
+    assert len(cli("cache", "hosts", "--forget", "a", "--forget", "c", "-f", "json").json()) == 1

@@ -17,6 +17,7 @@ from imgbackend.config import plugins
 from imgbackend.system.shared_storage import file_system
 from imgbackend.types import Capacity, Finding
 from labs.able import AbleBackend
+from labs.older import older_pass, older_record
 
 
 def report(cli: Cli, *words: str | Path, status: int = 0) -> dict[str, dict[str, Any]]:
@@ -47,6 +48,20 @@ def test_a_host_with_disks_is_looked_at_and_left_as_it_is(cli: Cli, raw_image: P
     assert found["source folder"]["found"] == "answers"
     assert found["images_type = default"]["found"].startswith("driver qcow2")
     assert {path: mtime for path, mtime in snapshot(cli.root).items() if path != cli.instances} == before
+
+
+def test_a_host_with_an_older_version_is_a_warning(cli: Cli, raw_image: Path) -> None:
+    assert cli("--set", "host=a", "disk", "create", "web1", "--image", raw_image).status == 0
+    assert cli("--set", "host=a", "cache", "prune").status == 0
+    found = report(cli, "--set", "host=a", "doctor")
+    assert (found["versions"]["verdict"], found["records"]["verdict"]) == ("ok", "ok")
+    older_pass(cli.instances, "b")
+    os.utime(cli.instances / ".imgbackend.json", (time.time() - 60,) * 2)
+    older_record(cli.instances, "web2", "disk")
+    found = report(cli, "--set", "host=a", "doctor")
+    assert (found["versions"]["verdict"], found["records"]["verdict"]) == ("warning", "warning")
+    assert "of b was an older version's" in found["versions"]["found"]
+    assert "web2" in found["records"]["found"]
 
 
 def test_without_qemu_img_it_names_the_package_and_fails(cli: Cli, tmp_path: Path) -> None:

@@ -67,6 +67,8 @@ def test_hosts_of_nova_and_ours_see_each_other(host: Host, make_engine: MakeEngi
     nova.do("register", host="nova1")
     assert set(nova.do("storage_users")) == {"ours", "nova1"}
     assert {each.name for each in engine.cache.hosts() if each.alive} == {"ours", "nova1"}
+    made_by = {each.name: each.made_by for each in engine.cache.hosts() if each.alive}
+    assert made_by == {"ours": "imgbackend", "nova1": "Nova"}
     hosts, numbers = SharingHosts(engine.host, time.time), range(200)
 
     def register() -> None:
