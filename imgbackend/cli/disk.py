@@ -305,11 +305,15 @@ class Delete(ShowOne):
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
         """Delete it."""
+        from imgbackend.guest.marked_disks import strays
+
         with self.engine() as engine:
             if parsed_args.force:
                 _check_name(parsed_args.instance)
                 engine.owners.put_aside_broken_records(parsed_args.instance)
             disk = disk_of(engine, parsed_args)
+            if parsed_args.force and not disk.may_be_there():  # its records are gone, and it may be in another store
+                disk = next((each for each in strays(engine, disk.id.instance) if each.id == disk.id), disk)
             there = disk.may_be_there()
             with self.cancellable(lambda: _whether(disk), interruptible=False):
                 disk.remove(force=parsed_args.force)

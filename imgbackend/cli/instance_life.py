@@ -117,7 +117,7 @@ class Release(_OfOne):
         """Release it."""
         name = parsed_args.instance
         with self.instances() as (_, instances):
-            with self.cancellable(lambda: _state(instances, name), interruptible=False), self.progress() as progress:
+            with self.cancellable(lambda: _whose(instances, name)), self.progress() as progress:
                 instances.release(name, progress=progress)
             return pick(self.columns, {"instance": name, "released": True})
 
@@ -131,7 +131,7 @@ class Take(_OfOne):
         """Take it."""
         name = parsed_args.instance
         with self.instances() as (_, instances):
-            with self.cancellable(lambda: _state(instances, name), interruptible=False), self.progress() as progress:
+            with self.cancellable(lambda: _whose(instances, name)), self.progress() as progress:
                 instances.take(name, progress=progress)
             disks = sorted(disk.id.name for disk in instances.disks(name))
             return pick(self.columns, {"instance": name, "taken": True, "disks": Listed(disks)})
@@ -154,6 +154,13 @@ class Console(OfInstances):
             for chunk in instances.console(parsed_args.instance, follow=parsed_args.follow):
                 out.write(chunk)
                 out.flush()
+
+
+def _whose(instances: Any, name: str) -> str:
+    try:
+        return f"the instance {name} is {instances.show(name).owner or 'this host'}'s; call it again to go on"
+    except Error:
+        return f"nothing of the instance {name} is in this host's folder"
 
 
 def _state(instances: Any, name: str) -> str:

@@ -4,6 +4,8 @@ The owner of an instance is noted in its records, and, for hosts that do not sha
 are :class:`~imgbackend.driver.abilities.Marked`.  What was noted by nobody is whoever's folder has it on record.
 """
 
+import contextlib
+import json
 import logging
 import os
 from dataclasses import replace
@@ -90,6 +92,8 @@ class Owners:
         """Whether this host may change what is noted as that owner's; None: nobody noted it."""
         if owner is None:
             return True
+        if owner == RELEASED:
+            return False
         me = self.known_me()
         if me is None:  # the folder has no marker, so nothing of it was ever noted as its own
             return False
@@ -106,19 +110,41 @@ class Owners:
     def put_aside_broken_records(self, instance: str) -> None:
         """Have an instance whose records are broken be one without records, for who wants it gone.
 
-        :raises DiskElsewhere: if it is another's, by ``libvirt.xml``.
+        :raises DiskElsewhere: if it is another's, by what can be read, or may be, for other hosts use the folder.
         """
         try:
             self._host.records.all(instance)
             self._host.records.nova_formats(instance)
         except errors.DiskError as exc:
-            owner = domain_xml.owner_in(self._domain(instance))
+            owner = self._readable_owner(instance)
             if not self.is_mine(instance, owner):
+                raise errors.DiskElsewhere(f"{instance}, whose records are broken, is {owner}'s") from exc
+            others = self._others() if owner is None else []
+            if others:
                 raise errors.DiskElsewhere(
-                    f"{instance}, whose records are broken, is {owner}'s by its {DOMAIN}"
+                    f"nothing tells whose {instance} is, whose records are broken, and {', '.join(others)} use "
+                    "the folder too; if it is this host's, move the broken files away by hand"
                 ) from exc
             for path in self._host.records.put_aside_broken(instance):
                 LOG.warning("The broken records of %s are put aside as %s", instance, path)
+
+    def _readable_owner(self, instance: str) -> Owner | None:
+        """Whose an instance is, though its disks' records may be broken; None: that cannot be told."""
+        with contextlib.suppress(errors.DiskError):
+            owner = self._host.records.owner(instance)
+            if owner is not None:
+                return owner
+        return domain_xml.owner_in(self._domain(instance))
+
+    def _others(self) -> list[str]:
+        """Other hosts that made passes over the folder."""
+        try:
+            known = json.loads((self._host.instances / "compute_nodes").read_bytes())
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError):
+            return ["others"]
+        return sorted(set(known) - {self._host.settings.hostname}) if isinstance(known, dict) else ["others"]
 
     def check(self, disk: "AnyDisk", /, *, adopting: bool = False) -> None:
         """Refuse a disk that is another's, by its record, or by what its store notes.

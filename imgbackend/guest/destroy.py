@@ -10,18 +10,17 @@ import logging
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imgbackend import errors
-from imgbackend.driver.abilities import Marked
-from imgbackend.driver.contract import Disk
 from imgbackend.guest import console
 from imgbackend.guest.closed_disks import kept_closed
 from imgbackend.guest.hypervisor import OFF, FoundDomain, Hypervisor
+from imgbackend.guest.marked_disks import strays
 from imgbackend.guest.own_instances import OwnInstances
-from imgbackend.state.records import GOING
+from imgbackend.state.records import GOING, OURS
 from imgbackend.system import audit, files
-from imgbackend.types import DiskId, Mark, Owner, Record
+from imgbackend.types import DiskId, Record
 
 if TYPE_CHECKING:
     from imgbackend.engine import Engine
@@ -43,9 +42,9 @@ def destroy(engine: "Engine", hypervisor: Hypervisor, own: OwnInstances, name: s
     own.check(name)
     folder, going = engine.host.instances / name, _going(engine, name)
     found = own.domain(name)
-    if folder.is_dir() and found is None and not (own.has_folder(name) or _is_unfinished(folder)):
+    if folder.is_dir() and found is None and not (own.has_folder(name) or _is_ours(folder)):
         raise errors.InstanceError(f"{folder} is not a folder that imgbackend made; it is left alone")
-    if found is None and not folder.is_dir() and not going.is_dir() and not _strays(engine, name):
+    if found is None and not folder.is_dir() and not going.is_dir() and not strays(engine, name):
         raise errors.InstanceNotFound(f"there is no instance {name}")
     if folder.is_dir():
         if going.is_dir():
@@ -96,9 +95,9 @@ def _rename(engine: "Engine", found: FoundDomain | None, name: str) -> None:
     engine.host.flush_folders([folder.parent])
 
 
-def _is_unfinished(folder: Path) -> bool:
-    """Whether there is nothing in it but what a spawn makes before its first record, or its XML, is written."""
-    return all(
+def _is_ours(folder: Path) -> bool:
+    """Whether it has broken records that were put aside, or nothing but what a spawn makes before it writes any."""
+    return any(folder.glob(f"{OURS}.broken*")) or all(
         path.suffix in (".part", ".tmp") if path.name.startswith(".") else _is_empty_console(path)
         for path in folder.iterdir()
     )
@@ -126,7 +125,7 @@ def _end(engine: "Engine", hypervisor: Hypervisor, found: FoundDomain | None, na
         pass  # an older version may have renamed the folder under another host's guest
     records = engine.host.records.all(going.name)
     _remove_disks(engine, name, spared=set())
-    for stray in () if records else _strays(engine, name):
+    for stray in () if records else strays(engine, name):
         stray.remove()
     if going.is_dir():
         _remove_folder(going)
@@ -158,52 +157,6 @@ def _remove_disks(engine: "Engine", name: str, *, spared: set[str]) -> None:
 def _is_file(engine: "Engine", record: Record) -> bool:
     """A disk that is a file of the folder goes with it."""
     return engine.backend(record.backend).traits.files
-
-
-def _strays(engine: "Engine", name: str) -> list[Disk[Any]]:
-    """Disks of an instance without records: those that their stores note as ours, each with its identity on record."""
-    found = []
-    for disk, owner in marked_disks(engine, name):
-        mark = _mark_of(disk)
-        if owner is None or mark is None or not engine.owners.is_mine(name, owner):
-            continue
-        driver, kept = disk.backend.driver, disk.backend.traits.formats[0]
-        disk.given_record = Record(
-            backend=disk.backend.name,
-            driver=driver,
-            format=kept,
-            way="",
-            time=0.0,
-            owner=owner,
-            identity=mark.identity,
-        )
-        found.append(disk)
-    return found
-
-
-def marked_disks(engine: "Engine", name: str | None = None) -> list[tuple[Disk[Any], Owner | None]]:
-    """The disks that stores have under an instance's name (None: any) and note whose they are, each with its owner.
-
-    A store that cannot be asked is no reason to stop: what it has is found when it can.
-    """
-    found: list[tuple[Disk[Any], Owner | None]] = []
-    for backend_name in engine.backend_names():
-        try:
-            backend = engine.backend(backend_name)
-            if backend.traits.files or not issubclass(backend.disk_type, Marked):
-                continue
-            disks = [backend.disk(disk) for disk in backend.list_disks() if name in (None, disk.instance)]
-            found += [(disk, mark.owner) for disk in disks if (mark := _mark_of(disk)) is not None]
-        except errors.ConfigError:
-            continue  # most drivers are installed, and not configured
-        except (errors.Error, OSError) as exc:
-            LOG.warning("Cannot ask %s whose disks it has, which stay as they are: %s", backend_name, exc)
-    return found
-
-
-def _mark_of(disk: Disk[Any]) -> Mark | None:
-    with disk.reading():
-        return disk.mark() if isinstance(disk, Marked) else None
 
 
 def _remove_folder(folder: Path) -> None:

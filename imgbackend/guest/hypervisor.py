@@ -178,14 +178,24 @@ class Hypervisor:
 
         self._call(end)
 
-    def forget(self, name: str) -> None:
-        """Have libvirt forget a domain that is off, with its firmware's variables; absent is no error."""
+    def has_saved_state(self, name: str) -> bool:
+        """Whether libvirt keeps the memory of a guest, with which the domain goes on when it is started."""
+        return bool(self._on(name, lambda domain: domain.hasManagedSaveImage()))
+
+    def forget(self, name: str, *, keep_variables: bool = False) -> None:
+        """Have libvirt forget a domain that is off, with its memory if that was saved; absent is no error.
+
+        The variables of its firmware go too, unless ``keep_variables``.
+        """
 
         def undefine(connection: Any) -> None:
             domain = self._lookup(connection, name)
             if domain is not None:
                 libvirt = _libvirt()
-                flags = libvirt.VIR_DOMAIN_UNDEFINE_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+                variables = (
+                    libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM if keep_variables else libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+                )
+                flags = variables | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
                 _unless_gone(lambda: domain.undefineFlags(flags))
 
         self._call(undefine)

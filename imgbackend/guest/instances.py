@@ -12,11 +12,12 @@ from imgbackend.driver.contract import Disk
 from imgbackend.guest import console, destroy, snapshots
 from imgbackend.guest.domain import Alter, to_xml
 from imgbackend.guest.grow import grow_running
-from imgbackend.guest.handover import Releasing, Taking
 from imgbackend.guest.hypervisor import OFF, Hypervisor
 from imgbackend.guest.listing import Instance, Listing, is_disk_name
+from imgbackend.guest.marked_disks import is_mine, marked_disks
 from imgbackend.guest.own_instances import OwnInstances
 from imgbackend.guest.plan import Layout, Planned, explained, layout_of
+from imgbackend.guest.release import Releasing
 from imgbackend.guest.settings import settings_of
 from imgbackend.guest.slots import at_most
 from imgbackend.guest.spawn import (
@@ -30,7 +31,8 @@ from imgbackend.guest.spawn import (
 )
 from imgbackend.guest.spec import InstanceSpec
 from imgbackend.guest.start import Starting
-from imgbackend.guest.take_over import TakenOver, TakingOver, instances_of
+from imgbackend.guest.take import Taking
+from imgbackend.guest.take_over import TakenOver, TakingOver, instances_of, two_of_a_name
 from imgbackend.types import Progress, ignore
 
 if TYPE_CHECKING:
@@ -169,9 +171,11 @@ class Instances:
         """Make all instances of a host this one's: of one that died, was renamed, or was installed anew.
 
         It must use them no more.  What cannot be taken over is told, and stays as it is; calling again goes on.
+
+        :raises ConfigError: if no host can have that name.
         """
         done = []
-        for name, unknown in instances_of(host, self._engine.host, destroy.marked_disks(self._engine)).items():
+        for name, unknown in instances_of(host, self._engine.host, marked_disks(self._engine)).items():
             reason = unknown
             try:
                 if not unknown:
@@ -193,7 +197,10 @@ class Instances:
         """
         name = self._listing.name_of(name)
         with self._held(name, progress), translating_errors(self._engine.host):
-            Releasing(self._engine.host, self._engine.owners, self._hypervisor, self._own, name).run(self._of(name))
+            engine, marked = self._engine, marked_disks(self._engine, name)
+            mine = {each.disk.id.name: each.disk for each in marked if is_mine(engine, each)}
+            work = Releasing(engine.host, engine.owners, self._hypervisor, self._own, name, progress)
+            work.run(mine | self._recorded(name))
 
     def take(self, name: str, *, progress: Progress = ignore) -> None:
         """Make an instance that a host released this one's, to be started here; one that is own already is no error.
@@ -206,18 +213,20 @@ class Instances:
         """
         name = self._listing.name_of(name)
         with self._held(name, progress), translating_errors(self._engine.host):
-            Taking(self._engine.host, self._engine.owners, self._hypervisor, self._own, name).run(self._of(name))
+            work = Taking(self._engine.host, self._engine.owners, self._hypervisor, self._own, name, progress)
+            work.run(self._recorded(name), marked_disks(self._engine, name))
 
     def _take_over(self, name: str) -> None:
         host, owners = self._engine.host, self._engine.owners
-        TakingOver(host, owners, self._hypervisor, self._own, name).run(list(self._of(name).values()))
+        disks = self._recorded(name)
+        for each in (each for each in marked_disks(self._engine, name) if each.owner is not None):
+            if disks.setdefault(each.disk.id.name, each.disk).backend is not each.disk.backend:
+                raise two_of_a_name(each)
+        TakingOver(host, owners, self._hypervisor, self._own, name).run(list(disks.values()))
 
-    def _of(self, name: str) -> dict[str, Disk[Any]]:
-        """The disks of an instance, by their names: those on record here, and those that stores have under its name."""
-        disks = {disk: self._engine.disk(name, disk) for disk in self._engine.host.records.all(name)}
-        for disk, _ in destroy.marked_disks(self._engine, name):
-            disks.setdefault(disk.id.name, disk)
-        return disks
+    def _recorded(self, name: str) -> dict[str, Disk[Any]]:
+        """The disks of an instance that are on record here, by their names."""
+        return {disk: self._engine.disk(name, disk) for disk in self._engine.host.records.all(name)}
 
     def grow(self, name: str, size: int, disk: str = "disk", *, progress: Progress = ignore) -> None:
         """Grow a disk to ``size`` bytes: through the hypervisor where the instance runs, and the guest sees it at once.

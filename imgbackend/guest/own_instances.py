@@ -41,7 +41,7 @@ class OwnInstances:
         """
         path = self._host.instances / folder / DOMAIN
         try:
-            return path.read_text()
+            return path.read_text(errors="replace")
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as exc:

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,13 @@ from imgbackend.driver.abilities import Exclusive, Marked
 from imgbackend.driver.contract import Disk
 from imgbackend.guest.closed_disks import kept_closed
 from imgbackend.guest.hypervisor import OFF, FoundDomain, Hypervisor
+from imgbackend.guest.marked_disks import MarkedDisk
 from imgbackend.guest.own_instances import OwnInstances
 from imgbackend.guest.spawn import write_xml
 from imgbackend.state import domain_xml
 from imgbackend.state.records import GOING, RESIZED
 from imgbackend.system.host import Host
-from imgbackend.types import RELEASED, Owner
+from imgbackend.types import RELEASED, Owner, Progress, ignore
 
 LOG = logging.getLogger(__name__)
 
@@ -32,11 +33,15 @@ class TakenOver:
     """Why it was not; empty: it is this host's now."""
 
 
-def instances_of(name: str, host: Host, marked: Iterable[tuple[Disk[Any], Owner | None]]) -> dict[str, str]:
+def instances_of(name: str, host: Host, marked: Iterable[MarkedDisk]) -> dict[str, str]:
     """The instances that are noted as those of the host of that name: by the records here, or by a store's mark.
 
     Also those whose records cannot be read, each with the reason: whose they are is not known.
+
+    :raises ConfigError: if no host can have that name.
     """
+    if name == RELEASED.host:
+        raise errors.ConfigError(f"{name} is no host; imgbackend instance take takes what was released")
     found: dict[str, str] = {}
     for folder in instance_folders.instances(host):
         instance = _instance_of(folder)
@@ -47,9 +52,9 @@ def instances_of(name: str, host: Host, marked: Iterable[tuple[Disk[Any], Owner 
             continue
         if owner is not None and owner.host == name:
             found.setdefault(instance, "")
-    for disk, owner in marked:
-        if owner is not None and owner.host == name:
-            found.setdefault(disk.id.instance, "")
+    for each in marked:
+        if each.owner is not None and each.owner.host == name:
+            found.setdefault(each.disk.id.instance, "")
     return dict(sorted(found.items()))
 
 
@@ -73,10 +78,16 @@ class TakingOver:
         name: str,
         *,
         released: bool = False,
+        xml_comes: bool = False,
+        progress: Progress = ignore,
     ) -> None:
-        """Keep them; nothing is touched.  ``released``: only what its former owner released is taken."""
+        """Keep them; nothing is touched.
+
+        ``released``: only what its former owner released is taken.  ``xml_comes``: the caller writes ``libvirt.xml``
+        afterwards, where there is none.  ``progress`` is called while a disk's lock is waited for, and may raise.
+        """
         self._host, self._owners, self._hypervisor, self._own = host, owners, hypervisor, own
-        self._name, self._released = name, released
+        self._name, self._released, self._xml_comes, self._progress = name, released, xml_comes, progress
 
     def run(self, disks: Sequence[Disk[Any]]) -> None:
         """Take it over; ``disks`` are those on record here, and those that a store has under the instance's name.
@@ -97,17 +108,28 @@ class TakingOver:
                 for folder in folders:
                     stack.enter_context(kept_closed(self._host, folder))
                 for disk in disks:
-                    expect_closed(disk)
+                    expect_closed(disk, self._progress)
+            stale = found is not None and self._is_stale(found)
             for disk in disks:
-                note_owner(disk, me, (None, RELEASED) if self._released else None)
+                note_owner(disk, me, (lambda owner: owner == RELEASED) if self._released else None, self._progress)
             for folder in folders:
                 self._note(folder)
-        if found is not None and found.owner != me:
+        if stale and (self._xml_comes or self._own.kept_xml(self._name) is not None):
+            self._hypervisor.forget(self._name)
+        elif found is not None and found.owner != me:
             self._hypervisor.set_owner(self._name, me)
         LOG.info("Instance %s is %s's now", self._name, me)
 
     def _domain(self) -> FoundDomain | None:
         return self._own.reached(self._name, self._hypervisor.find)
+
+    def _is_stale(self, found: FoundDomain) -> bool:
+        """Whether a domain that is off is from a time before the instance was its present owner's.
+
+        It may have other disks, and a saved memory that knows an older content of them.
+        """
+        before = self._own.owner(self._name)
+        return found.state in OFF and before not in (None, self._owners.me()) and found.owner not in (None, before)
 
     def _is_of_this_folder(self, found: FoundDomain) -> bool:
         """By the folder's id, or, where its marker was lost and another made, by the paths of the domain."""
@@ -131,30 +153,41 @@ class TakingOver:
                 write_xml(self._host, folder, after)
 
 
-def note_owner(disk: Disk[Any], after: Owner, of: Collection[Owner | None] | None) -> None:
+def note_owner(
+    disk: Disk[Any], after: Owner, of: Callable[[Owner | None], bool] | None, progress: Progress = ignore
+) -> None:
     """Have the store of a disk note another owner, in one step; one that notes none has nothing changed.
 
-    ``of``: only where the owner is one of these until then; None: whoever's it is.
+    ``of``: whether that may be so, of the owner until then; None: whoever it is.
 
     :raises DiskElsewhere: if it is another's.
     :raises DiskBusy: if somebody has it open.
     """
-    with disk.locked(changing=False):
+    with disk.locked(progress, changing=False):
         mark = disk.mark() if isinstance(disk, Marked) else None
         if not isinstance(disk, Marked) or mark is None or mark.owner == after:
             return
-        if of is not None and mark.owner not in of:
+        if of is not None and not of(mark.owner):
             raise elsewhere(disk, mark.owner)
         with disk.exclusively() if isinstance(disk, Exclusive) else contextlib.nullcontext():
             disk.set_mark(mark, after)
 
 
-def expect_closed(disk: Disk[Any]) -> None:
+def two_of_a_name(marked: MarkedDisk) -> errors.DiskError:
+    """The error of a disk in a store whose name is on record here for another store."""
+    disk = marked.disk
+    return errors.DiskError(
+        f"{disk.id} on {disk.backend.name} is {marked.owner}'s, and another disk of that name is on record here, in "
+        "another store; remove one of them"
+    )
+
+
+def expect_closed(disk: Disk[Any], progress: Progress = ignore) -> None:
     """Refuse a disk that is kept in a store, and that somebody has open.
 
     :raises DiskBusy: if somebody has.
     """
     if disk.backend.traits.files:
         return  # by its folder's records, above
-    with disk.locked(changing=False):
+    with disk.locked(progress, changing=False):
         disk.expect_closed()

@@ -79,6 +79,12 @@ def names_disk(xml: str, source: DiskSource) -> bool:
     return root is not None and place(source) in _opened(root)
 
 
+def opened(xml: str) -> set[str]:
+    """All paths, and names of images in pools, that a domain opens."""
+    root = _parsed(xml)
+    return set(_opened(root)) if root is not None else set()
+
+
 def target_of(xml: str, source: DiskSource) -> str | None:
     """The name that a domain's guest has for the disk that ``source`` tells, such as ``vda``; None: it has none."""
     wanted = place(source)

@@ -11,7 +11,7 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import NoneType
@@ -79,14 +79,27 @@ class Records:
         except (TypeError, AttributeError, KeyError) as exc:
             raise errors.DiskError(f"{path} is not what imgbackend writes ({exc}); {_ADVICE}") from exc
 
-    def set_owner(self, instance: str, before: Owner | None, after: Owner, *, durable: bool) -> None:
+    def set_owner(
+        self,
+        instance: str,
+        before: Owner | None,
+        after: Owner,
+        *,
+        durable: bool,
+        disks: Collection[str] | None = None,
+    ) -> None:
         """Note that an instance is ``after``'s now, if it is ``before``'s until then.
 
+        ``disks``: and if those are all that it has; None: whatever it has.
+
         :raises DiskElsewhere: if it is another's meanwhile.
+        :raises DiskBusy: if it has other disks meanwhile.
         """
         path = self._instances / instance / OURS
         with self._locks.record(instance):
             content = _read(path)
+            if disks is not None and content.get("disks", {}).keys() != set(disks):
+                raise errors.DiskBusy(f"a disk of {instance} was made, or went, meanwhile; call it again")
             if _owner(content) not in (None, before, after):
                 raise errors.DiskElsewhere(f"{instance} is {_owner(content)}'s meanwhile; look again")
             if content:
@@ -237,6 +250,10 @@ def _record(name: str, fields: Mapping[str, Any], owner: Owner | None, identity:
     optional = {type(found.image_id), type(found.base), type(found.digest), type(identity)}
     if texts != {str} or not optional <= {str, NoneType} or type(found.time) not in (int, float):
         raise TypeError(f"a field of {name} is not of its type")
+    try:
+        DiskId(instance="a", name=name)
+    except ValueError as exc:
+        raise TypeError(f"{name!r} is no name of a disk") from exc
     if not 0 <= found.time < _END_OF_TIME:
         raise TypeError(f"the time of {name} is none")
     return found

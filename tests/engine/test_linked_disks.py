@@ -79,6 +79,27 @@ def test_link_to_another_instances_disk_is_no_disk_of_this_one(engine: Engine, d
     assert other.path.read_bytes() == before
 
 
+def test_format_of_a_disk_that_is_on_no_record_is_not_guessed(
+    make_engine: MakeEngine, raw_image: Template, tmp_path: Path
+) -> None:
+    """A guest may have written the header of a qcow2, with another's base in it, to its raw disk."""
+    make_engine({"images_type": "raw"}).disk("web1").cache(raw_image, raw_image.name)
+    engine = make_engine({"images_type": "qcow2"})
+    for name in ("disks.json", "disk.info"):
+        (engine.host.instances / "web1" / name).unlink()
+    disk: Any = engine.disk("web1")
+    for verb in (
+        disk.info,
+        lambda: disk.extract(tmp_path / "copy", "raw"),
+        lambda: disk.cache(raw_image, raw_image.name),
+        lambda: disk.resize(64 * Mi),
+    ):
+        with pytest.raises(errors.DiskError, match="nothing tells its format"):
+            verb()
+    disk.remove()
+    assert not disk.path.exists()
+
+
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
 def test_what_is_no_file_is_no_disk_and_is_not_waited_for(engine: Engine, disk: Any, make: Any) -> None:
     disk.path.unlink()

@@ -376,3 +376,200 @@ def test_name_that_nobody_released_is_told(pool: Callable[[str], Engine]) -> Non
     for verb in (pool("a").instances.release, pool("a").instances.take):
         with pytest.raises(errors.InstanceNotFound, match="there is no instance web1"):
             verb("web1")
+
+
+def _local(engine: Engine, image: Template, *, backend: str = "raw") -> None:
+    engine.disk("web1", images_type=backend).cache(image, image.name)
+
+
+def test_released_disk_is_not_mixed_into_another_instance_of_the_name(
+    pool: Callable[[str], Engine], raw_image: Template
+) -> None:
+    host_a, host_b = pool("a"), pool("b")
+    _made(host_a, raw_image)
+    _local(host_b, raw_image)
+    host_a.instances.release("web1")
+    with pytest.raises(errors.InstanceElsewhere, match="there is another instance web1 here"):
+        host_b.instances.take("web1")
+    with pytest.raises(errors.DiskError, match="another disk of that name is on record here"):
+        host_b.instances.take_over("web1")
+    assert set(host_b.host.records.all("web1")) == {"disk"}
+    host_a.instances.take("web1")
+    assert {_owner(host_a, name) for name in ("disk", "disk.eph0")} == {host_a.owners.me()}
+
+
+def test_disk_of_a_name_that_is_on_record_for_another_store_hides_no_other_disk(
+    pool: Callable[[str], Engine], raw_image: Template
+) -> None:
+    host_a, host_b = pool("a"), pool("b")
+    _made(host_a, raw_image)
+    host_a.disk("web2").cache(raw_image, raw_image.name)
+    _local(host_b, raw_image)
+    first, second = host_b.instances.take_over_host("a")
+    assert (first.instance, "another disk of that name" in first.reason) == ("web1", True)
+    assert (second.instance, second.reason) == ("web2", "")
+
+
+def test_disk_whose_owner_nobody_noted_is_neither_released_nor_taken(
+    pool: Callable[[str], Engine], raw_image: Template, pool_folder: Path
+) -> None:
+    host_a, host_b = pool("a"), pool("b")
+    _made(host_a, raw_image)
+    stranger = pool_folder / "web1_disk.eph1"
+    stranger.write_bytes(bytes(Mi))
+    host_a.instances.release("web1")
+    host_b.instances.take("web1")
+    assert not stranger.with_name("web1_disk.eph1.mark").exists()
+    assert set(host_b.host.records.all("web1")) == {"disk", "disk.eph0"}
+
+
+def test_instance_with_disks_that_are_kept_until_a_resize_is_confirmed_goes_whole(
+    make_host: MakeHost, raw_image: Template
+) -> None:
+    host_a = make_host("a", images_type="raw", **NO_LIBVIRT)
+    folder = host_a.host.instances
+    host_b = make_host("b", images_type="raw", instances_path=str(folder), **NO_LIBVIRT)
+    _local(host_a, raw_image)
+    (folder / "web1").rename(folder / "web1_resize")
+    _local(host_a, raw_image)
+    host_a.instances.release("web1")
+    assert host_a.host.records.owner("web1_resize") == RELEASED
+    host_b.instances.take("web1")
+    assert {host_b.host.records.owner(name) for name in ("web1", "web1_resize")} == {host_b.owners.me()}
+
+
+def test_instance_with_a_disk_on_record_that_is_not_there_is_not_released(
+    pool: Callable[[str], Engine], raw_image: Template, pool_folder: Path
+) -> None:
+    host_a = pool("a")
+    _made(host_a, raw_image)
+    (pool_folder / "web1_disk.eph0").unlink()
+    with pytest.raises(errors.DiskError, match=r"web1/disk\.eph0 is on record, and is not there"):
+        host_a.instances.release("web1")
+    assert _owner(host_a) == host_a.owners.me()
+
+
+def test_disk_that_is_made_while_an_instance_is_released_is_not_lost(
+    pool: Callable[[str], Engine], raw_image: Template, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host_a, host_b = pool("a"), pool("b")
+    _made(host_a, raw_image)
+    set_mark, made = PoolDisk.set_mark, list[DiskId]()
+
+    def beside(disk: PoolDisk, before: Any, owner: Owner) -> None:
+        if not made:
+            made.append(disk.id)
+            with ThreadPoolExecutor(1) as other:
+                other.submit(host_a.disk("web1", "disk.eph1").cache, raw_image, raw_image.name).result()
+        set_mark(disk, before, owner)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PoolDisk, "set_mark", beside)
+        with pytest.raises(errors.DiskBusy, match="a disk of web1 was made, or went, meanwhile"):
+            host_a.instances.release("web1")
+    host_a.instances.release("web1")
+    host_b.instances.take("web1")
+    assert set(host_b.host.records.all("web1")) == {"disk", "disk.eph0", "disk.eph1"}
+
+
+def test_folder_of_an_earlier_release_is_not_taken_for_the_instance_of_now(
+    pool: Callable[[str], Engine], raw_image: Template
+) -> None:
+    host_a, host_b = pool("a"), pool("b")
+    _made(host_a, raw_image)
+    records = host_a.host.instances / "web1" / "disks.json"
+    former = json.loads(records.read_text()) | {"owner": {"host": RELEASED.host, "folder": RELEASED.folder}}
+    host_a.instances.release("web1")
+    host_b.instances.take("web1")
+    for name in ("disk", "disk.eph0"):
+        host_b.disk("web1", name).remove()
+    _made(host_b, raw_image)
+    records.parent.mkdir()
+    records.write_text(json.dumps(former))  # a release that was killed when it cleared its folder away
+    with pytest.raises(errors.InstanceElsewhere, match="the same call here clears away what is left"):
+        host_a.instances.take("web1")
+    host_b.instances.release("web1")
+    with pytest.raises(errors.InstanceElsewhere, match="clear away what is left"):
+        host_a.instances.take("web1")
+    host_a.instances.release("web1")
+    assert not records.parent.exists()
+    host_a.instances.take("web1")
+    assert host_a.disk("web1").cache(raw_image, raw_image.name).way == "exists"
+
+
+def test_platform_that_decides_placement_can_release_what_it_moved_and_use_nothing_released(
+    make_host: MakeHost, raw_image: Template
+) -> None:
+    class Everywhere:
+        def is_here(self, instance: str, owner: Owner, me: Owner) -> bool:
+            del instance, owner, me
+            return True
+
+    host_a = make_host("a", images_type="raw", **NO_LIBVIRT)
+    _local(host_a, raw_image)
+    overrides = {"host": "b", "instances_path": str(host_a.host.instances), "images_type": "raw", **NO_LIBVIRT}
+    with Engine.from_config([], overrides, placement=Everywhere()) as host_b:
+        host_b.instances.release("web1")
+        assert host_b.host.records.owner("web1") == RELEASED
+        with pytest.raises(errors.DiskElsewhere, match="nobody's"):
+            host_b.disk("web1").remove()
+    host_a.instances.take("web1")
+
+
+def test_what_is_noted_nowhere_cannot_be_released(make_host: MakeHost) -> None:
+    host_a = make_host("a", images_type="raw", **NO_LIBVIRT)
+    folder = host_a.host.instances / "web1"
+    folder.mkdir()
+    (folder / "libvirt.xml").write_text("<domain/>")
+    with pytest.raises(errors.InstanceError, match="nothing can say that it is nobody's"):
+        host_a.instances.release("web1")
+
+
+def test_released_instances_are_no_hosts_to_be_taken_over(pool: Callable[[str], Engine]) -> None:
+    with pytest.raises(errors.ConfigError, match="is no host"):
+        pool("a").instances.take_over_host(RELEASED.host)
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_domain_that_this_host_had_before_is_not_started_again_with_its_old_memory(
+    host_a: Guests, host_b: Guests, released: str
+) -> None:
+    """It was this host's, another took it over, changed it, and gave it back."""
+    ours, theirs = host_a.instances(), host_b.instances()
+    ours.take(released)
+    ours.start(released)
+    host_a.lab.virsh("managedsave", released)
+    theirs.take_over(released)
+    theirs.spawn(host_b.spec(memory=96 * Mi, swap=16 * Mi))
+    theirs.stop(released, seconds=0)
+    theirs.release(released)
+    ours.take(released)
+    assert host_a.domains() == set()
+    ours.start(released)
+    assert "<memory unit='KiB'>98304</memory>" in ours.xml(released)
+    host_a.until("BOOT OK")
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_instance_of_which_libvirt_knows_more_than_its_file_is_not_released(host_a: Guests, tmp_path: Path) -> None:
+    name, instances = host_a.name(), host_a.instances()
+    instances.spawn(host_a.spec())
+    host_a.lab.virsh("managedsave", name)
+    with pytest.raises(errors.InstanceError, match="libvirt keeps the memory"):
+        instances.release(name)
+    host_a.lab.virsh("managedsave-remove", name)
+    extra = tmp_path / "extra.raw"
+    extra.write_bytes(bytes(Mi))
+    host_a.lab.virsh("attach-disk", name, str(extra), "vdz", "--config")
+    with pytest.raises(errors.InstanceError, match=f"{extra}; detach it"):
+        instances.release(name)
+    host_a.lab.virsh("detach-disk", name, "vdz", "--config")
+    kept = host_a.instances_path / name / "libvirt.xml"
+    content = kept.read_text()
+    kept.unlink()
+    with pytest.raises(errors.InstanceError, match="virsh dumpxml --inactive"):
+        instances.release(name)
+    assert host_a.domains() == {"a"}
+    kept.write_text(content)
+    instances.release(name)
+    instances.take(name)

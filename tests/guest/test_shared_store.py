@@ -211,3 +211,36 @@ def test_force_destroys_no_instance_whose_broken_records_were_anothers(
         host_a.instances.destroy("vm1", force=True)
     assert (folder / "disks.json").read_text() == "{"
     assert in_pool(pool_folder) == {"vm1_disk"}
+
+
+@pytest.mark.parametrize("told", ["by its owner", "by nothing"])
+def test_force_puts_no_records_aside_that_may_be_another_hosts(
+    make_host: MakeHost, libvirt_daemon: Libvirt, raw_image: Template, told: str
+) -> None:
+    """Hosts that share a folder; of its disks one field is broken, or all is."""
+    libvirt = {"libvirt.connection_uri": libvirt_daemon.uri}
+    host_a = make_host("a", images_type="raw", **libvirt)
+    folder = host_a.host.instances
+    host_b = make_host("b", images_type="raw", instances_path=str(folder), **libvirt)
+    host_a.disk("vm1").cache(raw_image, raw_image.name)
+    host_a.cache.prune()
+    path = folder / "vm1" / "disks.json"
+    broken = path.read_text().replace('"raw"', "5", 1) if told == "by its owner" else "{"
+    path.write_text(broken)
+    with pytest.raises(errors.DiskElsewhere, match="the host a" if told == "by its owner" else "a use the folder too"):
+        host_b.owners.put_aside_broken_records("vm1")
+    assert path.read_text() == broken
+    assert (folder / "vm1" / "disk").exists()
+    host_a.owners.put_aside_broken_records("vm1")
+    assert not path.exists()
+
+
+def test_instance_without_xml_whose_broken_records_were_put_aside_is_destroyed(
+    host_a: Engine, raw_image: Template, pool_folder: Path
+) -> None:
+    host_a.disk("vm1").cache(raw_image, raw_image.name)
+    folder = host_a.host.instances / "vm1"
+    (folder / "disks.json").write_text("{")
+    host_a.instances.destroy("vm1", force=True)
+    assert in_pool(pool_folder) == set()
+    assert not folder.exists()
