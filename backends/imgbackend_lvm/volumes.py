@@ -7,7 +7,6 @@ is on record.  What is unfinished, or on its way out, has a name that begins wit
 
 import abc
 import contextlib
-import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -119,7 +118,7 @@ class VolumeDisk(Disk[Any], Importable, Marked, TellsOpen):
         if not volume.active:
             self.backend.lvm.lvchange(self.backend.group, self.name, activate=True, ignoreactivationskip=True)
             volume = self.volume() or volume
-        return DiskInfo(format="raw", size=volume.lv_size, allocated=spent(volume))
+        return DiskInfo(format="raw", size=volume.lv_size, allocated=volume.spent)
 
     def volume(self) -> LogicalVolume | None:
         """The disk's volume; None: surely absent.
@@ -143,7 +142,7 @@ class VolumeDisk(Disk[Any], Importable, Marked, TellsOpen):
         """All volumes of the group: one ``lvs`` in each turn, until a command changes something."""
         seen = self.seen()
         if seen is None:
-            moment, seen = self.moment(), self.backend.lvm.lvs(self.backend.group)
+            moment, seen = self.moment(), self.backend.volumes()
             self._seen = None if moment is None else (moment, seen)
         return seen
 
@@ -240,6 +239,7 @@ class VolumeDisk(Disk[Any], Importable, Marked, TellsOpen):
         if not set(self.tags) <= set(volume.lv_tags):  # Nova's: under another name its tags alone tell what it is
             lvm.lvchange(group, self.name, addtag=self.tags)
         lvm.lvrename(group, self.name, name)
+        self._expect_renamed(volume, name)
         try:
             lvm.lvchange(group, name, activate=False)
         except errors.DiskNotFound as exc:  # whoever looked took it for a rollback that was killed, and gave it back
@@ -249,6 +249,21 @@ class VolumeDisk(Disk[Any], Importable, Marked, TellsOpen):
             if isinstance(exc, errors.DiskBusy):
                 raise self._busy(self.device) from exc
             raise
+
+    def _expect_renamed(self, volume: LogicalVolume, name: str) -> None:
+        """See by its uuid that what has the name ``name`` now is ``volume``: lvm2 renames by the name alone.
+
+        Between the look and the renaming another may have removed the disk, and made one under its name.
+
+        :raises DiskBusy: if it is another; that has its name back.
+        """
+        lvm, group = self.backend.lvm, self.backend.group
+        now = next((each for each in self.look() if each.lv_name == name), None)
+        if now is not None and now.lv_uuid == volume.lv_uuid:
+            return
+        if now is not None:
+            lvm.lvrename(group, name, self.name)
+        raise errors.DiskBusy(f"{self.device} was made anew, or looked at, by another process just now; try again")
 
     def remove_image(self) -> None:
         """The disk and its snapshots: it is withdrawn, which says that all of it is to go, then cleared away.
@@ -265,8 +280,7 @@ class VolumeDisk(Disk[Any], Importable, Marked, TellsOpen):
             if part.open and is_snapshot(part, self.id):
                 raise self._busy(self.backend.device(part.lv_name))
         self.withdraw(volume, self.withdrawn)
-        del parts[self.name]
-        self._clear({**parts, self.withdrawn: volume})
+        self._clear(self.parts())
 
     def discard(self) -> None:
         """The file that a template was put into, what was made of the disk, and what a removal withdrew."""
@@ -378,14 +392,3 @@ class VolumeDisk(Disk[Any], Importable, Marked, TellsOpen):
     def source(self) -> BlockSource:
         """The device."""
         return BlockSource(path=self.device)
-
-
-def spent(volume: LogicalVolume) -> int:
-    """Bytes that the storage spends on a volume.
-
-    A thin one's are those that it maps: device-mapper does not tell which it shares with
-    its base, and lvm2 tells a hundredth of a per cent.
-    """
-    if not volume.is_thin or volume.data_percent is None:
-        return volume.lv_size
-    return math.ceil(volume.lv_size * volume.data_percent / 100)

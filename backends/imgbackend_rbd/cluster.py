@@ -157,6 +157,15 @@ class Cluster:
                 connection.pools[name] = ioctx
             return connection.pools[name]
 
+    def identity(self, pool: str) -> str:
+        """What tells a pool from any other: the cluster's id, and the pool's number, which Ceph gives no other.
+
+        Both are known to whoever is connected, over the connection that the next request goes through.
+        """
+        with self.asked(f"looking which pool {pool} is", pool):
+            ioctx = self.pool(pool)
+            return f"pool {ioctx.get_pool_id()} of the Ceph cluster {self._connected().rados.get_fsid()}"
+
     def rbd(self) -> "RBD":
         """librbd's functions that take pools and names."""
         import rbd

@@ -167,6 +167,9 @@ ODD: list[object] = [
     *[{"owner": owner} for owner in ODD_OWNERS],
     {"disks": {"disk": GOOD}, "identities": ["disk"]},
     {"disks": {"disk": GOOD}, "identities": {"disk": 7}},
+    {"disks": {"disk": GOOD}, "stores": ["disk"]},
+    *[{"disks": {"disk": GOOD}, "stores": {"disk": store}} for store in (7, "", ["x"], "\x1b[31m", "two\nlines")],
+    {"disks": {"disk": {**GOOD, "store": "x"}}},
     {"disks": ["disk"]},
     {"disks": {"disk": 1}},
     {"disks": {"disk": {}}},
@@ -215,3 +218,23 @@ def test_disk_of_an_instance_that_became_anothers_is_not_recorded(records: Recor
     with pytest.raises(errors.DiskElsewhere, match="the host b"):
         records.write(RESCUE, replace(RECORD, owner=mine), as_file=True, durable=False)
     assert records.all("web1") == {"disk": replace(RECORD, owner=theirs)}
+
+
+def test_store_stands_beside_the_disks_where_older_versions_pass_it_over(records: Records, instances: Path) -> None:
+    """They make a record of all that stands in a disk's own fields."""
+    noted = replace(RECORD, identity="i" * 32, store="pool 3 of the cluster c")
+    records.write(DISK, noted, as_file=False, durable=False)
+    records.write(RESCUE, RECORD, as_file=False, durable=False)
+    content = json.loads((instances / "web1" / "disks.json").read_text())
+    assert content["stores"] == {"disk": "pool 3 of the cluster c"}
+    assert Record(**content["disks"]["disk"]) == RECORD
+    assert records.all("web1") == {"disk": noted, "disk.rescue": RECORD}
+
+
+def test_store_goes_with_its_disk(records: Records, instances: Path) -> None:
+    records.write(DISK, replace(RECORD, store="pool 3"), as_file=False, durable=False)
+    records.write(RESCUE, replace(RECORD, store="pool 3"), as_file=False, durable=False)
+    records.forget(DISK, durable=False)
+    assert json.loads((instances / "web1" / "disks.json").read_text())["stores"] == {"disk.rescue": "pool 3"}
+    records.write(RESCUE, RECORD, as_file=False, durable=False)
+    assert "stores" not in json.loads((instances / "web1" / "disks.json").read_text())
