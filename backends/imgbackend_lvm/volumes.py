@@ -227,11 +227,11 @@ class VolumeDisk(Disk[Any], Importable, Marked, TellsOpen):
     def _busy(self, device: Path) -> errors.DiskOpen:
         return errors.DiskOpen(f"{device} is open in another process; stop its guest first")
 
-    def withdraw(self, volume: LogicalVolume, name: str) -> None:
+    def withdraw(self, volume: LogicalVolume, name: str) -> list[LogicalVolume]:
         """Give ``volume``, which is the disk, another name, and take its device away.
 
         lvm2 renames a volume that is open, and refuses in one step to deactivate it.  So the name goes first, that no
-        guest finds it any more; one that came in just before keeps the volume, which gets its name back.
+        guest finds it any more; one that came in just before keeps the volume, which gets its name back.  Returns all volumes, as they were just after the renaming.
 
         :raises DiskBusy: if something has it open; it is as it was.
         """
@@ -239,7 +239,7 @@ class VolumeDisk(Disk[Any], Importable, Marked, TellsOpen):
         if not set(self.tags) <= set(volume.lv_tags):  # Nova's: under another name its tags alone tell what it is
             lvm.lvchange(group, self.name, addtag=self.tags)
         lvm.lvrename(group, self.name, name)
-        self._expect_renamed(volume, name)
+        seen = self._seen_renamed(volume, name)
         try:
             lvm.lvchange(group, name, activate=False)
         except errors.DiskNotFound as exc:  # whoever looked took it for a rollback that was killed, and gave it back
@@ -249,18 +249,19 @@ class VolumeDisk(Disk[Any], Importable, Marked, TellsOpen):
             if isinstance(exc, errors.DiskBusy):
                 raise self._busy(self.device) from exc
             raise
+        return seen
 
-    def _expect_renamed(self, volume: LogicalVolume, name: str) -> None:
-        """See by its uuid that what has the name ``name`` now is ``volume``: lvm2 renames by the name alone.
+    def _seen_renamed(self, volume: LogicalVolume, name: str) -> list[LogicalVolume]:
+        """All volumes, where that with the name ``name`` is ``volume`` by its uuid: lvm2 renames by the name alone.
 
         Between the look and the renaming another may have removed the disk, and made one under its name.
 
         :raises DiskBusy: if it is another; that has its name back.
         """
-        lvm, group = self.backend.lvm, self.backend.group
-        now = next((each for each in self.look() if each.lv_name == name), None)
+        lvm, group, seen = self.backend.lvm, self.backend.group, self.look()
+        now = next((each for each in seen if each.lv_name == name), None)
         if now is not None and now.lv_uuid == volume.lv_uuid:
-            return
+            return seen
         if now is not None:
             lvm.lvrename(group, name, self.name)
         raise errors.DiskBusy(f"{self.device} was made anew, or looked at, by another process just now; try again")
@@ -279,8 +280,9 @@ class VolumeDisk(Disk[Any], Importable, Marked, TellsOpen):
         for part in parts.values():
             if part.open and is_snapshot(part, self.id):
                 raise self._busy(self.backend.device(part.lv_name))
-        self.withdraw(volume, self.withdrawn)
-        self._clear(self.parts())
+        still = {(each.lv_name, each.lv_uuid) for each in self.withdraw(volume, self.withdrawn)}
+        parts = {name: part for name, part in parts.items() if (name, part.lv_uuid) in still}
+        self._clear({**parts, self.withdrawn: volume})
 
     def discard(self) -> None:
         """The file that a template was put into, what was made of the disk, and what a removal withdrew."""

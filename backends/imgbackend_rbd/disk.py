@@ -55,6 +55,7 @@ class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Marked, Snapshottable, F
             try:
                 pointed = headers.identity(backend.ioctx, self.image)
             except backend.cluster.absent:
+                backend.cluster.expect_pool(backend.pool)
                 return None
             if backend.unfinished.has(self.image):
                 return None
@@ -73,6 +74,7 @@ class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Marked, Snapshottable, F
             try:
                 pointed = headers.identity(self.backend.ioctx, self.image)
             except self.backend.cluster.absent:
+                self.backend.cluster.expect_pool(self.backend.pool)
                 return None
         begun = names.rollback(pointed)
         if begun is not None:

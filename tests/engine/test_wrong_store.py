@@ -118,6 +118,14 @@ def test_section_that_has_another_driver_now_has_another_store(
     assert records_of(right) == before
 
 
+def test_disk_of_an_instance_that_is_going_is_told_with_its_folder(right: Engine, wrong: Engine) -> None:
+    """Its record is passed on by who finishes the destruction."""
+    disk = wrong.backend("pool").disk(DISK)
+    disk.given_record = right.host.records.of(DISK)
+    with pytest.raises(errors.WrongStore, match=rf"remove {right.host.instances}/web1_del\Z"):
+        disk.remove()
+
+
 def test_disk_of_another_store_is_listed_with_what_is_wrong(right: Engine, wrong: Engine) -> None:
     [disk] = wrong.disks()
     told = described_or_state(disk)
