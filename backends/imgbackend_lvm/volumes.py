@@ -231,7 +231,8 @@ class VolumeDisk(Disk[Any], Importable, Marked, TellsOpen):
         """Give ``volume``, which is the disk, another name, and take its device away.
 
         lvm2 renames a volume that is open, and refuses in one step to deactivate it.  So the name goes first, that no
-        guest finds it any more; one that came in just before keeps the volume, which gets its name back.  Returns all volumes, as they were just after the renaming.
+        guest finds it any more; one that came in just before keeps the volume, which gets its name back.  Returns all
+        volumes of the group, as they were just after the renaming.
 
         :raises DiskBusy: if something has it open; it is as it was.
         """
