@@ -237,6 +237,7 @@ class Show(ShowOne):
                     "image_id": recorded.image_id,
                     "base": recorded.base,
                     "digest": recorded.digest,
+                    "store": recorded.store,
                 }),
             })  # fmt: skip
 

@@ -12,8 +12,11 @@ import pytest
 from imgbackend import Engine, errors
 from imgbackend.cli.disk import described_or_state
 from imgbackend.disks import record_stores
+from imgbackend.guest.file_import import import_file
 from imgbackend.state.records import OURS
-from imgbackend.types import DiskId, Mi
+from imgbackend.testing import conforming
+from imgbackend.types import DiskId, Mi, ignore
+from labs.able import AbleBackend
 from labs.engines import MakeEngine
 from labs.pool import MakeHost, make_host, pool_driver, pool_folder
 from labs.templates import Template
@@ -167,6 +170,15 @@ def test_disk_that_is_adopted_is_noted_with_its_store(right: Engine, raw_image: 
     assert noted is not None
     assert adopted is not None
     assert adopted.store == noted.store is not None
+
+
+def test_disk_that_is_imported_is_noted_with_its_store(tmp_path: Path, raw_image: Template) -> None:
+    """As a config drive is."""
+    with conforming(AbleBackend, tmp_path, {"folder": str(tmp_path / "able")}) as backend:
+        import_file(backend.disk(DISK), raw_image, ignore)
+        record = backend.host.records.of(DISK)
+        assert record is not None
+        assert record.store == backend.store_identity()
 
 
 def test_disk_that_is_a_file_of_the_folder_notes_no_store(make_engine: MakeEngine, raw_image: Template) -> None:
