@@ -175,6 +175,7 @@ def test_disk_that_is_adopted_is_noted_with_its_store(right: Engine, raw_image: 
 def test_disk_that_is_imported_is_noted_with_its_store(tmp_path: Path, raw_image: Template) -> None:
     """As a config drive is."""
     with conforming(AbleBackend, tmp_path, {"folder": str(tmp_path / "able")}) as backend:
+        backend.host.make_folder(backend.host.folder(DISK))  # as a spawn does
         import_file(backend.disk(DISK), raw_image, ignore)
         record = backend.host.records.of(DISK)
         assert record is not None
