@@ -17,6 +17,7 @@
     │   ├── CommandFailed
     │   ├── StorageFull
     │   └── StorageUnavailable   the one class that is worth retrying
+    │       └── WrongStore       the disk was made in another store than the one that the options lead to
     ├── SourceError
     │   ├── ImageNotFound
     │   ├── SourceDenied
@@ -140,6 +141,10 @@ class StorageFull(StorageError):
 
 class StorageUnavailable(StorageError):
     """The storage does not answer; trying again later may help."""
+
+
+class WrongStore(StorageUnavailable):
+    """What a backend's options lead to is not the store that the disk was made in: nothing can be told of the disk."""
 
 
 class SourceError(Error):

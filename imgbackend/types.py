@@ -264,6 +264,9 @@ class Record:
     """Whose its instance is; None: nobody noted it, and it is whoever's folder this is."""
     identity: str | None = None
     """What tells this very disk from another that is made later under its name; None: nobody noted it."""
+    store: str | None = None
+    """What the store that it was made in says of itself, by a driver that
+    :class:`~imgbackend.driver.abilities.IdentifiesStore`; None: nobody noted it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

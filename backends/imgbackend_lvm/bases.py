@@ -16,7 +16,7 @@ from imgbackend_lvm.group import GroupBackend
 from imgbackend_lvm.lvm2 import LogicalVolume, tag_of, tags_of, value_of
 from imgbackend_lvm.pool import Pool
 from imgbackend_lvm.volume_names import BACKEND, FROM
-from imgbackend_lvm.volumes import VolumeDisk, spent
+from imgbackend_lvm.volumes import VolumeDisk
 
 BASE: Final = "imgbackend.base"
 """The tag of a base: its name."""
@@ -70,7 +70,7 @@ class ThinPoolBases:
         yield from self._all(self._look())
 
     def _look(self) -> list[LogicalVolume]:
-        self.seen = self._backend.lvm.lvs(self._backend.group)
+        self.seen = self._backend.volumes()
         return self.seen
 
     def _all(self, volumes: list[LogicalVolume]) -> Iterator[StoreBase]:
@@ -130,7 +130,7 @@ class ThinPoolBases:
                 name=f"{self._backend.group}/{volume.lv_name}",
                 disk=None,
                 base=name,
-                allocated=spent(volume),
+                allocated=volume.spent,
                 time=float(volume.lv_time),
                 kept_because="" if unfinished else self._advice(volume, name),
             )
@@ -194,7 +194,7 @@ class ThinPoolBases:
         with files.open_fd(path, os.O_RDONLY) as source:
             self._pool.make(unfinished, source, size, tags, progress, phase="import", seen=self.seen)
         [volume] = [volume for volume in self._look() if volume.lv_name == unfinished]
-        allocated = tag_of(_ALLOCATED, str(spent(volume)))
+        allocated = tag_of(_ALLOCATED, str(volume.spent))
         lvm.lvchange(backend.group, unfinished, addtag=[allocated], permission="r", setactivationskip=True)
         lvm.lvchange(backend.group, unfinished, activate=False)
 

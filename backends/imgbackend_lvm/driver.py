@@ -76,7 +76,7 @@ class LvmBackend(GroupBackend, Checkable, TellsLeftovers):
     def list_disks(self) -> Iterator[DiskId]:
         """By their tags and names, whether whole, unfinished, or not yet cleared; Nova's by their records."""
         found: dict[DiskId, None] = {}
-        volumes = self.lvm.lvs(self.group)
+        volumes = self.volumes()
         names = {volume.lv_name for volume in volumes}
         for volume in volumes:
             disk = disk_of(volume.lv_tags)
@@ -91,7 +91,7 @@ class LvmBackend(GroupBackend, Checkable, TellsLeftovers):
 
     def leftovers(self) -> Iterator[StoreLeftover]:
         """By their tags and names."""
-        return leftovers.of_disks(self, self.lvm.lvs(self.group))
+        return leftovers.of_disks(self, self.volumes())
 
 
 class ThinBackend(LvmBackend, ThinGroup, ChecksBases):
@@ -105,7 +105,7 @@ class ThinBackend(LvmBackend, ThinGroup, ChecksBases):
 
     def leftovers(self) -> Iterator[StoreLeftover]:
         """By their tags and names; and what tells when bases were used that are gone."""
-        volumes = self.lvm.lvs(self.group)
+        volumes = self.volumes()
         yield from leftovers.of_disks(self, volumes)
         yield from self.bases.leftovers(volumes)
         yield from self.bases.outlived(volumes)

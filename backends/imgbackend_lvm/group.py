@@ -2,16 +2,21 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from imgbackend import errors
+from imgbackend.driver.abilities import IdentifiesStore
 from imgbackend.driver.contract import Backend
 from imgbackend_lvm.block_io import BLOCK
-from imgbackend_lvm.lvm2 import Lvm2
+from imgbackend_lvm.lvm2 import LogicalVolume, Lvm2
 
 
-class GroupBackend(Backend):
+class GroupBackend(Backend, IdentifiesStore):
     """A backend whose disks are volumes of one group."""
+
+    store_options: ClassVar[Sequence[str]] = ("volume_group",)
 
     @functools.cached_property
     def lvm(self) -> Lvm2:
@@ -20,6 +25,8 @@ class GroupBackend(Backend):
 
     extent = 0
     """Bytes of an extent of the group; known when it is open."""
+    uuid = ""
+    """The group's own; known when it is open."""
 
     @property
     def group(self) -> str:
@@ -32,8 +39,27 @@ class GroupBackend(Backend):
             raise errors.ConfigError(
                 f"[{self.name}] volume_group is not set; name the volume group that holds the disks"
             )
-        self.extent = self.lvm.vgs(self.group).vg_extent_size
+        found = self.lvm.vgs(self.group)
+        self.extent, self.uuid = found.vg_extent_size, found.vg_uuid
         self.traits = dataclasses.replace(self.traits, granularity=max(self.extent, BLOCK))
+
+    def store_identity(self) -> str:
+        """By the group's uuid, which a group that is made anew under its name does not have."""
+        return f"LVM volume group {self.uuid}"
+
+    def volumes(self) -> list[LogicalVolume]:
+        """All volumes of the group that are not hidden.
+
+        :raises StorageUnavailable: if another group has the name by now: it says nothing of the disks.
+        """
+        found = self.lvm.lvs(self.group)
+        uuid = found[0].vg_uuid if found else self.lvm.vgs(self.group).vg_uuid
+        if uuid != self.uuid:
+            raise errors.StorageUnavailable(
+                f"the volume group {self.group} is not the one that it was: it is {uuid}, and was {self.uuid}; "
+                "bring that back, or restart this process if the group was changed on purpose"
+            )
+        return found
 
     def rounded(self, size: int) -> int:
         """Up to what a volume can have."""

@@ -18,7 +18,6 @@ from imgbackend_lvm.volume_names import (
     is_snapshot,
     volume_name,
 )
-from imgbackend_lvm.volumes import spent
 
 _STAND_INS: Final = (FORMER, WITHDRAWN)
 """Ends of the names of volumes that were the disk: beside one of them its snapshots are not alone."""
@@ -44,7 +43,7 @@ def _left(backend: GroupBackend, volume: LogicalVolume, disk: DiskId, kept_becau
         name=f"{backend.group}/{volume.lv_name}",
         disk=disk,
         base=None,
-        allocated=spent(volume),
+        allocated=volume.spent,
         time=float(volume.lv_time),
         kept_because=kept_because,
     )

@@ -1,6 +1,7 @@
 """What lvm2 reports, as values with its own names for the fields; lvmreport(7)."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +17,8 @@ class VolumeGroup:
     """What ``vgs`` says of a group; sizes are bytes."""
 
     vg_name: str
+    vg_uuid: str
+    """Of this very group: one that is made later under its name has another; a renamed one keeps it."""
     vg_size: int
     vg_free: int
     vg_extent_size: int
@@ -27,6 +30,7 @@ class LogicalVolume:
     """What ``lvs`` says of a volume; sizes are bytes, None is what lvm2 leaves empty."""
 
     vg_name: str
+    vg_uuid: str
     lv_name: str
     lv_uuid: str
     lv_path: str
@@ -92,6 +96,17 @@ class LogicalVolume:
         """Whether it is activated only on special request."""
         return self.lv_attr[9] == "k"
 
+    @property
+    def spent(self) -> int:
+        """Bytes that the storage spends on it.
+
+        A thin one's are those that it maps: device-mapper does not tell which it shares with its base, and lvm2 tells
+        a hundredth of a per cent.
+        """
+        if not self.is_thin or self.data_percent is None:
+            return self.lv_size
+        return math.ceil(self.lv_size * self.data_percent / 100)
+
 
 def _text(value: str) -> str | None:
     return value or None
@@ -111,13 +126,14 @@ def _bytes(value: str) -> int | None:
 
 _GROUP: Final[Mapping[str, Callable[[str], object]]] = {
     "vg_name": str,
+    "vg_uuid": str,
     "vg_size": int,
     "vg_free": int,
     "vg_extent_size": int,
     "vg_tags": _words,
 }
 _VOLUME: Final[Mapping[str, Callable[[str], object]]] = {
-    **dict.fromkeys(("vg_name", "lv_name", "lv_uuid", "lv_path", "lv_attr"), str),
+    **dict.fromkeys(("vg_name", "vg_uuid", "lv_name", "lv_uuid", "lv_path", "lv_attr"), str),
     **dict.fromkeys(("lv_size", "lv_time", "chunk_size"), int),
     "lv_tags": _words,
     **dict.fromkeys(("origin", "pool_lv", "lv_when_full"), _text),

@@ -15,7 +15,7 @@ from imgbackend_lvm.group import GroupBackend
 from imgbackend_lvm.lvm2 import LogicalVolume, check_name, tag_of, value_of
 from imgbackend_lvm.pool import Pool
 from imgbackend_lvm.volume_names import FROM, IDENTITY, OWNER, SNAPSHOT, snapshot_name
-from imgbackend_lvm.volumes import VolumeDisk, spent
+from imgbackend_lvm.volumes import VolumeDisk
 
 TIME: Final = "imgbackend.time"
 """When it was made, in seconds since 1970."""
@@ -83,7 +83,7 @@ class ThinDisk(VolumeDisk, Snapshottable):
         except errors.DiskNotFound as exc:
             raise errors.BaseMissing(f"the base {base.name} has just gone from {self.backend.pool}; try again") from exc
         if parent is not None:
-            self._note(DiskInfo(format="raw", size=parent.lv_size, allocated=spent(parent)))
+            self._note(DiskInfo(format="raw", size=parent.lv_size, allocated=parent.spent))
         return "snapshot"
 
     def _note(self, made: DiskInfo) -> None:

@@ -7,7 +7,6 @@ is on record.  What is unfinished, or on its way out, has a name that begins wit
 
 import abc
 import contextlib
-import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -119,7 +118,7 @@ class VolumeDisk(Disk[Any], Importable, Marked, TellsOpen):
         if not volume.active:
             self.backend.lvm.lvchange(self.backend.group, self.name, activate=True, ignoreactivationskip=True)
             volume = self.volume() or volume
-        return DiskInfo(format="raw", size=volume.lv_size, allocated=spent(volume))
+        return DiskInfo(format="raw", size=volume.lv_size, allocated=volume.spent)
 
     def volume(self) -> LogicalVolume | None:
         """The disk's volume; None: surely absent.
@@ -143,7 +142,7 @@ class VolumeDisk(Disk[Any], Importable, Marked, TellsOpen):
         """All volumes of the group: one ``lvs`` in each turn, until a command changes something."""
         seen = self.seen()
         if seen is None:
-            moment, seen = self.moment(), self.backend.lvm.lvs(self.backend.group)
+            moment, seen = self.moment(), self.backend.volumes()
             self._seen = None if moment is None else (moment, seen)
         return seen
 
@@ -228,11 +227,12 @@ class VolumeDisk(Disk[Any], Importable, Marked, TellsOpen):
     def _busy(self, device: Path) -> errors.DiskOpen:
         return errors.DiskOpen(f"{device} is open in another process; stop its guest first")
 
-    def withdraw(self, volume: LogicalVolume, name: str) -> None:
+    def withdraw(self, volume: LogicalVolume, name: str) -> list[LogicalVolume]:
         """Give ``volume``, which is the disk, another name, and take its device away.
 
         lvm2 renames a volume that is open, and refuses in one step to deactivate it.  So the name goes first, that no
-        guest finds it any more; one that came in just before keeps the volume, which gets its name back.
+        guest finds it any more; one that came in just before keeps the volume, which gets its name back.  Returns all
+        volumes of the group, as they were just after the renaming.
 
         :raises DiskBusy: if something has it open; it is as it was.
         """
@@ -240,6 +240,7 @@ class VolumeDisk(Disk[Any], Importable, Marked, TellsOpen):
         if not set(self.tags) <= set(volume.lv_tags):  # Nova's: under another name its tags alone tell what it is
             lvm.lvchange(group, self.name, addtag=self.tags)
         lvm.lvrename(group, self.name, name)
+        seen = self._seen_renamed(volume, name)
         try:
             lvm.lvchange(group, name, activate=False)
         except errors.DiskNotFound as exc:  # whoever looked took it for a rollback that was killed, and gave it back
@@ -249,6 +250,22 @@ class VolumeDisk(Disk[Any], Importable, Marked, TellsOpen):
             if isinstance(exc, errors.DiskBusy):
                 raise self._busy(self.device) from exc
             raise
+        return seen
+
+    def _seen_renamed(self, volume: LogicalVolume, name: str) -> list[LogicalVolume]:
+        """All volumes, where that with the name ``name`` is ``volume`` by its uuid: lvm2 renames by the name alone.
+
+        Between the look and the renaming another may have removed the disk, and made one under its name.
+
+        :raises DiskBusy: if it is another; that has its name back.
+        """
+        lvm, group, seen = self.backend.lvm, self.backend.group, self.look()
+        now = next((each for each in seen if each.lv_name == name), None)
+        if now is not None and now.lv_uuid == volume.lv_uuid:
+            return seen
+        if now is not None:
+            lvm.lvrename(group, name, self.name)
+        raise errors.DiskBusy(f"{self.device} was made anew, or looked at, by another process just now; try again")
 
     def remove_image(self) -> None:
         """The disk and its snapshots: it is withdrawn, which says that all of it is to go, then cleared away.
@@ -264,8 +281,8 @@ class VolumeDisk(Disk[Any], Importable, Marked, TellsOpen):
         for part in parts.values():
             if part.open and is_snapshot(part, self.id):
                 raise self._busy(self.backend.device(part.lv_name))
-        self.withdraw(volume, self.withdrawn)
-        del parts[self.name]
+        still = {(each.lv_name, each.lv_uuid) for each in self.withdraw(volume, self.withdrawn)}
+        parts = {name: part for name, part in parts.items() if (name, part.lv_uuid) in still}
         self._clear({**parts, self.withdrawn: volume})
 
     def discard(self) -> None:
@@ -378,14 +395,3 @@ class VolumeDisk(Disk[Any], Importable, Marked, TellsOpen):
     def source(self) -> BlockSource:
         """The device."""
         return BlockSource(path=self.device)
-
-
-def spent(volume: LogicalVolume) -> int:
-    """Bytes that the storage spends on a volume.
-
-    A thin one's are those that it maps: device-mapper does not tell which it shares with
-    its base, and lvm2 tells a hundredth of a per cent.
-    """
-    if not volume.is_thin or volume.data_percent is None:
-        return volume.lv_size
-    return math.ceil(volume.lv_size * volume.data_percent / 100)

@@ -157,6 +157,34 @@ class Cluster:
                 connection.pools[name] = ioctx
             return connection.pools[name]
 
+    def identity(self, pool: str) -> str:
+        """What tells a pool from any other: the cluster's id, and the pool's number, which Ceph gives no other.
+
+        Both are known to whoever is connected, over the connection that the next request goes through.
+        """
+        with self.asked(f"looking which pool {pool} is", pool):
+            ioctx = self.pool(pool)
+            return f"pool {ioctx.get_pool_id()} of the Ceph cluster {self._connected().rados.get_fsid()}"
+
+    def expect_pool(self, name: str) -> None:
+        """See, where something is absent from a pool, that it is the pool that was opened; nobody is asked.
+
+        One that was removed answers that it has nothing, though another may have its name by now.
+
+        :raises StorageUnavailable: if it is gone.
+        """
+        with self.asked(f"looking for the pool {name}", name):
+            connection = self._connected()
+            opened = self.pool(name).get_pool_id()
+            if name in connection.rados.list_pools():
+                with connection.rados.open_ioctx(name) as now:
+                    if now.get_pool_id() == opened:
+                        return
+        raise errors.StorageUnavailable(
+            f"the pool {name} was removed, renamed or made anew; bring it back, or restart this process if that was "
+            "done on purpose"
+        )
+
     def rbd(self) -> "RBD":
         """librbd's functions that take pools and names."""
         import rbd

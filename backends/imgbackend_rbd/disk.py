@@ -62,6 +62,7 @@ class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Marked, CarriesHandover,
             try:
                 pointed = headers.identity(backend.ioctx, self.image)
             except backend.cluster.absent:
+                backend.cluster.expect_pool(backend.pool)
                 return None
             if backend.unfinished.has(self.image):
                 return None
@@ -80,6 +81,7 @@ class RbdDisk(Disk[PoolBackend], Cloneable, Importable, Marked, CarriesHandover,
             try:
                 pointed = headers.identity(self.backend.ioctx, self.image)
             except self.backend.cluster.absent:
+                self.backend.cluster.expect_pool(self.backend.pool)
                 return None
         begun = names.rollback(pointed)
         if begun is not None:

@@ -8,7 +8,7 @@ from typing import ClassVar, Final
 from oslo_config import cfg, types
 
 from imgbackend import errors
-from imgbackend.driver.abilities import Checkable, SharedStore, TellsLeftovers
+from imgbackend.driver.abilities import Checkable, IdentifiesStore, SharedStore, TellsLeftovers
 from imgbackend.system.host import Host
 from imgbackend.types import (
     Capacity,
@@ -35,11 +35,12 @@ def _was(name: str) -> list[cfg.DeprecatedOpt]:
     return [cfg.DeprecatedOpt(name, group="libvirt")]
 
 
-class RbdBackend(PoolBackend, SharedStore, Checkable, TellsLeftovers):
+class RbdBackend(PoolBackend, SharedStore, IdentifiesStore, Checkable, TellsLeftovers):
     """Disks are clones of a base that the pool keeps once, or of Glance's own image in the same cluster."""
 
     disk_type = RbdDisk
     traits = Traits(shared=True)
+    store_options: ClassVar[Sequence[str]] = ("pool", "ceph_conf")
     opts: ClassVar[Sequence[cfg.Opt]] = (
         cfg.StrOpt("pool", default="rbd", deprecated_opts=_was("images_rbd_pool"), help="The pool of the disks."),
         cfg.StrOpt(
@@ -96,6 +97,10 @@ class RbdBackend(PoolBackend, SharedStore, Checkable, TellsLeftovers):
         """Connect, find the pool, and see that we may read it."""
         super().open()
         self._bases = CephPoolBases(self.cluster, self.pool, self.patience)
+
+    def store_identity(self) -> str:
+        """By the cluster's id and the pool's number: a pool that is made anew under a name has another number."""
+        return self.cluster.identity(self.pool)
 
     def list_disks(self) -> Iterator[DiskId]:
         """By their marks; and by this host's records, for one that is unfinished, or was taken over, has none."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from imgbackend.cli.base import Lister, ShowOne, add_all_hosts, pick, row
 from imgbackend.cli.figures import Facts, Listed, Size, Time, size_argument
-from imgbackend.errors import ConfigError, Error
+from imgbackend.errors import ConfigError, Error, WrongStore
 from imgbackend.types import BlockSource, DiskId, DiskSource, FileSource
 
 if TYPE_CHECKING:
@@ -63,6 +63,16 @@ def described(disk: "Disk[Any]") -> dict[str, Any]:
         "location": location(disk.source()),
         "base": recorded.base if recorded is not None else None,
     }
+
+
+def described_or_state(disk: "Disk[Any]") -> dict[str, Any]:
+    """The same facts, and the ``state``: of a disk that cannot be told of what is wrong with it, and no other facts."""
+    try:
+        return described(disk) | {"state": _state_of(disk)}
+    except (Error, OSError) as exc:
+        known = {"instance": disk.id.instance, "name": disk.id.name, "images_type": disk.backend.name}
+        unknown = dict.fromkeys(("format", "size", "allocated", "location", "base"))
+        return {**known, **unknown, "state": str(exc)}
 
 
 def state_left(disk: "Disk[Any]") -> str:
@@ -198,17 +208,8 @@ class List(Lister):
         broken.append(dict.fromkeys([*self.columns, "owner"]) | facts)
 
     def _row(self, columns: Sequence[str], disk: "Disk[Any]") -> Sequence[Any]:
-        try:
-            facts = described(disk) | {"state": _state_of(disk)}
-        except (Error, OSError) as exc:
-            facts = dict.fromkeys(self.columns) | {
-                "instance": disk.id.instance,
-                "name": disk.id.name,
-                "images_type": disk.backend.name,
-                "state": str(exc),
-            }
         owner = disk.recorded.owner if disk.recorded is not None else None
-        return row(columns, facts | {"owner": str(owner) if owner is not None else None})
+        return row(columns, described_or_state(disk) | {"owner": str(owner) if owner is not None else None})
 
 
 class Show(ShowOne):
@@ -245,6 +246,7 @@ class Show(ShowOne):
                     "image_id": recorded.image_id,
                     "base": recorded.base,
                     "digest": recorded.digest,
+                    "store": recorded.store,
                 }),
             })  # fmt: skip
 
@@ -287,6 +289,12 @@ def _whether(disk: "Disk[Any]") -> str:
     return f"the disk {disk.id} is {'still there' if disk.exists() else 'gone'}"
 
 
+def _forget(disk: "Disk[Any]") -> None:
+    from imgbackend.disks import record_stores
+
+    record_stores.forget(disk)
+
+
 class Delete(ShowOne):
     """Delete a disk; one that is absent is no error."""
 
@@ -296,11 +304,9 @@ class Delete(ShowOne):
         """The arguments."""
         parser = super().get_parser(prog_name)
         add_disk(parser)
-        parser.add_argument(
-            "--force",
-            action="store_true",
-            help="also where a guest has it open, which loses it; or where the records are broken: they are put aside",
-        )
+        told = "also where a guest has it open, which loses it; where its records are broken, which are put aside; and "
+        told += "where its store is gone for good: it is forgotten"
+        parser.add_argument("--force", action="store_true", help=told)
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
@@ -312,11 +318,19 @@ class Delete(ShowOne):
                 _check_name(parsed_args.instance)
                 engine.owners.put_aside_broken_records(parsed_args.instance)
             disk = disk_of(engine, parsed_args)
-            if parsed_args.force and not disk.may_be_there():  # its records are gone, and it may be in another store
-                disk = next((each for each in strays(engine, disk.id.instance) if each.id == disk.id), disk)
-            there = disk.may_be_there()
-            with self.cancellable(lambda: _whether(disk), interruptible=False):
-                disk.remove(force=parsed_args.force)
+            there = False
+            try:
+                if (
+                    parsed_args.force and not disk.may_be_there()
+                ):  # its records are gone, and it may be in another store
+                    disk = next((each for each in strays(engine, disk.id.instance) if each.id == disk.id), disk)
+                there = disk.may_be_there()
+                with self.cancellable(lambda: _whether(disk), interruptible=False):
+                    disk.remove(force=parsed_args.force)
+            except WrongStore:
+                if not parsed_args.force:
+                    raise
+                _forget(disk)
             facts = {"instance": disk.id.instance, "name": disk.id.name, "images_type": disk.backend.name}
             return pick(self.columns, facts | {"deleted": there})
 

@@ -255,9 +255,9 @@ class Show(OfInstances, ShowOne):
 
 
 def _disk(disk: Any) -> dict[str, Any]:
-    from imgbackend.cli.disk import described
+    from imgbackend.cli.disk import described_or_state
 
-    told = described(disk)
+    told = described_or_state(disk)
     way = disk.recorded.way if disk.recorded is not None else None
     return {
         "name": told["name"],
@@ -268,4 +268,5 @@ def _disk(disk: Any) -> dict[str, Any]:
         "way": way or None,
         "base": told["base"],
         "location": told["location"],
+        "state": told["state"],
     }

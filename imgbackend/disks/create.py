@@ -7,7 +7,6 @@ discarded, and it is cloned or created, compared, grown, and undone on failure. 
 import contextlib
 import dataclasses
 import logging
-import secrets
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from imgbackend import errors
 from imgbackend.bases import inspect
 from imgbackend.bases.fetch import declared_of, refuse_early, role_of
-from imgbackend.disks import clone_parent, same_image
+from imgbackend.disks import clone_parent, new_record, same_image
 from imgbackend.disks.prepare import Preparer
 from imgbackend.driver.abilities import Backed, Cloneable, HoldsBases, Marked
 from imgbackend.state import manifests
@@ -29,7 +28,6 @@ from imgbackend.types import (
     ImageInfo,
     Plan,
     Progress,
-    Record,
     Role,
     Way,
     is_base_name,
@@ -165,22 +163,15 @@ def _adopt(disk: "AnyDisk", found: DiskInfo) -> None:
     """
     if disk.recorded is not None or disk.backend.traits.files:
         return
-    host, folder, me = disk.backend.host, disk.backend.host.folder(disk.id), disk.backend.attached.owners.me()
+    host, folder = disk.backend.host, disk.backend.host.folder(disk.id)
     mark = disk.mark() if isinstance(disk, Marked) else None
     if isinstance(disk, Marked) and mark is not None and mark.owner is None:
         disk.expect_closed()  # another host's guest would have it open
-        disk.set_mark(mark, me)
+        disk.set_mark(mark, disk.backend.attached.owners.me())
         LOG.warning("%s on %s was noted as nobody's, and is taken over by this host", disk.id, disk.backend.name)
     changed = [*host.new_folder(folder), folder]
-    disk.recorded = Record(
-        backend=disk.backend.name,
-        driver=disk.backend.driver,
-        format=found.format,
-        way="exists",
-        time=time.time(),
-        owner=me,
-        identity=mark.identity if mark is not None else None,
-    )
+    identity = mark.identity if mark is not None else None
+    disk.recorded = new_record.of(disk, format=found.format, way="exists", identity=identity)
     disk.remember(disk.recorded)
     host.flush_folders(changed)
 
@@ -361,17 +352,14 @@ class _Making:
         disk = self._disk
         kept = disk.backend.traits.formats
         tags = self._preparer.tags if self._preparer else {}
-        disk.recorded = Record(
-            backend=disk.backend.name,
-            driver=disk.backend.driver,
+        disk.recorded = new_record.of(
+            disk,
             format=info.format if info.format in kept else kept[0],
             image_id=cloned.image_id if cloned else manifest.image_id if manifest else tags.get("image_id") or None,
             base=None if cloned or self.in_place else self._order.name,
             digest=manifest.digest if manifest else tags.get("digest") or None,
             way=way,
-            time=time.time(),
-            owner=disk.backend.attached.owners.me(),
-            identity=secrets.token_hex(16) if isinstance(disk, Marked) else None,
+            identity=new_record.new_identity(disk),
         )
         disk.remember(disk.recorded)
 

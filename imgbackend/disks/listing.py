@@ -60,6 +60,7 @@ def _seen(binding: Binding, instance: str, name: str, broken: Broken) -> Disk[An
     try:
         return found if found.exists() else None
     except (errors.DiskError, errors.StorageError) as exc:
-        if isinstance(exc, errors.StorageError) and not found.backend.traits.files:
+        away = isinstance(exc, errors.StorageError) and not isinstance(exc, errors.WrongStore)
+        if away and not found.backend.traits.files:
             raise  # a store that is away has none of its disks
         return found  # it is there and broken, or behind a link that leads nowhere: whoever looks closer is told

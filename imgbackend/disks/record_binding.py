@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from imgbackend import errors
+from imgbackend.disks import record_stores
 from imgbackend.driver.abilities import Backed
 from imgbackend.driver.contract import Backend, Disk
 from imgbackend.system import qcow2
@@ -46,8 +47,11 @@ class Binding:
         """The record that binds a disk, for its backend.
 
         :raises DiskError: if another backend keeps it, or this one cannot keep its format.
+        :raises WrongStore: if the backend has another store than the one that the disk was made in.
+        :raises DiskElsewhere: the same, of a disk that is another host's.
         """
         if disk.given_record is not None:
+            record_stores.expect_same(disk, disk.given_record)
             return disk.given_record
         record = self._host.records.of(disk.id)
         if record is not None and record.backend == disk.backend.name:
@@ -55,6 +59,7 @@ class Binding:
                 raise errors.DiskError(
                     f"{disk.id} is recorded as {record.format}, which {record.backend} does not keep"
                 )
+            record_stores.expect_same(disk, record)
             return record
         if record is None and not disk.backend.traits.files:
             return None
@@ -67,7 +72,10 @@ class Binding:
         return record
 
     def _kept(self, disk_id: DiskId, record: Record | None) -> tuple[Disk[Any], Record] | None:
-        """The disk that is there and on record (``record`` is disks.json's), with its record."""
+        """The disk that is there and on record (``record`` is disks.json's), with its record.
+
+        One that was made in another store than its backend has now counts as there: that store may come back.
+        """
         if record is not None:
             try:
                 disk = self._backend(record.backend).disk(disk_id)
@@ -77,7 +85,8 @@ class Binding:
                     f"which is not usable now: {exc}"
                 ) from exc
             disk.recorded = record
-            return (disk, record) if disk.may_be_there() else None
+            is_kept = record_stores.is_other(disk.backend, record) or disk.may_be_there()
+            return (disk, record) if is_kept else None
         stated = self._host.records.nova_format(disk_id)
         if stated is None or not self._host.path(disk_id).exists():
             return None

@@ -8,9 +8,9 @@ are the driver's and are called by the engine alone, with the lock held.
 import abc
 import contextlib
 import re
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, final
+from typing import ClassVar, Final, final
 
 from imgbackend import errors
 from imgbackend.types import (
@@ -128,10 +128,7 @@ class Marked(abc.ABC):
 
 
 class CarriesHandover(abc.ABC):
-    """A disk whose store keeps a text with it: what a host that gives it away leaves for one that shares no folder.
-
-    It goes with the disk, and is not in its bytes.
-    """
+    """A disk whose store keeps a text with it: what a host that gives it away leaves for one that shares no folder."""
 
     @abc.abstractmethod
     def handover(self) -> str | None:
@@ -346,6 +343,27 @@ class SharedStore(abc.ABC):
         return None
 
 
+class IdentifiesStore(abc.ABC):
+    """A backend whose options name a store that is not the same for ever: another may have the name later.
+
+    A record keeps the store that its disk was made in.  Where the options lead to another one, that has none of the
+    disks, and nobody takes their absence for a loss: they are refused, and their records stay.
+    """
+
+    store_options: ClassVar[Sequence[str]] = ()
+    """The options of the section that lead to the store: people are told to look at them."""
+
+    @abc.abstractmethod
+    def store_identity(self) -> str:
+        """What tells the store from any other, also from one that is made later under its name; one line for people.
+
+        It does not change while the store is what it is, on any host, and under any name.  Called for every disk, of
+        an open backend: it asks nobody anything that ``open`` has not asked already.
+
+        :raises StorageUnavailable: if it is not known which store is there now.
+        """
+
+
 class Checkable(abc.ABC):
     """A backend that sees in its store what will go wrong: a pool that fills up, a right that is missing."""
 
@@ -376,16 +394,5 @@ class TellsLeftovers(abc.ABC):
 
 def abilities(kind: type) -> list[str]:
     """The names of what a class of disks or of backends is able to do."""
-    of_disks = (
-        Backed,
-        Cloneable,
-        Exclusive,
-        TellsOpen,
-        Importable,
-        Marked,
-        CarriesHandover,
-        Snapshottable,
-        Flattenable,
-    )
-    of_backends = (HoldsBases, ChecksBases, SharedStore, Checkable, TellsLeftovers)
-    return [ability.__name__ for ability in (*of_disks, *of_backends) if issubclass(kind, ability)]
+    known = [each for each in globals().values() if isinstance(each, type) and each.__module__ == __name__]
+    return [ability.__name__ for ability in known if ability is not Lockable and issubclass(kind, ability)]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgbackend import errors
+from imgbackend.disks import record_stores
 from imgbackend.guest import console
 from imgbackend.guest.closed_disks import kept_closed
 from imgbackend.guest.hypervisor import OFF, FoundDomain, Hypervisor
@@ -38,12 +39,14 @@ def destroy(engine: "Engine", hypervisor: Hypervisor, own: OwnInstances, name: s
     :raises InstanceElsewhere: if it is another host's, or another folder's.
     :raises InstanceError: if the domain or the folder of that name is not imgbackend's.
     :raises DiskBusy: if somebody else has a disk open; calling again goes on.
+    :raises WrongStore: if the store of a disk is not the one that it was made in; nothing was changed.
     """
     own.check(name)
     folder, going = engine.host.instances / name, _going(engine, name)
     found = own.domain(name)
     if folder.is_dir() and found is None and not (own.has_folder(name) or _is_ours(folder)):
         raise errors.InstanceError(f"{folder} is not a folder that imgbackend made; it is left alone")
+    _expect_stores(engine, name)
     if found is None and not folder.is_dir() and not going.is_dir() and not strays(engine, name):
         raise errors.InstanceNotFound(f"there is no instance {name}")
     if folder.is_dir():
@@ -67,12 +70,33 @@ def clear(engine: "Engine", hypervisor: Hypervisor, own: OwnInstances, name: str
 
     :raises InstanceElsewhere: if that was another host's.
     :raises InstanceError: if the domain of that name is not imgbackend's.
+    :raises WrongStore: if the store of a disk is not the one that it was made in; nothing was changed.
     """
     own.check(name)
+    _expect_stores(engine, name)
     if (engine.host.instances / name).is_dir():
         _clear_former(engine, name)
         return
     _end(engine, hypervisor, own.domain(name), name)
+
+
+def _expect_stores(engine: "Engine", name: str) -> None:
+    """See that the disks of an instance, and of one that is going, are in the stores that they were made in.
+
+    Else what is going would count as gone, and its record would go.  A store that cannot be opened is told of later.
+
+    :raises WrongStore: with both stores of the first that is not.
+    """
+    for folder in (name, f"{name}{GOING}"):
+        for disk_name, record in engine.host.records.all(folder).items():
+            if record.store is None:
+                continue
+            try:
+                disk = engine.backend(record.backend).disk(DiskId(instance=name, name=disk_name))
+            except (errors.ConfigError, errors.StorageError):
+                continue
+            disk.given_record = record if folder != name else None
+            record_stores.expect_same(disk, record)
 
 
 def _clear_former(engine: "Engine", name: str) -> None:

@@ -1,16 +1,16 @@
 """A disk whose content is made as a file on this host, and then given to the disk's storage."""
 
-import secrets
 import time
 from typing import Any, Literal
 
+from imgbackend.disks import new_record
 from imgbackend.disks.create import undo
-from imgbackend.driver.abilities import Importable, Marked
+from imgbackend.driver.abilities import Importable
 from imgbackend.driver.contract import Disk
 from imgbackend.errors import ConfigError
 from imgbackend.system import files
 from imgbackend.system.host import SECRET_MODE
-from imgbackend.types import Cached, FetchFunc, Progress, Record
+from imgbackend.types import Cached, FetchFunc, Progress
 
 
 def import_file(disk: Disk[Any], template: FetchFunc, progress: Progress) -> Cached:
@@ -44,16 +44,8 @@ def import_file(disk: Disk[Any], template: FetchFunc, progress: Progress) -> Cac
 
 
 def _remember(disk: Disk[Any]) -> None:
-    backend = disk.backend
-    disk.recorded = Record(
-        backend=backend.name,
-        driver=backend.driver,
-        format=backend.traits.formats[0],
-        way="import",
-        time=time.time(),
-        owner=backend.attached.owners.me(),
-        identity=secrets.token_hex(16) if isinstance(disk, Marked) else None,
-    )
+    own, identity = disk.backend.traits.formats[0], new_record.new_identity(disk)
+    disk.recorded = new_record.of(disk, format=own, way="import", identity=identity)
     disk.remember(disk.recorded)
 
 

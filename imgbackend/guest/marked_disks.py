@@ -83,6 +83,8 @@ def mark_of(disk: Disk[Any]) -> Mark | None:
     try:
         with disk.reading():
             return disk.mark()
+    except (errors.WrongStore, errors.DiskElsewhere):
+        return None  # a disk of that name is on record, and is in another store: this is not it
     except errors.DiskError:
         disk.recorded = None
         with translating_errors(disk.backend.host, Watched(ignore)):

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from imgbackend import errors
+from imgbackend.disks import record_stores
 from imgbackend.disks.owners import Owners
 from imgbackend.driver.abilities import CarriesHandover, Marked
 from imgbackend.driver.contract import Disk
@@ -56,6 +57,9 @@ class Releasing:
             self._own.check(self._name)
             self._expect_note()
             recorded = self._host.records.all(self._name)
+            for disk in disks.values():
+                with disk.reading():
+                    record_stores.expect_reached(disk)
             mine = {name: disk for name, disk in disks.items() if self._may_release(_owner_of(disk))}
             with kept_closed(self._host, self._name):
                 for disk in mine.values():

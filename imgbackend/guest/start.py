@@ -42,7 +42,9 @@ class Starting:
             return
         xml = self._hypervisor.xml(self._name) if found is not None else self._own.kept_xml(self._name)
         for disk in disks:
-            if xml is not None and domain_xml.names_disk(xml, disk.source()):
+            with disk.reading():  # one in another store than its backend has now would not be known by its source
+                source = disk.source()
+            if xml is not None and domain_xml.names_disk(xml, source):
                 disk.info()  # one that is not there is not to be locked
                 with disk.locked():
                     disk.found()  # a driver finishes what was broken off before a guest sees the disk

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from imgbackend import errors
+from imgbackend.disks import record_stores
 from imgbackend.disks.owners import Owners
 from imgbackend.driver.abilities import CarriesHandover
 from imgbackend.driver.contract import Disk
@@ -149,4 +150,5 @@ def _left_with(offered: MarkedDisk) -> handover.Handover | None:
         raise errors.DiskError(
             f"what was left with {disk.id} says that it is {left.record.format!r}, which {backend.name} does not keep"
         )
-    return replace(left, record=replace(left.record, backend=backend.name, driver=backend.driver))
+    store = record_stores.identity_of(backend)
+    return replace(left, record=replace(left.record, backend=backend.name, driver=backend.driver, store=store))

@@ -8,6 +8,7 @@ from typing import Any
 
 from imgbackend import errors
 from imgbackend.bases import instance_folders
+from imgbackend.disks import record_stores
 from imgbackend.disks.owners import Owners, elsewhere
 from imgbackend.driver.abilities import Exclusive, Marked
 from imgbackend.driver.contract import Disk
@@ -95,7 +96,10 @@ class TakingOver:
         :raises InstanceNotFound: if there is nothing to take over.
         :raises InstanceElsewhere: if a domain of that name is another folder's.
         :raises DiskBusy: if somebody has a disk open.
+        :raises WrongStore: if this host's store of that name is not the one that a disk was made in.
         """
+        for disk in disks:
+            record_stores.expect_reached(disk)
         ends = ("", GOING, RESIZED)
         folders = [f"{self._name}{end}" for end in ends if (self._host.instances / f"{self._name}{end}").is_dir()]
         found, me = self._domain(), self._owners.me()

@@ -26,7 +26,7 @@ LOG = logging.getLogger(__name__)
 
 OURS: Final = "disks.json"
 NOVAS: Final = "disk.info"
-_BESIDE: Final = frozenset({"owner", "identity"})
+_BESIDE: Final = frozenset({"owner", "identity", "store"})
 """Fields that stand beside the disks in disks.json, where versions that do not know them pass them over."""
 _END_OF_TIME: Final = 253402300800
 """Seconds from 1970 to the year 10000, which no date can show."""
@@ -60,9 +60,9 @@ class Records:
         path = f"{self._instances}/{instance}/{OURS}"
         try:
             content = _read(path)
-            owner, identities = _owner(content), content.get("identities", {})
+            owner, identities, stores = _owner(content), content.get("identities", {}), content.get("stores", {})
             return {
-                name: _record(name, fields, owner, identities.get(name))
+                name: _record(name, fields, owner, identities.get(name), stores.get(name))
                 for name, fields in content.get("disks", {}).items()
             }
         except (TypeError, AttributeError, KeyError) as exc:
@@ -197,10 +197,10 @@ class Records:
             content = _read(folder / OURS)
             if record is not None:
                 _expect_owner(disk, content, record.owner)
-            disks, identities = content.setdefault("disks", {}), content.get("identities", {})
-            noted = _changed(identities, disk.name, record.identity if record is not None else None)
+            disks = content.setdefault("disks", {})
+            noted = _note_beside(content, disk.name, record)
             if _changed(disks, disk.name, fields) or noted:
-                changed[folder / OURS] = _content(content, identities, record) if disks else {}
+                changed[folder / OURS] = _content(content, record) if disks else {}
             formats = _read(folder / NOVAS) if record is not None else _readable(folder / NOVAS)
             known = [key for key in formats if Path(key).parts[-2:] == (disk.instance, disk.name)]
             key = known[0] if known else str(folder / disk.name)
@@ -238,16 +238,17 @@ def record_of(name: str, fields: Mapping[str, Any]) -> Record:
 
     :raises TypeError: if one is not of its type.
     """
-    return _record(
-        name, {key: value for key, value in fields.items() if key != "identity"}, None, fields.get("identity")
-    )
+    own = {key: value for key, value in fields.items() if key not in _BESIDE}
+    return _record(name, own, None, fields.get("identity"), fields.get("store"))
 
 
-def _record(name: str, fields: Mapping[str, Any], owner: Owner | None, identity: str | None) -> Record:
+def _record(
+    name: str, fields: Mapping[str, Any], owner: Owner | None, identity: str | None, store: str | None
+) -> Record:
     """A record, of fields that have their types: they are read from a file that people and other hosts can write."""
-    found = Record(**fields, owner=owner, identity=identity)
+    found = Record(**fields, owner=owner, identity=identity, store=store)
     texts = {type(found.backend), type(found.driver), type(found.format), type(found.way)}
-    optional = {type(found.image_id), type(found.base), type(found.digest), type(identity)}
+    optional = {type(found.image_id), type(found.base), type(found.digest), type(identity), type(store)}
     if texts != {str} or not optional <= {str, NoneType} or type(found.time) not in (int, float):
         raise TypeError(f"a field of {name} is not of its type")
     try:
@@ -256,14 +257,28 @@ def _record(name: str, fields: Mapping[str, Any], owner: Owner | None, identity:
         raise TypeError(f"{name!r} is no name of a disk") from exc
     if not 0 <= found.time < _END_OF_TIME:
         raise TypeError(f"the time of {name} is none")
+    if store is not None and not (store and store.isprintable()):
+        raise TypeError(f"the store of {name} is none")
     return found
 
 
-def _content(before: dict[str, Any], identities: dict[str, str], record: Record | None) -> dict[str, Any]:
+def _note_beside(content: dict[str, Any], name: str, record: Record | None) -> bool:
+    """Note what stands beside a disk, or that nothing does; whether that is a change."""
+    noted = False
+    for key, value in (
+        ("identities", record.identity if record is not None else None),
+        ("stores", record.store if record is not None else None),
+    ):
+        known = content.pop(key, {})
+        noted |= _changed(known, name, value)
+        if known:
+            content[key] = known
+    return noted
+
+
+def _content(before: dict[str, Any], record: Record | None) -> dict[str, Any]:
     """What disks.json is to hold; what another version put into it stays."""
-    content = {"version": 1, **before, "identities": identities}
-    if not identities:
-        del content["identities"]
+    content = {"version": 1, **before}
     if record is not None and record.owner is not None:
         content["owner"] = asdict(record.owner)
     return content

@@ -52,6 +52,7 @@ TOPICS: Final = (
     "flatten",
     "clone",
     "owners",
+    "stores",
 )
 """What is demanded, a module each."""
 

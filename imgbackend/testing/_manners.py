@@ -27,6 +27,7 @@ _ABILITIES = (
     abilities.HoldsBases,
     abilities.ChecksBases,
     abilities.SharedStore,
+    abilities.IdentifiesStore,
     abilities.Checkable,
     abilities.TellsLeftovers,
 )

@@ -27,6 +27,7 @@ from imgbackend.testing._running import RunningTests
 from imgbackend.testing._size import SizeTests
 from imgbackend.testing._snapshot import SnapshotTests
 from imgbackend.testing._source import SourceTests
+from imgbackend.testing._stores import StoreTests
 from imgbackend.testing.sampling import LEAST_SAMPLE
 
 
@@ -56,6 +57,7 @@ class BackendConformance(
     FlattenTests,
     CloneTests,
     OwnerTests,
+    StoreTests,
 ):
     """What every backend promises.  Subclass it, and give a fixture ``backend``.
 

@@ -106,6 +106,15 @@ class Topic:
         """
         return None
 
+    def other_store(self, trial: Trial) -> contextlib.AbstractContextManager[Backend] | None:  # noqa: ARG002 - for those who override it
+        """A backend of the same section and ``instances_path``, open, whose options lead to another store.
+
+        To be overridden by a driver whose backends are IdentifiesStore: another pool, another group; see
+        :func:`~imgbackend.testing.place.conforming`.  None: there is no other, and what is demanded of it does not
+        apply.
+        """
+        return None
+
     @pytest.fixture
     def run_token(self) -> str:
         """What the names of all disks of a run have in common; the command gives one."""

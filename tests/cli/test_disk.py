@@ -9,6 +9,7 @@ import pytest
 
 from cli.harness import Cli, assert_one_line, qemu_img
 from imgbackend.types import Gi, Mi
+from labs.able_site import able_site
 
 CREATED = ["instance", "name", "images_type", "format", "size", "allocated", "location", "base", "way", "reason",
            "fetched", "grown", "seconds"]  # fmt: skip
@@ -208,3 +209,32 @@ def test_a_driver_without_snapshots_says_so(cli: Cli, qcow2_image: Path) -> None
     created(cli, qcow2_image, "--images-type", "raw")
     assert_one_line(cli("disk", "snapshot", "create", "web1", "before"), 1, "raw", "no snapshots")
     assert_one_line(cli("disk", "flatten", "web1"), 1, "raw", "no flattening")
+
+
+@pytest.fixture
+def shelf(cli: Cli, tmp_path: Path) -> Path:
+    """Where the file lies that configures a backend ``shelf``, whose store is the folder ``shelf``."""
+    file = tmp_path / ".imgbackend" / "imgbackend.conf"
+    file.parent.mkdir()
+    file.write_text(f"[DEFAULT]\nimages_type = shelf\n[shelf]\ndriver = able\nfolder = {tmp_path / 'shelf'}\n")
+    cli.env["PYTHONPATH"] = able_site(tmp_path / "site")
+    return file
+
+
+def test_disk_of_another_store_is_listed_and_kept_until_it_is_forgotten_by_force(
+    cli: Cli, shelf: Path, raw_image: Path
+) -> None:
+    """The option leads to another folder by now."""
+    created(cli, raw_image)
+    store = cli("disk", "show", "web1", "-f", "json").json()["record"]["store"]
+    shelf.write_text(shelf.read_text().replace("/shelf\n", "/another\n"))
+    [listed] = cli("disk", "list", "-f", "json").json()
+    assert (listed["instance"], listed["images_type"], listed["size"]) == ("web1", "shelf", None)
+    told = ("was made in another store", store, "folder in [shelf]", "disk delete --force web1 --name disk")
+    assert all(word in listed["state"] for word in told)
+    for words in (["delete", "web1"], ["create", "web1", "--image", raw_image], ["resize", "web1", "1G"]):
+        assert_one_line(cli("disk", *words), 1, *told)
+    assert cli("disk", "delete", "--force", "web1", "-f", "json").json()["deleted"] is False
+    assert cli("disk", "list", "-f", "json").json() == []
+    assert created(cli, raw_image)["way"] != "exists"
+    assert (shelf.parents[1] / "shelf" / "web1_disk").exists()

@@ -27,3 +27,7 @@ class TestAble(BackendConformance):
 
     def without_store(self, trial: Trial) -> contextlib.AbstractContextManager[None]:
         return away.renamed(Path(trial.backend.conf.folder))
+
+    def other_store(self, trial: Trial) -> contextlib.AbstractContextManager[AbleBackend]:
+        folder = trial.backend.host.instances.parent
+        return conforming(AbleBackend, folder, {"folder": str(folder / "another")})

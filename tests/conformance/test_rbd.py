@@ -1,5 +1,6 @@
 """The driver rbd keeps the contract, on a pool of a real Ceph."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -32,6 +33,7 @@ class TestRbd(BackendConformance):
 
     @pytest.fixture
     def backend(self, rbd_cluster: Cluster, rbd_pool: str, tmp_path: Path) -> Iterator[RbdBackend]:
+        self._cluster = rbd_cluster
         with conforming(RbdBackend, tmp_path, _options(rbd_cluster, rbd_pool)) as backend:
             yield backend
 
@@ -41,6 +43,13 @@ class TestRbd(BackendConformance):
         with rbd_cluster.pool(f"{backend.pool}-glance") as pool:
             yield Location(url=_uploaded(backend, pool, trial.image().content).url, format="raw")
             trial.clear()
+
+    @contextlib.contextmanager
+    def other_store(self, trial: Trial) -> Iterator[RbdBackend]:
+        """Another pool of the cluster."""
+        cluster, folder = self._cluster, trial.backend.host.instances.parent
+        with new_pool(cluster) as pool, conforming(RbdBackend, folder, _options(cluster, pool)) as other:
+            yield other
 
 
 @pytest.mark.skipif(not FULL, reason="it takes long; ./dev test-full has it")

@@ -87,6 +87,13 @@ def without_store(trial: Trial) -> contextlib.AbstractContextManager[None] | Non
     return away.renamed(trial.backend.folder) if isinstance(trial.backend, MemoryBackend) else None
 
 
+def other_store(trial: Trial) -> contextlib.AbstractContextManager[Backend] | None:
+    """What the method ``other_store`` gives: another folder, for a store that has one."""
+    kind, folder = type(trial.backend), trial.backend.host.instances.parent
+    own = {"folder": str(folder / "another")}
+    return conforming(kind, folder, own) if isinstance(trial.backend, MemoryBackend) else None
+
+
 def location(trial: Trial) -> Location:
     """What the fixture ``location`` gives: the usual image, where a sound driver clones it from."""
     return Location(url=f"{SCHEME}{trial.image().content}")

@@ -28,7 +28,7 @@ CONSUMER: Final = """\
 import pytest
 
 from imgbackend.testing import BackendConformance
-from kit.faults import location, tried, without_store
+from kit.faults import location, other_store, tried, without_store
 
 
 class TestDriver(BackendConformance):
@@ -46,6 +46,9 @@ class TestDriver(BackendConformance):
 
     def without_store(self, trial):
         return without_store(trial)
+
+    def other_store(self, trial):
+        return other_store(trial)
 """
 
 

@@ -7,8 +7,9 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from imgbackend import errors
 from imgbackend.driver.abilities import (
@@ -16,6 +17,7 @@ from imgbackend.driver.abilities import (
     ChecksBases,
     Cloneable,
     HoldsBases,
+    IdentifiesStore,
     Importable,
     Marked,
     SharedStore,
@@ -152,10 +154,12 @@ def disk_named(name: str) -> DiskId | None:
         return None
 
 
-class HoldingBackend(MemoryBackend, HoldsBases, SharedStore, Checkable, TellsLeftovers):
+class HoldingBackend(MemoryBackend, HoldsBases, SharedStore, IdentifiesStore, Checkable, TellsLeftovers):
     """Bases are files of the store, with their tags beside them."""
 
     disk_type = AbleDisk
+    store_options: ClassVar[Sequence[str]] = ("folder",)
+    _identity = ""
 
     @property
     def bases(self) -> Path:
@@ -172,6 +176,12 @@ class HoldingBackend(MemoryBackend, HoldsBases, SharedStore, Checkable, TellsLef
         super().open()
         files.make_folders(self.bases)
         files.make_folders(self.marks)
+        found = os.stat(self.folder)
+        self._identity = f"folder {found.st_ino} of the file system {found.st_dev}"
+
+    def store_identity(self) -> str:
+        """By the folder's inode: another folder of that name has another, as long as both are there."""
+        return self._identity
 
     @contextlib.contextmanager
     def store_lock(self, name: str, progress: Progress = ignore) -> Iterator[None]:

@@ -13,7 +13,7 @@ from oslo_config import cfg
 
 from imgbackend import Engine, errors
 from imgbackend.config import plugins
-from imgbackend.driver.abilities import CarriesHandover, Marked
+from imgbackend.driver.abilities import CarriesHandover, IdentifiesStore, Marked
 from imgbackend.driver.file_disk import FileBackend, FileDisk
 from imgbackend.driver.template import Base
 from imgbackend.system import files
@@ -83,7 +83,7 @@ class PoolDisk(FileDisk["PoolBackend"], Marked, CarriesHandover):
         self.handed_over.unlink(missing_ok=True)
 
 
-class PoolBackend(FileBackend):
+class PoolBackend(FileBackend, IdentifiesStore):
     """A folder that several folders of instances share."""
 
     disk_type = PoolDisk
@@ -95,6 +95,13 @@ class PoolBackend(FileBackend):
         if self.conf.folder is None:
             raise errors.ConfigError(f"[{self.name}] folder: is not set")
         return Path(self.conf.folder)
+
+    store_options: ClassVar[Sequence[str]] = ("folder",)
+
+    def store_identity(self) -> str:
+        if self._there is None:
+            raise errors.StorageUnavailable(f"{self.folder} was not there when the backend was opened")
+        return f"folder {self._there[1]} of the file system {self._there[0]}"
 
     def list_disks(self) -> Iterator[DiskId]:
         self.expect_folder()

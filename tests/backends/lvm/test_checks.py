@@ -9,9 +9,12 @@ from imgbackend.types import Gi, Verdict
 from imgbackend_lvm import checks
 from imgbackend_lvm.lvm2_reports import LogicalVolume, VolumeGroup
 
-_GROUP: Final = VolumeGroup(vg_name="vms", vg_size=100 * Gi, vg_free=30 * Gi, vg_extent_size=4 << 20, vg_tags=())
+_GROUP: Final = VolumeGroup(
+    vg_name="vms", vg_uuid="g", vg_size=100 * Gi, vg_free=30 * Gi, vg_extent_size=4 << 20, vg_tags=()
+)
 _POOL: Final = LogicalVolume(
     vg_name="vms",
+    vg_uuid="g",
     lv_name="thin",
     lv_uuid="p",
     lv_path="",

@@ -93,7 +93,8 @@ class _Recorded(Lvm2Commands):
 
     def run(self, tool: str, *args: str, fine: re.Pattern[str] | None = None) -> str:
         self.lines.append(self.line(tool, *args))
-        group = {"vg_name": "vms", "vg_size": "1", "vg_free": "1", "vg_extent_size": "1", "vg_tags": ""}
+        group = dict.fromkeys(("vg_size", "vg_free", "vg_extent_size"), "1")
+        group |= {"vg_name": "vms", "vg_uuid": "g", "vg_tags": ""}
         volume = {"seg_pe_ranges": "/dev/disk/by-id/x_1+2.3:70-70"}
         return json.dumps({"report": [{"vg": [group], "lv": [volume] if "seg_pe_ranges" in args else []}]})
 

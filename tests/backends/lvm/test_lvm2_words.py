@@ -16,15 +16,18 @@ _LVS_PRINTED = """
       "report": [
           {
               "lv": [
-                  {"vg_name":"imgtest", "lv_name":"thinpool", "lv_uuid":"gvfPM4-Zoat-WxHx-Lx5B-aIGX-wnsx-63RhSL",
+                  {"vg_name":"imgtest", "vg_uuid":"QvkIDA-b7uV-TR6q-0xcT-kEm3-3DHh-NnpEqK",
+                   "lv_name":"thinpool", "lv_uuid":"gvfPM4-Zoat-WxHx-Lx5B-aIGX-wnsx-63RhSL",
                    "lv_path":"", "lv_size":"3221225472", "lv_attr":"twi-aotz--", "lv_tags":"", "lv_time":"1795295667",
                    "origin":"", "pool_lv":"", "data_percent":"0.00", "metadata_percent":"11.13", "chunk_size":"65536",
                    "lv_metadata_size":"4194304", "lv_when_full":"queue"},
-                  {"vg_name":"imgtest", "lv_name":"snap2", "lv_uuid":"7qIyh2-BF9J-1Qeq-E6ew-pxzj-W0u3-HKbkpR",
+                  {"vg_name":"imgtest", "vg_uuid":"QvkIDA-b7uV-TR6q-0xcT-kEm3-3DHh-NnpEqK",
+                   "lv_name":"snap2", "lv_uuid":"7qIyh2-BF9J-1Qeq-E6ew-pxzj-W0u3-HKbkpR",
                    "lv_path":"/dev/imgtest/snap2", "lv_size":"16777216", "lv_attr":"Vri-aotz-k", "lv_tags":"b,t1",
                    "lv_time":"1795295673", "origin":".thin", "pool_lv":"thinpool", "data_percent":"6.25",
                    "metadata_percent":"", "chunk_size":"0", "lv_metadata_size":"", "lv_when_full":""},
-                  {"vg_name":"imgtest", "lv_name":"off", "lv_uuid":"YDhz6j-oP3H-9iEM-BuBR-Yq5z-mI4N-JLgqIG",
+                  {"vg_name":"imgtest", "vg_uuid":"QvkIDA-b7uV-TR6q-0xcT-kEm3-3DHh-NnpEqK",
+                   "lv_name":"off", "lv_uuid":"YDhz6j-oP3H-9iEM-BuBR-Yq5z-mI4N-JLgqIG",
                    "lv_path":"/dev/imgtest/off", "lv_size":"8388608", "lv_attr":"-wi-------", "lv_tags":"",
                    "lv_time":"1795295667", "origin":"", "pool_lv":"", "data_percent":"", "metadata_percent":"",
                    "chunk_size":"0", "lv_metadata_size":"", "lv_when_full":""}

@@ -49,6 +49,7 @@ def test_driver_has_all_abilities_but_backed() -> None:
         "HoldsBases",
         "ChecksBases",
         "SharedStore",
+        "IdentifiesStore",
         "Checkable",
         "TellsLeftovers",
     }

@@ -167,6 +167,9 @@ ODD: list[object] = [
     *[{"owner": owner} for owner in ODD_OWNERS],
     {"disks": {"disk": GOOD}, "identities": ["disk"]},
     {"disks": {"disk": GOOD}, "identities": {"disk": 7}},
+    {"disks": {"disk": GOOD}, "stores": ["disk"]},
+    *[{"disks": {"disk": GOOD}, "stores": {"disk": store}} for store in (7, "", ["x"], "\x1b[31m", "two\nlines")],
+    {"disks": {"disk": {**GOOD, "store": "x"}}},
     {"disks": ["disk"]},
     {"disks": {"disk": 1}},
     {"disks": {"disk": {}}},
@@ -227,3 +230,23 @@ def test_broken_records_are_put_aside_and_no_others(records: Records, instances:
     (instances / "web1" / "disks.json").symlink_to(instances / "not mounted")
     assert records.put_aside_broken("web1") == []
     assert records.put_aside_broken("web2") == []
+
+
+def test_store_stands_beside_the_disks_where_older_versions_pass_it_over(records: Records, instances: Path) -> None:
+    """They make a record of all that stands in a disk's own fields."""
+    noted = replace(RECORD, identity="i" * 32, store="pool 3 of the cluster c")
+    records.write(DISK, noted, as_file=False, durable=False)
+    records.write(RESCUE, RECORD, as_file=False, durable=False)
+    content = json.loads((instances / "web1" / "disks.json").read_text())
+    assert content["stores"] == {"disk": "pool 3 of the cluster c"}
+    assert Record(**content["disks"]["disk"]) == RECORD
+    assert records.all("web1") == {"disk": noted, "disk.rescue": RECORD}
+
+
+def test_store_goes_with_its_disk(records: Records, instances: Path) -> None:
+    records.write(DISK, replace(RECORD, store="pool 3"), as_file=False, durable=False)
+    records.write(RESCUE, replace(RECORD, store="pool 3"), as_file=False, durable=False)
+    records.forget(DISK, durable=False)
+    assert json.loads((instances / "web1" / "disks.json").read_text())["stores"] == {"disk.rescue": "pool 3"}
+    records.write(RESCUE, RECORD, as_file=False, durable=False)
+    assert "stores" not in json.loads((instances / "web1" / "disks.json").read_text())

@@ -1,5 +1,6 @@
 """Drivers that clone wrongly, or lose or share the bases that their store keeps."""
 
+import itertools
 import json
 import os
 import shutil
@@ -221,3 +222,32 @@ class CopiesWhatItPutsAside(AbleBackend):
         """By a copy."""
         shutil.copyfile(self.bases / name, self.bases / new)
         self._write_tags(new, self._tags(name) | dict(tags))
+
+
+@caught({"test_store_says_the_same_of_itself_to_every_backend": "_identity(other) == told"})
+class NamesItsConnection(AbleBackend):
+    """Whoever opens the store is told a number of his session, and that is taken for the store's."""
+
+    def open(self) -> None:
+        super().open()
+        self._identity = f"session {id(self)}"
+
+
+@caught({"test_record_keeps_the_store": "_record(trial).store == told"})
+class CountsItsRequests(AbleBackend):
+    """The store numbers its answers, and the number was not cut off."""
+
+    _answers = itertools.count(1)
+
+    def store_identity(self) -> str:
+        return f"{super().store_identity()}, answer {next(self._answers)}"
+
+
+@caught(
+    {"test_disk_of_another_store_is_neither_looked_for_nor_made_nor_forgotten": "_identity(other) != _identity(trial)"}
+)
+class NamesItsSection(AbleBackend):
+    """The section of the configuration says which store it is: it always did."""
+
+    def store_identity(self) -> str:
+        return f"the store of [{self.name}]"
