@@ -37,14 +37,20 @@ class InstanceReads:
         self._kept: dict[str, Callable[[], Any]] = {}
 
     def ahead(self) -> "InstanceReads":
-        """Read what a look is going to ask for, in the order in which it asks.
+        """Read what a look is going to ask for; it may run in a thread, and the others are called after it.
 
-        It may run in a thread; the others are called after it.
+        The folder is listed first: a file of records that is not in it is not asked for, which Nova's instances have
+        not.  A disk has its record before it has its file, so that none is without one that has one.
         """
         self._keep("changed", self.changed)
-        recorded = self._keep("recorded", self.recorded)
         entries = self._keep("listed", self.listed)
-        formats = Formats(recorded, lambda: self._keep("novas", self.novas) or {})
+        names = None if entries is None else {entry.name for entry in entries}
+
+        def read(file: str, key: str, look: Callable[[], dict[str, T]]) -> dict[str, T] | None:
+            return self._keep(key, look if names is None or file in names else dict)
+
+        recorded = read(records.OURS, "recorded", self.recorded)
+        formats = Formats(recorded, lambda: read(records.NOVAS, "novas", self.novas) or {})
         for entry in (entries or [])[:_MOST]:
             if entry.name in NO_DISKS or not is_file(entry) or formats.of(entry.name) == "raw":
                 continue

@@ -244,6 +244,19 @@ def test_pass_lists_each_folder_once_and_opens_the_records_and_the_disk_once(
     assert of_instances(opened) == dict.fromkeys(files, 1)
 
 
+def test_records_that_are_not_in_a_listed_folder_are_not_asked_for(
+    remote: None, engine: Engine, raw_image: Template, instances: Path, opened: Counter[str]
+) -> None:
+    """Instances of Nova's have none of ours."""
+    populate(engine, raw_image, 2)
+    for path in (*instances.glob("vm*/disks.json"), instances / "vm001/disk.info", *instances.glob("locks/*r.vm*")):
+        path.unlink()
+    opened.clear()
+    assert actions(engine) == {("local", raw_image.name): "kept"}
+    files = ("vm000", "vm000/disk.info", "vm000/disk", "vm001", "vm001/disk")
+    assert of_instances(opened) == dict.fromkeys(files, 1)
+
+
 def test_no_description_of_a_domain_is_looked_for_in_folders_that_were_listed(
     engine: Engine, raw_image: Template, monkeypatch: pytest.MonkeyPatch
 ) -> None:
