@@ -34,7 +34,9 @@ _LENGTH: Final = 196_616
 _OLD: Final = 9 * 86400
 
 
-def populate(instances: Path, count: int, bases: int, *, unused: int | None = None) -> None:
+def populate(
+    instances: Path, count: int, bases: int, *, unused: int | None = None, disks: Sequence[str] = DISKS
+) -> None:
     """Fill an ``instances_path`` with ``count`` instances and ``bases`` bases, ``unused`` (a tenth) of them idle."""
     idle = bases // 10 if unused is None else unused
     names = [base_name(f"image {number}") for number in range(bases)]
@@ -47,7 +49,7 @@ def populate(instances: Path, count: int, bases: int, *, unused: int | None = No
     for number in range(count):
         folder = instances / f"instance-{number:06}"
         folder.mkdir()
-        mine = {disk: used[(number * len(DISKS) + at) % len(used)] for at, disk in enumerate(DISKS)}
+        mine = {disk: used[(number * len(disks) + at) % len(used)] for at, disk in enumerate(disks)}
         _records(folder, mine)
         for disk, base in mine.items():
             with (folder / disk).open("wb") as file:

@@ -17,7 +17,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-from benchmarks import command, crowds, disks, downloads, machine, pools, populous, report, spawn, verify, volumes
+from benchmarks import (
+    command,
+    crowds,
+    disks,
+    downloads,
+    machine,
+    pools,
+    populous,
+    remote,
+    report,
+    spawn,
+    verify,
+    volumes,
+)
 from benchmarks.measuring import Processes
 from benchmarks.peer import Peer, prepared, running
 from benchmarks.results import Case, Skipped
@@ -28,7 +41,7 @@ from labs import mounts
 _ROOT: Final = Path(__file__).parents[1]
 CASES: Final = (
     *("qcow2", "raw", "xfs", "btrfs", "first", "glance", "threads", "processes", "command", "spawn", "boot"),
-    *("lvm", "lvm-thick", "rbd", "rbd-clone", "cache-pass", "cache-verify"),
+    *("lvm", "lvm-thick", "rbd", "rbd-clone", "cache-pass", "cache-pass-nfs", "cache-verify"),
 )
 _SAME: Final = ("processor", "memory")
 """Figures of a machine that differs in one of these are not kept beside others."""
@@ -119,6 +132,7 @@ def _measured(name: str, shop: Workshop, peer: Peer | None, *, quick: bool) -> C
         "rbd": lambda: pools.further(shop, peer, _SIZES if not quick else [64 * Mi]),
         "rbd-clone": lambda: pools.clones(shop, peer),
         "cache-pass": lambda: populous.of_sizes(shop, _HOSTS if not quick else [5, 10, 20], 1000 if not quick else 10),
+        "cache-pass-nfs": lambda: remote.on_nfs(shop, [100, 1000] if not quick else [200]),
         "cache-verify": lambda: verify.against_sha256sum(shop, 512 * Mi if not quick else 8 * Mi),
     }
     try:

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,12 +21,12 @@ from imgbackend.driver.abilities import HoldsBases
 from imgbackend.driver.attached import Attached
 from imgbackend.driver.contract import Backend, Disk
 from imgbackend.sources.contract import Image, Source
-from imgbackend.state import records
 from imgbackend.system import files
 from imgbackend.system.host import Host
 from imgbackend.types import DiskId
 
 if TYPE_CHECKING:
+    from imgbackend.bases.folders_seen import FoldersSeen
     from imgbackend.cache.ports import SnapshotFolder, Stores
     from imgbackend.cache.service import Cache
     from imgbackend.cache.usage import DomainFile
@@ -133,12 +132,12 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
                 self._instances = Instances(self)
             return self._instances
 
-    def _domains(self) -> "Iterable[DomainFile]":
+    def _domains(self, seen: "FoldersSeen") -> "Iterable[DomainFile]":
         """What the domains of libvirt open, where it is configured: it is named, or instances were spawned by it."""
         where = self.conf.get_location("connection_uri", "libvirt")
         named = where is not None and where.location is not cfg.Locations.opt_default
         folders = [] if named else instance_folders.instances(self.host)
-        if named or any(os.path.exists(f"{self.host.instances}/{name}/{records.DOMAIN}") for name in folders):
+        if named or any(seen.has_domain(name, self.host.instances) for name in folders):
             return self.instances.files()
         return ()
 

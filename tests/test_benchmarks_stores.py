@@ -34,6 +34,17 @@ def test_disks_in_a_store_are_measured_and_nothing_is_left(case: str, tmp_path: 
     assert list((tmp_path / "at").iterdir()) == []
 
 
+@pytest.mark.slow
+def test_a_pass_on_nfs_is_measured_with_its_calls(tmp_path: Path) -> None:
+    told = _quick(tmp_path, "cache-pass-nfs")
+    if told["skipped"]:
+        require("nfs", told["skipped"])
+    assert [series["label"].rpartition(", ")[2] for series in told["series"]] == ["cold caches", "warm caches"]
+    [calls] = told["targets"]
+    assert 9 <= calls["value"] < 20  # of so few instances what is asked once for all is a part
+    assert list((tmp_path / "at").iterdir()) == []
+
+
 def _quick(folder: Path, case: str) -> dict[str, Any]:
     """What a quick run tells of one case."""
     run("run", "--quick", "--cases", case, "--folder", folder / "at", "--output", folder / "out", limit=900)

@@ -5,8 +5,10 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from imgbackend.state import records
 from imgbackend.system import stale
 from imgbackend.system.host import Host
+from imgbackend.types import DiskId
 
 
 def nothing() -> None:
@@ -33,6 +35,27 @@ def each_instance(host: Host, alive: Callable[[], object]) -> Iterator[str]:
     for name in names:
         alive()
         yield name
+
+
+def lost(instances: str) -> Iterator[str]:
+    """The paths of links that stand for folders of instances, elsewhere, where nothing is mounted now."""
+    try:
+        with os.scandir(instances) as entries:
+            links = [entry.path for entry in entries if entry.is_symlink()]
+    except OSError:
+        return  # who lists the folder tells that, or nothing is there
+    for path in links:
+        if is_disk(os.path.basename(path), "disk") and not os.path.exists(path):
+            yield path
+
+
+def is_disk(folder: str, name: str) -> bool:
+    """Whether a file in a folder has the name of a disk; a console's log may well be somebody else's."""
+    try:
+        DiskId(instance=folder.removesuffix(records.RESIZED).removesuffix(records.GOING), name=name)
+    except ValueError:
+        return False
+    return True
 
 
 def listed(folder: Path | str) -> list[os.DirEntry[str]]:

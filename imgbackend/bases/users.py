@@ -9,6 +9,7 @@ is looked for again, so that a disk that only moved is not missed.
 """
 
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -18,14 +19,15 @@ from typing import Final
 
 from imgbackend import errors
 from imgbackend.bases import backing_names, instance_folders
-from imgbackend.state import records
+from imgbackend.bases.folders_seen import FoldersSeen
+from imgbackend.bases.instance_reads import NO_DISKS, Formats, InstanceReads, changed_at
+from imgbackend.bases.turns import Turns
 from imgbackend.system import clock, qcow2
 from imgbackend.system.host import Host
-from imgbackend.types import DiskId, Record, is_base_name
+from imgbackend.types import Record, is_base_name
 
 _ROUNDS: Final = 8
 """How often a folder is listed again, in which something was gone when it was its turn."""
-_RECORDS: Final = frozenset({records.OURS, records.NOVAS})
 _DEEPEST: Final = 16
 """Files that are followed from a disk to its base."""
 _SAME_TICK: Final = 2_000_000_000
@@ -66,6 +68,8 @@ class OverlayUsers:
         self._inodes: dict[tuple[int, int] | None, str] | None = None
         self._listed: dict[str, tuple[int, int]] = {}
         self._clock_difference = 0
+        self._ahead: dict[str, InstanceReads] = {}
+        self._turns = Turns(host.instances)
         self._bases_on_record: dict[str, str] = {}
         self._below: dict[str, dict[str, int]] = {}
         self.unseen: dict[str, None] = {}
@@ -74,6 +78,8 @@ class OverlayUsers:
         """Files whose headers refer to what is surely no base of this host, a line each; they count for nothing."""
         self.named: dict[tuple[str, str], dict[str, float]] = {}
         """The disks whose records name a base, by backend and base, as ``instance/disk``; and since when they do."""
+        self.seen = FoldersSeen()
+        """What was in the folders that could be looked at."""
 
     def overlays(self) -> Iterator[Overlay]:
         """All overlays of all instances on bases of the base folder; a base may be gone.
@@ -81,15 +87,17 @@ class OverlayUsers:
         Folders of instances that Nova is moving or removing (``_resize``, ``_del``) count too.
         """
         done: set[str] = set()
-        self._find_lost()
+        for link in instance_folders.lost(self._root):
+            self.unseen[_line(f"{link} is a link to nothing that is here now")] = None
         for _ in range(_ROUNDS):
             names = [name for name in self._instances() if name not in done]
             if not names:
                 return
-            for name in names:
-                self._alive()
-                if (yield from self._instance(name)):
-                    done.add(name)
+            with contextlib.closing(self._turns.each(names, self._reads, InstanceReads.ahead, self._alive)) as turns:
+                for name, reads in turns:
+                    self._ahead = {name: reads}
+                    if (yield from self._instance(name)):
+                        done.add(name)
         self.unseen[_line(f"{self._root}: folders come and go too fast to be looked at; try again")] = None
 
     def again(self) -> Iterator[Overlay]:
@@ -97,9 +105,10 @@ class OverlayUsers:
         self._compare_clocks()
         self._real.clear()
         self._inodes = None
-        for name in self._instances():
-            if self._has_changed(name):
-                yield from self._instance(name)
+        with contextlib.closing(self._turns.each(self._instances(), self._has_changed)) as turns:
+            for name, has_changed in turns:
+                if has_changed:
+                    yield from self._instance(name)
 
     def base_under(self, path: str, format: str | None) -> str | None:
         """The name of the base that a file is, or hangs on, which a domain opens as ``format``; None: it needs none.
@@ -115,7 +124,7 @@ class OverlayUsers:
         if format != "qcow2":
             return None
         try:
-            header = self._header(path, needed=False, wanted=True)
+            header = self._header(path, qcow2.read, needed=False, wanted=True)
         except FileNotFoundError:
             return None
         if header is None or header.backing_file is None:
@@ -130,16 +139,8 @@ class OverlayUsers:
             self.unseen[_line(_told(exc, self._root))] = None
             return []
 
-    def _find_lost(self) -> None:
-        """Links that stand for folders of instances, elsewhere, where nothing is mounted now."""
-        try:
-            with os.scandir(self._root) as entries:
-                links = [entry.name for entry in entries if entry.is_symlink()]
-        except OSError:
-            return  # told, or nothing is there
-        for name in links:
-            if _is_disk(name, "disk") and not os.path.exists(f"{self._root}/{name}"):
-                self.unseen[_line(f"{self._root}/{name} is a link to nothing that is here now")] = None
+    def _reads(self, instance: str) -> InstanceReads:
+        return InstanceReads(self._host, f"{self._root}/{instance}", instance)
 
     def _has_changed(self, instance: str) -> bool:
         """Whether a folder, or one below it, is new or changed since it was listed."""
@@ -147,7 +148,7 @@ class OverlayUsers:
         folders = {f"{self._root}/{instance}": before, **self._below.get(instance, {})}
         listed += self._clock_difference
         return any(
-            changed != _changed_at(folder) or listed - changed < _SAME_TICK for folder, changed in folders.items()
+            changed != changed_at(folder) or listed - changed < _SAME_TICK for folder, changed in folders.items()
         )
 
     def _compare_clocks(self) -> None:
@@ -158,20 +159,23 @@ class OverlayUsers:
 
     def _instance(self, instance: str) -> Generator[Overlay, None, bool]:
         """The overlays of one; it returns whether the folder was there."""
-        folder = f"{self._root}/{instance}"
-        self._listed[instance] = _changed_at(folder), time.monotonic_ns()
+        reads = self._ahead.pop(instance, None) or self._reads(instance)
+        folder = reads.folder
+        self._listed[instance] = reads.changed()
         self._below.pop(instance, None)
-        formats = self._recorded(instance)
+        recorded = self._recorded(reads)
+        formats = Formats(recorded, functools.partial(self._told_by_nova, reads))
         done: set[str] = set()
         for _ in range(_ROUNDS):
             whole = True
             try:
-                for path in self._files(instance, folder):
+                entries = reads.listed()
+                for path in self._files(instance, entries):
                     name = path[len(folder) + 1 :]
-                    if name in done or name in _RECORDS or formats.get(name) == "raw":
+                    if name in done or name in NO_DISKS or formats.of(name) == "raw":
                         continue
                     try:
-                        found = self._overlay(instance, name, path, formats.get(name))
+                        found = self._overlay(reads, name, path, formats.of(name))
                     except FileNotFoundError:
                         whole = False
                         continue
@@ -187,16 +191,19 @@ class OverlayUsers:
                 return True
             if whole:
                 yield from self._not_read(instance, done)
+                self.seen.note(instance, recorded, [entry.name for entry in entries])
                 return True
         self.unseen[_line(f"{folder}: files come and go too fast to be looked at; try again")] = None
         return True
 
-    def _files(self, instance: str, folder: str, followed: frozenset[str] = frozenset()) -> Iterator[str]:
+    def _files(
+        self, instance: str, entries: list[os.DirEntry[str]], followed: frozenset[str] = frozenset()
+    ) -> Iterator[str]:
         """The paths of the files and links in a folder and those below it, by name; a link to a folder is ``followed``.
 
-        :raises FileNotFoundError: if the folder is not there.
+        :raises FileNotFoundError: if a folder below it is gone.
         """
-        for entry in instance_folders.listed(folder):
+        for entry in entries:
             if not instance_folders.is_folder(entry):
                 if entry.is_file(follow_symlinks=False) or entry.is_symlink():
                     yield entry.path
@@ -210,23 +217,29 @@ class OverlayUsers:
                     self.unseen[_line(f"{entry.path} is a link to {real}, which is too much to look at")] = None
                     continue
                 inside = followed | {real}
-            self._below.setdefault(instance, {})[entry.path] = _changed_at(entry.path)
-            yield from self._files(instance, entry.path, inside)
+            self._below.setdefault(instance, {})[entry.path] = changed_at(entry.path)
+            yield from self._files(instance, instance_folders.listed(entry.path), inside)
 
-    def _recorded(self, instance: str) -> dict[str, str]:
-        """The formats on record; of broken records nothing is believed, and their disks count all the same."""
+    def _recorded(self, reads: InstanceReads) -> dict[str, Record] | None:
+        """What is on record; of broken records nothing is believed (None), and their disks count all the same."""
         self._bases_on_record = {}
         try:
-            found = self._host.records.all(instance)
-            formats = self._host.records.nova_formats(instance)
-        except errors.DiskError as exc:
-            self.unseen[_line(str(exc))] = None
+            found = reads.recorded()
+        except (OSError, errors.DiskError) as exc:
+            self._tell_unread(exc, reads.folder)
+            return None
+        self._note(reads.instance, found)
+        return found
+
+    def _told_by_nova(self, reads: InstanceReads) -> dict[str, str]:
+        try:
+            return reads.novas()
+        except (OSError, errors.DiskError) as exc:
+            self._tell_unread(exc, reads.folder)
             return {}
-        except OSError as exc:
-            self.unseen[_line(_told(exc, f"{self._root}/{instance}"))] = None
-            return {}
-        self._note(instance, found)
-        return formats | {name: record.format for name, record in found.items()}
+
+    def _tell_unread(self, exc: OSError | errors.DiskError, where: str) -> None:
+        self.unseen[_line(_told(exc, where) if isinstance(exc, OSError) else str(exc))] = None
 
     def _note(self, instance: str, found: Mapping[str, Record]) -> None:
         for name, record in found.items():
@@ -235,11 +248,12 @@ class OverlayUsers:
                     self._bases_on_record[name] = record.base
                 self.named.setdefault((record.backend, record.base), {})[f"{instance}/{name}"] = record.time
 
-    def _overlay(self, instance: str, name: str, path: str, format: str | None) -> Overlay | None:
+    def _overlay(self, reads: InstanceReads, name: str, path: str, format: str | None) -> Overlay | None:
         """What a file hangs on; ``format`` is the one on record, None where there is none."""
-        base, recorded = self._bases_on_record.get(name), format is not None
+        instance, base, recorded = reads.instance, self._bases_on_record.get(name), format is not None
         needed = format == "qcow2" and base is None
-        header = self._header(path, needed=needed, wanted=recorded or _is_disk(instance, name))
+        wanted = recorded or instance_folders.is_disk(instance, name)
+        header = self._header(path, reads.header, needed=needed, wanted=wanted)
         if header is None and base is not None:  # the header is broken: what is on record holds the base until it goes
             return Overlay(instance=instance, name=name, base=base, format=None, recorded=recorded)
         if header is None or header.backing_file is None:
@@ -255,13 +269,15 @@ class OverlayUsers:
             if name not in done and os.path.lexists(f"{self._root}/{instance}/{name}"):
                 yield Overlay(instance=instance, name=name, base=base, format=None, recorded=True)
 
-    def _header(self, path: str, *, needed: bool, wanted: bool) -> qcow2.Qcow2Header | None:
-        """A header.  What is ``needed`` must have one, what is ``wanted`` must be readable.
+    def _header(
+        self, path: str, read: Callable[[str], qcow2.Qcow2Header], *, needed: bool, wanted: bool
+    ) -> qcow2.Qcow2Header | None:
+        """A header, by ``read``.  What is ``needed`` must have one, what is ``wanted`` must be readable.
 
         :raises FileNotFoundError: if the file is gone.
         """
         try:
-            return qcow2.read(path)
+            return read(path)
         except errors.DiskError as exc:
             if needed:
                 self.unseen[_line(f"{exc}, and is recorded as one")] = None
@@ -297,7 +313,7 @@ class OverlayUsers:
                 self.foreign[_line(f"{first} refers to {where}")] = None
                 return None
             try:
-                below = self._header(readable, needed=False, wanted=recorded)
+                below = self._header(readable, qcow2.read, needed=False, wanted=recorded)
             except FileNotFoundError:
                 self._tell(f"{first} refers to {target}, which is not there", recorded=recorded and not known)
                 return _Root(name, None) if known else None
@@ -365,29 +381,12 @@ def stated_formats(host: Host, base: Path) -> set[str]:
     }
 
 
-def _changed_at(folder: str) -> int:
-    """When something was last put into a folder, or taken out, in nanoseconds; -1 where it is gone."""
-    try:
-        return os.stat(folder).st_mtime_ns
-    except OSError:
-        return -1
-
-
 def _inode(path: str) -> tuple[int, int] | None:
     try:
         found = os.stat(path)
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-def _is_disk(instance: str, name: str) -> bool:
-    """Whether a file has the name of a disk; a console's log may well be somebody else's."""
-    try:
-        DiskId(instance=instance.removesuffix(records.RESIZED).removesuffix(records.GOING), name=name)
-    except ValueError:
-        return False
-    return True
 
 
 def _line(told: str) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 
 from imgbackend import errors
+from imgbackend.bases.folders_seen import FoldersSeen
 from imgbackend.bases.instance_folders import nothing
 from imgbackend.bases.store import Bases
 from imgbackend.cache import inventory, watermarks
@@ -75,8 +76,11 @@ class Sweep:
         stop: Callable[[], bool] = go_on,
         alive: Callable[[], object] = nothing,
         asked: Callable[[list[CachedBase]], list[CachedBase]] | None = None,
-    ) -> Pass:
-        """See :meth:`imgbackend.cache.service.Cache.prune`; ``asked`` adds what the sources say."""
+    ) -> tuple[Pass, FoldersSeen]:
+        """See :meth:`imgbackend.cache.service.Cache.prune`; ``asked`` adds what the sources say.
+
+        With it comes what was in the folders of instances.
+        """
         if not dry_run:
             self.refuse_namesake()
         began = self._clocks.instances()
@@ -91,14 +95,15 @@ class Sweep:
         verdicts = self._decided(found, stores, other, faults, unseen=bool(unseen))
         if dry_run:
             outcomes = [_would(verdict) for verdict in verdicts]
-            return Pass(outcomes=outcomes, faults=faults, foreign=use.foreign, missing=missing)
+            return Pass(outcomes=outcomes, faults=faults, foreign=use.foreign, missing=missing), use.seen
         removal = Removal(self._host, self._bases, stores.opened, self._policy, use, self._clocks, other)
         outcomes = list(self._done(removal, verdicts, faults, stop))
         stopped = len(outcomes) < len(verdicts)
         faults += use.unseen[len(unseen) :]
         if not use.unseen and not stopped:
             self._register(began, faults)
-        return Pass(outcomes=outcomes, faults=faults, foreign=use.foreign, missing=missing, stopped=stopped)
+        done = Pass(outcomes=outcomes, faults=faults, foreign=use.foreign, missing=missing, stopped=stopped)
+        return done, use.seen
 
     def make_room(self, need: int) -> bool:
         """Remove bases of the folder that may go, so that ``need`` bytes are freed; none, where they do not suffice.

@@ -14,6 +14,7 @@ from pathlib import Path
 from oslo_config import cfg
 
 from imgbackend import errors
+from imgbackend.bases.folders_seen import FoldersSeen
 from imgbackend.bases.instance_folders import nothing
 from imgbackend.bases.store import Bases
 from imgbackend.cache import inventory, upstream
@@ -180,9 +181,10 @@ class Cache:
         """
         with self._translating_errors():
             self._expect_safe_to_remove()
-            done = self._sweep.run(dry_run=dry_run, stop=stop, alive=alive, asked=self._asked if ask_sources else None)
+            asked = self._asked if ask_sources else None
+            done, seen = self._sweep.run(dry_run=dry_run, stop=stop, alive=alive, asked=asked)
             if not done.stopped:
-                done = self._cleared(done, dry_run=dry_run, alive=alive)
+                done = self._cleared(done, seen, dry_run=dry_run, alive=alive)
             if self.policy.metrics_file is not None and not dry_run:
                 self._tell(done, self.policy.metrics_file)
             return done
@@ -295,7 +297,7 @@ class Cache:
             self._expect_safe_to_remove()
             with self._translating_errors():
                 self._sweep.refuse_namesake()
-        return self._left(remove=remove, alive=alive)
+        return self._left(FoldersSeen(), remove=remove, alive=alive)
 
     def _expect_safe_to_remove(self) -> None:
         """Where hosts see late what others did, the lease is all that keeps what another host just began to use.
@@ -313,12 +315,13 @@ class Cache:
                     f"what that just began to use; make it {least} or more"
                 )
 
-    def _left(self, *, remove: bool, alive: Callable[[], object], whole: bool = True) -> LeftBehind:
+    def _left(self, seen: FoldersSeen, *, remove: bool, alive: Callable[[], object], whole: bool = True) -> LeftBehind:
         with self._translating_errors():
-            strewn = Strewn(self._host, self._bases, self.policy, lambda: self._look(alive), self._clocks, alive)
+            host, ports, policy, clocks = self._host, self._ports, self.policy, self._clocks
+            strewn = Strewn(host, self._bases, policy, lambda: self._look(alive), clocks, alive, seen)
             shared = any(not each.here for each in self._hosts.all())
-            orphans = Orphans(self._host, self._ports, self.policy, self._clocks, alive, whole=whole, shared=shared)
-            folders = InstanceFolders(self._host, self._ports, self.policy, self._clocks, alive)
+            orphans = Orphans(host, ports, policy, clocks, alive, seen, whole=whole, shared=shared)
+            folders = InstanceFolders(host, ports, policy, clocks, alive, seen)
             faults: list[str] = []
             rooms = Workrooms(self._host, self._ports, self.policy)
             candidates = itertools.chain(
@@ -328,9 +331,9 @@ class Cache:
             unknown = [*strewn.faults, *orphans.faults, *rooms.faults]
             return LeftBehind(leftovers=found, faults=faults, unknown=unknown)
 
-    def _cleared(self, done: Pass, *, dry_run: bool, alive: Callable[[], object]) -> Pass:
+    def _cleared(self, done: Pass, seen: FoldersSeen, *, dry_run: bool, alive: Callable[[], object]) -> Pass:
         """A pass, with the leftovers that are dead."""
-        left = self._left(remove=not dry_run, alive=alive, whole=False)
+        left = self._left(seen, remove=not dry_run, alive=alive, whole=False)
         dead = [each for each in left.leftovers if each.dead]
         return replace(done, leftovers=dead, faults=[*done.faults, *left.faults])
 

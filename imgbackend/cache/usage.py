@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgbackend import errors
+from imgbackend.bases.folders_seen import FoldersSeen
 from imgbackend.bases.instance_folders import nothing
 from imgbackend.bases.users import Overlay, OverlayUsers
 from imgbackend.state import manifests
@@ -24,11 +25,11 @@ class DomainFile:
     """As the domain states it; None: raw, or no disk at all."""
 
 
-Domains = Callable[[], Iterable[DomainFile]]
-"""Asks the hypervisor; an error of ours where it does not answer."""
+Domains = Callable[[FoldersSeen], Iterable[DomainFile]]
+"""Asks the hypervisor, if by what was seen in the folders there is one; an error of ours where it does not answer."""
 
 
-def no_domains() -> Iterable[DomainFile]:
+def no_domains(_seen: FoldersSeen) -> Iterable[DomainFile]:
     """There is no hypervisor."""
     return ()
 
@@ -58,6 +59,11 @@ class Use:
         return list(self._look.foreign)
 
     @property
+    def seen(self) -> FoldersSeen:
+        """What was in the folders of instances."""
+        return self._look.seen
+
+    @property
     def backends(self) -> set[str]:
         """The backends that records name with a base."""
         return {backend for backend, _ in self._look.named}
@@ -82,7 +88,7 @@ class Use:
     def _ask(self) -> None:
         """Count what domains use, wherever its file is."""
         try:
-            for file in self._domains():
+            for file in self._domains(self._look.seen):
                 base = self._look.base_under(file.path, file.format)
                 if base is not None:
                     self._add(base, self._label(file))

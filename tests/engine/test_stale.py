@@ -14,6 +14,7 @@ from typing import Any, Final
 import pytest
 
 from imgbackend import Engine, errors
+from imgbackend.bases.instance_reads import InstanceReads
 from imgbackend.bases.users import OverlayUsers
 from imgbackend.cache.sharing_hosts import SharingHosts
 from imgbackend.state import digests, manifests
@@ -24,7 +25,19 @@ from imgbackend.system.process_identity import ProcessIdentity
 from imgbackend.types import DiskId, Mi
 from labs.templates import Template
 
-_LOOKS: Final = ("same", "ready", "entry", "manifest", "record", "header", "overlays", "promises", "hosts", "disk")
+_LOOKS: Final = (
+    "same",
+    "ready",
+    "entry",
+    "manifest",
+    "record",
+    "header",
+    "overlays",
+    "ahead",
+    "promises",
+    "hosts",
+    "disk",
+)
 _NEVER: Final = 1 << 30
 _CALLS: Final = ("open", "read", "pread", "fstat", "scandir")
 """Those that meet ESTALE where a file, or a folder, went: stat(2) and its like look the name up anew in the kernel."""
@@ -125,6 +138,10 @@ def _looks(engine: Engine, image: Template, instances: Path) -> Iterator[tuple[s
         os.close(found.fd)
         return found.manifest, found.fetched
 
+    def ahead() -> object:
+        reads = InstanceReads(engine.host, str(instances / "web1"), "web1").ahead()
+        return reads.recorded(), [entry.name for entry in reads.listed()], reads.header(str(instances / "web1/disk"))
+
     yield "same", lambda: bases.same(image.name, identity)
     yield "ready", ready
     yield "entry", lambda: list(bases.entries())
@@ -132,6 +149,7 @@ def _looks(engine: Engine, image: Template, instances: Path) -> Iterator[tuple[s
     yield "record", lambda: engine.host.records.all("web1")
     yield "header", lambda: qcow2.read(instances / "web1/disk")
     yield "overlays", overlays
+    yield "ahead", ahead
     yield "promises", lambda: list(engine.host.space._promises(Path()))
     yield "hosts", lambda: SharingHosts(engine.host, lambda: 2.0).all()
     yield "disk", lambda: engine.disk("web1").info()

@@ -9,6 +9,7 @@ import itertools
 import os
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,37 @@ class Share:
 def as_host(folder: Path, seen: Path) -> list[str]:
     """What is put before a command, so that it has ``folder`` at ``seen``: hosts have one path for what they share."""
     return ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" "$1" && shift && exec "$@"', str(folder), str(seen)]
+
+
+def calls_of(mounted: Path) -> Counter[str]:
+    """How often each procedure of NFS was called for a mount of this process's, by the procedure's name.
+
+    Source: ``/proc/self/mountstats``; the first number of its per-op statistics.
+    """
+    _, _, after = Path("/proc/self/mountstats").read_text().partition(f" mounted on {mounted} with ")
+    _, _, lines = after.partition("\ndevice ")[0].partition("per-op statistics\n")
+    fields = (line.split() for line in lines.splitlines() if ":" in line)
+    return Counter({name.rstrip(":"): int(count) for name, count, *_ in fields})
+
+
+@contextlib.contextmanager
+def filled_at(place: Path, folder: Path) -> Iterator[None]:
+    """A context manager: a folder of the server's, as the server sees it, at the place where it is mounted later."""
+    _run("mount", "--bind", str(folder), str(place))
+    try:
+        yield
+    finally:
+        _run("umount", str(place))
+
+
+@contextlib.contextmanager
+def mounted_at(place: Path, name: str) -> Iterator[None]:
+    """A context manager: a folder of the export ``shared`` by NFS, with nothing in any cache."""
+    _run("mount", "-i", "-t", "nfs4", "-o", os.environ["NFS_OPTIONS"], f"127.0.0.1:/shared/{name}", str(place))
+    try:
+        yield
+    finally:
+        _run("umount", str(place))
 
 
 class MakeMount(Protocol):

@@ -12,6 +12,7 @@ from typing import Any
 
 from imgbackend import errors
 from imgbackend.bases import instance_folders
+from imgbackend.bases.folders_seen import FoldersSeen
 from imgbackend.cache.clocks import Clocks
 from imgbackend.cache.garbage.collect import Candidate, Guard, LeftoverState, aged
 from imgbackend.cache.garbage.of_instances import GOING
@@ -36,16 +37,19 @@ class Orphans:
         policy: Policy,
         clocks: Clocks,
         alive: Callable[[], object] = instance_folders.nothing,
+        seen: FoldersSeen | None = None,
         *,
         whole: bool = True,
         shared: bool = False,
     ) -> None:
         """Keep them; nothing is looked at.  ``alive`` is called before each folder, and may raise.
 
+        ``seen``: what was just seen in folders, where records whose disks have their files are not read again.
         ``whole``: tell of whole disks too of which no record tells, and of what people put aside; none is removed.
         ``shared``: other hosts use the folder.
         """
         self._alive, self._whole, self._shared = alive, whole, shared
+        self._seen = seen or FoldersSeen()
         self._host, self._ports, self._policy, self._clocks = host, ports, policy, clocks
         self.faults: list[str] = []
         """What could not be looked at, a line each."""
@@ -93,19 +97,29 @@ class Orphans:
     def _missing(self) -> Iterator[tuple[DiskId, Backend]]:
         """The disks on record that are not there, at a first look."""
         for instance in instance_folders.each_instance(self._host, self._alive):
-            try:
-                found = self._host.records.backends(instance)
-            except (OSError, errors.Error) as exc:
-                self._fault(f"the records of {instance} cannot be read", exc)
-                continue
-            for name, backend_name in found.items():
+            for name, backend_name, has_file in self._recorded(instance):
                 backend = self._backend(backend_name)
-                if backend is None or (backend.traits.files and os.path.lexists(f"{self._root}/{instance}/{name}")):
+                if backend is None:
+                    continue
+                if backend.traits.files and (has_file or os.path.lexists(f"{self._root}/{instance}/{name}")):
                     continue
                 with contextlib.suppress(ValueError):  # a folder that is going, or another's
                     disk = DiskId(instance=instance, name=name)
                     if backend.traits.files or not self._is_there(backend, disk):
                         yield disk, backend
+
+    def _recorded(self, instance: str) -> Iterator[tuple[str, str, bool]]:
+        """The disks on record, each with its backend, and whether a file of its name was seen just now."""
+        seen = self._seen.recorded(instance)
+        if seen is not None:
+            yield from ((each.name, each.backend, each.has_file) for each in seen)
+            return
+        try:
+            found = self._host.records.backends(instance)
+        except (OSError, errors.Error) as exc:
+            self._fault(f"the records of {instance} cannot be read", exc)
+            return
+        yield from ((name, backend, False) for name, backend in found.items())
 
     def _backend(self, name: str) -> Backend | None:
         """A backend, opened; None, and told once: it cannot be."""

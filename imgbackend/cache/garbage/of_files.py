@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from imgbackend import errors
 from imgbackend.bases import instance_folders
+from imgbackend.bases.folders_seen import FoldersSeen
 from imgbackend.bases.store import Bases
 from imgbackend.cache.clocks import Clocks
 from imgbackend.cache.garbage.collect import Candidate, Guard, Kind, LeftoverState
@@ -49,12 +50,14 @@ class Strewn:
         use: Callable[[], Use],
         clocks: Clocks,
         alive: Callable[[], object] = instance_folders.nothing,
+        seen: FoldersSeen | None = None,
     ) -> None:
         """``use`` looks which bases disks hang on; it is asked where that matters, once.
 
         ``alive`` is called before each folder, and each file that may be a leftover; it may raise.
+        ``seen``: what was just seen in folders, which are not listed again.
         """
-        self._alive = alive
+        self._alive, self._seen = alive, seen or FoldersSeen()
         self._host, self._bases, self._policy, self._clocks = host, bases, policy, clocks
         self._use = functools.cache(use)
         self._recorded = functools.lru_cache(maxsize=8)(host.records.all)
@@ -103,7 +106,8 @@ class Strewn:
                 )
         for instance in self._instances():
             self._alive()
-            for name in self._names(f"{self._host.instances}/{instance}"):
+            hidden = self._seen.hidden(instance)
+            for name in self._names(f"{self._host.instances}/{instance}") if hidden is None else hidden:
                 if _KEPT_BY_NFS.match(name):
                     yield self._open_file(self._host.instances / instance / name)
                 elif name[0] == ".":
@@ -162,7 +166,7 @@ class Strewn:
         else:
             return
         with contextlib.suppress(OSError, errors.Error):  # whoever's records are broken is told of elsewhere
-            if not self._is_there(instance, disk, self._recorded):
+            if not self._seen.has(instance, disk) and not self._is_there(instance, disk, self._recorded):
                 yield self._file("lock", path, guard, gone)
 
     def _open_file(self, path: Path) -> Candidate:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from imgbackend.bases import instance_folders
+from imgbackend.bases.folders_seen import FoldersSeen
 from imgbackend.cache.clocks import Clocks
 from imgbackend.cache.garbage.collect import Candidate, Guard, LeftoverState, aged
 from imgbackend.cache.policy import Policy
@@ -31,8 +32,13 @@ class InstanceFolders:
         policy: Policy,
         clocks: Clocks,
         alive: Callable[[], object] = instance_folders.nothing,
+        seen: FoldersSeen | None = None,
     ) -> None:
-        """Keep them; nothing is looked at.  ``alive`` is called before each folder, and may raise."""
+        """Keep them; nothing is looked at.  ``alive`` is called before each folder, and may raise.
+
+        ``seen``: what was just seen in folders; one in which there were records is not looked at for being empty.
+        """
+        self._seen = seen or FoldersSeen()
         self._host, self._ports, self._policy, self._clocks, self._alive = host, ports, policy, clocks, alive
 
     def candidates(self) -> Iterator[Candidate]:
@@ -65,9 +71,13 @@ class InstanceFolders:
 
     def _emptied(self) -> Iterator[Candidate]:
         """Folders whose last record was being taken away, as the lock tells that was taken for it; Nova takes none."""
+        try:
+            taken = set(os.listdir(self._host.instances / "locks"))
+        except OSError:
+            return  # nobody took one, or who looks for leftovers there tells why not
         for instance in instance_folders.each_instance(self._host, self._alive):
             lock = f"{locks.RECORD_PREFIX}{instance}"
-            if not os.path.exists(f"{self._host.instances}/locks/{lock}"):
+            if lock not in taken or self._seen.recorded(instance):
                 continue
             path = self._host.instances / instance
             if _holds_nothing(path):

@@ -167,3 +167,45 @@ def _write(path: Path, at: int, value: bytes) -> None:
     with path.open("r+b") as file:
         file.seek(at)
         file.write(value)
+
+
+def _with_long_extension(path: Path, base: Path, length: int) -> Path:
+    """An overlay before whose other extensions there is one that nobody knows, and whose base's name follows it."""
+    images.qemu_img("create", "-q", "-f", "qcow2", "-b", str(base), "-F", "raw", str(path), str(Mi))
+    head = path.read_bytes()[: 64 * Ki]
+    at, count = struct.unpack_from(">QI", head, 8)
+    [begin] = struct.unpack_from(">I", head, 100)
+    extensions, name = head[begin:at], head[at : at + count]
+    head = head[:begin] + struct.pack(">II", 0x1234ABCD, length) + bytes(length) + extensions + name
+    head = head[:8] + struct.pack(">Q", len(head) - count) + head[16:]
+    with path.open("r+b") as file:
+        file.write(head)
+    return path
+
+
+@pytest.mark.parametrize("length", [0, 8, *range(3200, 4096, 64), 4096, 40 * Ki])
+def test_header_that_is_longer_than_what_is_read_first_is_read_whole(tmp_path: Path, length: int) -> None:
+    base = images.sparse_raw(tmp_path / "base", Mi)
+    path = _with_long_extension(tmp_path / "overlay", base, length)
+    told = json.loads(images.qemu_img("info", "--output=json", "-f", "qcow2", str(path)))
+    header = qcow2.read(path)
+    assert (header.backing_file, header.backing_format) == (told["backing-filename"], told["backing-filename-format"])
+    assert header == qcow2.parse(path.read_bytes(), "all of it")
+
+
+@pytest.mark.parametrize("compat", ["0.10", "1.1"])
+def test_header_as_qemu_writes_it_takes_one_short_read(
+    tmp_path: Path, compat: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = images.sparse_raw(tmp_path / "base", Mi)
+    path = tmp_path / "overlay"
+    images.qemu_img("create", "-q", "-f", "qcow2", f"-ocompat={compat}", "-b", str(base), "-F", "raw", str(path))
+    real, counts = os.pread, list[int]()
+
+    def pread(fd: int, count: int, at: int) -> bytes:
+        counts.append(count)
+        return real(fd, count, at)
+
+    monkeypatch.setattr(os, "pread", pread)
+    assert qcow2.read(path).backing_file == str(base)
+    assert counts == [4096]
