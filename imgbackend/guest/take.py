@@ -68,8 +68,10 @@ class Taking:
         free, released = (RELEASED, self._owners.known_me()), False
         for folder in (self._name, f"{self._name}{RESIZED}"):
             owner = self._own.owner(folder)
-            released = released or owner in free
-            if owner is not None and owner not in free:
+            if owner is None:
+                continue
+            released = True
+            if owner not in free:
                 raise errors.InstanceElsewhere(
                     f"{folder} is {owner}'s, which did not release it: call imgbackend instance release {self._name} "
                     "there; if that host uses it no more, take it over with --take-over"
