@@ -222,11 +222,9 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         """
         name = self._resolved(name)
         with self._guard:
-            found = self._backends.get(name)
-            if found is None:
-                found = self._opened(name)
-                self._backends[name] = found
-            return found
+            if name not in self._backends:
+                self._backends[name] = self._opened(name)
+            return self._backends[name]
 
     def _resolved(self, name: str | None) -> str:
         name = name or self.conf.images_type
@@ -260,11 +258,10 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         driver = self.driver_of(name)
         made.attach(driver, Attached(bases=self._bases, owners=self.owners, bind=self._binding.record_of))
         try:
-            made.open()
+            with files.translating_errors(self.host.instances):
+                made.open()
         except cfg.Error as exc:
             raise errors.ConfigError(f"[{name}] {exc}") from exc
-        except OSError as exc:
-            raise files.as_error(exc, self.host.instances) from exc
         return made
 
     # Disks and bases
@@ -277,6 +274,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
 
         :raises ConfigError: if the names are none, or the backend is not configured.
         :raises DiskError: if the disk is kept by another backend than the one asked for.
+        :raises StorageUnavailable: if ``instances_path`` does not answer.
         """
         try:
             disk_id = DiskId(instance=instance, name=name)
@@ -284,7 +282,8 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
             raise errors.ConfigError(str(exc)) from exc
         if instance in {self.host.settings.bases, self.host.bases.name}:
             raise errors.ConfigError(f"{instance} is the folder of the bases, and no instance")
-        return self._binding.disk(disk_id, images_type)
+        with files.translating_errors(self.host.instances):
+            return self._binding.disk(disk_id, images_type)
 
     def disks(self, instance: str | None = None, *, all_hosts: bool = False) -> Iterator[Disk[Any]]:
         """The own disks on record that exist, by instance and name; of one instance, if given.
@@ -292,24 +291,26 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         ``all_hosts``: and those of other hosts and folders.  What cannot be looked at is left out, with a warning.
 
         :raises DiskError: if the records of the instance that is given are broken.
+        :raises StorageUnavailable: if ``instances_path`` does not answer.
         """
+        with files.translating_errors(self.host.instances):
+            yield from self._disks([instance] if instance else None, all_hosts=all_hosts)
+
+    def _disks(self, given: list[str] | None, *, all_hosts: bool) -> Iterator[Disk[Any]]:
         self.owners.expect_mounted()
-        for folder in [instance] if instance else instance_folders.instances(self.host):
+        for folder in given or instance_folders.instances(self.host):
             try:
                 known = self.host.records.all(folder)
                 names = {*known, *self.host.records.nova_formats(folder)}
             except (errors.DiskError, OSError) as exc:
-                if instance:
+                if given:
                     raise
                 LOG.warning("Cannot look at the disks of %s: %s", folder, exc)
                 continue
             owner = next((record.owner for record in known.values()), None)
             if not all_hosts and not self.owners.is_mine(folder, owner):
                 continue
-            for name in sorted(names):
-                found = self._seen(folder, name)
-                if found is not None:
-                    yield found
+            yield from filter(None, (self._seen(folder, name) for name in sorted(names)))
 
     def _seen(self, instance: str, name: str) -> Disk[Any] | None:
         """A disk on record, if it is there and can be looked at."""
@@ -328,13 +329,15 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
             return found  # it is there and broken, or behind a link that leads nowhere: whoever looks closer is told
 
     def bases(self) -> Iterator[BaseEntry]:
-        """All bases in the base folder, by name."""
+        """All bases in the base folder, by name; StorageUnavailable, if it does not answer."""
         return self._bases.entries()
 
     def users(self) -> dict[str, list[str]]:
-        """The disks that hang on each base, as ``instance/disk``, by the name of the base."""
+        """The disks that hang on each base, as ``instance/disk``, by its name; errors as of :meth:`disks`."""
         from imgbackend.cache.usage import Use
 
+        with files.translating_errors(self.host.instances):
+            instance_folders.instances(self.host)  # of one that does not answer, the look would see no disk
         return Use(self.host).local()
 
 
@@ -356,8 +359,7 @@ class _CachePorts:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.backend = engine.backend
-        self.configured = engine.configured
+        self.backend, self.configured = engine.backend, engine.configured
         self.is_mine, self.expect_mounted = engine.owners.is_mine, engine.owners.expect_mounted
 
     def stores(self, recorded: Collection[str]) -> "Stores":
@@ -385,15 +387,14 @@ class _CachePorts:
         return self._engine.image(ref)
 
     def image_now(self, ref: str) -> Image:
-        engine = self._engine
-        return engine.source(image_refs.source_of(ref, engine.conf.sources.default)).find(ref)
+        source = image_refs.source_of(ref, self._engine.conf.sources.default)
+        return self._engine.source(source).find(ref)
 
     def boot_file(self, ref: str, image_id: str) -> Image:
-        default = self._engine.conf.sources.default
-        return self._engine.image(image_refs.beside(ref, image_id, default)).as_boot_file()
+        beside = image_refs.beside(ref, image_id, self._engine.conf.sources.default)
+        return self._engine.image(beside).as_boot_file()
 
     def snapshot_folders(self) -> "Iterable[SnapshotFolder]":
         from imgbackend.guest import snapshots
 
-        engine = self._engine
-        return snapshots.rooms(snapshots.folder_of(engine.host, engine.conf.libvirt.snapshots_directory))
+        return snapshots.rooms(snapshots.folder_of(self._engine.host, self._engine.conf.libvirt.snapshots_directory))
