@@ -14,7 +14,8 @@ FULL: Final = os.environ.get("IMGBACKEND_FULL") == "1"
 def require(name: str, reason: str) -> NoReturn:
     """Skip this test; fail it where ``IMGBACKEND_REQUIRE`` (comma-separated) names ``name``.
 
-    ``name`` is a lab: ``glance``, ``hosts``, ``lvm``, ``nfs``, ``nova``, ``rbd``, ``ssh``, ``xfs``, ``btrfs``.
+    ``name`` is a lab: ``cephfs``, ``glance``, ``hosts``, ``libvirt``, ``lvm``, ``nfs``, ``nova``, ``rbd``, ``ssh``,
+    ``xfs``, ``btrfs``.
     A lab that CI counts on must not go missing unseen.
     """
     if name in os.environ.get("IMGBACKEND_REQUIRE", "").split(","):

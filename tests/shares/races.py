@@ -1,0 +1,60 @@
+"""Passes of two hosts race creations and removals of both, on one folder, and every disk is compared; no lease holds.
+
+The classes here are promises; ``test_races.py`` in the folder of each file system has them run on it, with a
+fixture ``share``.  What each process does is drawn from the seed in the test's name.
+"""
+
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from imgbackend.types import Mi
+from labs.racing import AT_ONCE, Creations, Racers, small_images
+from labs.require import FULL
+from labs.shares import Share, broken_disks
+
+_IMAGES: Final = 6
+_HOSTS: Final = ("a", "b")
+_SEEDS: Final = range(4) if FULL else range(1)
+
+
+class Races:
+    """What holds on each file system."""
+
+    rounds: int = 60 if FULL else 12
+    """Of each process that makes disks: how many."""
+
+    @pytest.mark.parametrize("seed", _SEEDS, ids=lambda seed: f"seed{seed}")
+    @pytest.mark.parametrize("images_type", ["qcow2", "raw"])
+    def test_passes_and_creations_of_two_hosts_leave_every_disk_whole(
+        self, images_type: str, seed: int, share: Share, instances: Path, tmp_path: Path
+    ) -> None:
+        images = small_images(tmp_path, _IMAGES)
+        told: dict[str, Any] = {"instances_path": str(instances), "images_type": images_type, **AT_ONCE}
+        hosts = share.hosts(tmp_path, instances)
+        with Racers(tmp_path) as racers:
+            for name in _HOSTS:
+                racers.prune({**told, "host": name}, hosts[name].enter())
+            racers.wait(passes=4)
+            creating = [
+                racers.create(
+                    Creations(
+                        overrides={**told, "host": name},
+                        images=images,
+                        size=2 * Mi,
+                        seed=2 * seed + number,
+                        rounds=self.rounds,
+                        scratch=tmp_path,
+                    ),
+                    hosts[name].enter(),
+                )
+                for number, name in enumerate(_HOSTS)
+            ]
+            kept = {instance: image for each in creating for instance, image in racers.made(each).items()}
+            removed, faults = racers.stop()
+        assert faults == []
+        assert removed > 0
+        assert kept
+        for host in hosts.values():
+            assert list(broken_disks(kept, images, instances, images_type, host)) == []
