@@ -152,6 +152,18 @@ def test_every_verb_tells_that_a_mount_is_gone_whose_client_was_evicted(
     assert _said_else(on) == {}
 
 
+def test_client_that_dies_while_a_call_holds_locks_is_told_as_such(
+    cephfs_own_client: MakeClient, engine_on: EngineOn, sparse_image: Template, caplog: pytest.LogCaptureFixture
+) -> None:
+    client, folder = cephfs_own_client()
+    engine = engine_on(folder)
+    image = sparse_image.but(before=lambda _target, _progress: client.kill())
+    with pytest.raises(errors.StorageUnavailable):
+        engine.disk("web1").cache(image, image.name)
+    assert image.fetches == 1
+    assert "Could not unlock" not in caplog.text, "the lock is gone, and nobody need be told"
+
+
 def test_call_that_waits_for_a_client_which_dies_ends_and_what_it_began_is_done_again_on_the_other_host(
     cephfs_cluster: Cluster,
     cephfs_share: Share,
