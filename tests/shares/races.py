@@ -4,8 +4,9 @@ The classes here are promises; ``test_races.py`` in the folder of each file syst
 fixture ``share``.  What each process does is drawn from the seed in the test's name.
 """
 
+import random
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import pytest
 
@@ -17,13 +18,15 @@ from labs.shares import Share, broken_disks
 _IMAGES: Final = 6
 _HOSTS: Final = ("a", "b")
 _SEEDS: Final = range(4) if FULL else range(1)
+_KILLS: Final = 3 if FULL else 1
+"""Of the host ``b``, in the middle of its passes; then it is there again."""
 
 
 class Races:
     """What holds on each file system."""
 
-    rounds: int = 60 if FULL else 12
-    """Of each process that makes disks: how many."""
+    rounds: ClassVar[int] = 60 if FULL else 12
+    """Disks that each of the two processes makes."""
 
     @pytest.mark.parametrize("seed", _SEEDS, ids=lambda seed: f"seed{seed}")
     @pytest.mark.parametrize("images_type", ["qcow2", "raw"])
@@ -51,6 +54,8 @@ class Races:
                 )
                 for number, name in enumerate(_HOSTS)
             ]
+            for _ in range(_KILLS):
+                racers.kill_a_pass(random.Random(seed), {**told, "host": "b"}, hosts["b"].enter())
             kept = {instance: image for each in creating for instance, image in racers.made(each).items()}
             removed, faults = racers.stop()
         assert faults == []
