@@ -19,13 +19,16 @@ class Share:
     b: Path
     server: Path
     """What is really there, whatever a client has in its caches."""
+    more: tuple[Path, ...] = ()
+    """By mounts of further hosts, c and so on."""
 
     def hosts(self, own: Path, seen: Path) -> dict[str, SharingHost]:
-        """Hosts with the folder at ``seen``, for they have one path for what they share: a, b, and the server itself.
+        """Hosts with the folder at ``seen``, for they have one path for what they share, by name; and ``server``.
 
-        ``own`` is a folder for what is theirs alone.
+        ``own`` is a folder for what is theirs alone.  There are four at least, two by one mount if there are no more.
         """
-        views = {"a": self.a, "b": self.b, "server": self.server}
+        mounts = [self.a, self.b, *(self.more or (self.a, self.b))]
+        views = {"server": self.server, **dict(zip("abcd", mounts, strict=True))}
         return {name: SharingHost.new(name, own, {seen: folder}) for name, folder in views.items()}
 
 
