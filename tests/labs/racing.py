@@ -35,7 +35,7 @@ AT_ONCE: Final = {
 """Options with which whatever is not used goes at once."""
 
 _TESTS: Final = Path(__file__).parents[1]
-_SECONDS: Final = 240
+_SECONDS: Final = 600
 
 
 def small_images(folder: Path, count: int) -> list[Template]:

@@ -17,4 +17,4 @@ def share(nfs_share: Share) -> Share:
 class TestOnNfs(Races):
     """Two clients and a server, in a machine that takes five times as long for anything."""
 
-    rounds: ClassVar[int] = 24 if FULL else 8
+    rounds: ClassVar[int] = 12 if FULL else 6
