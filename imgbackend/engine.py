@@ -221,11 +221,9 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         """
         name = self._resolved(name)
         with self._guard:
-            found = self._backends.get(name)
-            if found is None:
-                found = self._opened(name)
-                self._backends[name] = found
-            return found
+            if name not in self._backends:
+                self._backends[name] = self._opened(name)
+            return self._backends[name]
 
     def _resolved(self, name: str | None) -> str:
         name = name or self.conf.images_type
@@ -259,11 +257,10 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         driver = self.driver_of(name)
         made.attach(driver, Attached(bases=self._bases, owners=self.owners, bind=self._binding.record_of))
         try:
-            made.open()
+            with files.translating_errors(self.host.instances):
+                made.open()
         except cfg.Error as exc:
             raise errors.ConfigError(f"[{name}] {exc}") from exc
-        except OSError as exc:
-            raise files.as_error(exc, self.host.instances) from exc
         return made
 
     # Disks and bases
@@ -276,6 +273,7 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
 
         :raises ConfigError: if the names are none, or the backend is not configured.
         :raises DiskError: if the disk is kept by another backend than the one asked for.
+        :raises StorageUnavailable: if ``instances_path`` does not answer.
         """
         try:
             disk_id = DiskId(instance=instance, name=name)
@@ -283,7 +281,8 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
             raise errors.ConfigError(str(exc)) from exc
         if instance in {self.host.settings.bases, self.host.bases.name}:
             raise errors.ConfigError(f"{instance} is the folder of the bases, and no instance")
-        return self._binding.disk(disk_id, images_type)
+        with files.translating_errors(self.host.instances):
+            return self._binding.disk(disk_id, images_type)
 
     def disks(
         self, instance: str | None = None, *, all_hosts: bool = False, broken: listing.Broken = listing.warn
@@ -294,17 +293,23 @@ class Engine(contextlib.AbstractContextManager["Engine"]):
         looked at, with the reason, and they are left out; by default that is a warning.
 
         :raises DiskError: if the records of the instance that is given are broken.
+        :raises StorageUnavailable: if ``instances_path`` does not answer.
         """
-        return listing.disks(self.host, self.owners, self._binding, instance, all_hosts=all_hosts, broken=broken)
+        with files.translating_errors(self.host.instances):
+            yield from listing.disks(
+                self.host, self.owners, self._binding, instance, all_hosts=all_hosts, broken=broken
+            )
 
     def bases(self) -> Iterator[BaseEntry]:
-        """All bases in the base folder, by name."""
+        """All bases in the base folder, by name; StorageUnavailable, if it does not answer."""
         return self._bases.entries()
 
     def users(self) -> dict[str, list[str]]:
-        """The disks that hang on each base, as ``instance/disk``, by the name of the base."""
+        """The disks that hang on each base, as ``instance/disk``, by its name; errors as of :meth:`disks`."""
         from imgbackend.cache.usage import Use
 
+        with files.translating_errors(self.host.instances):
+            instance_folders.instances(self.host)  # of one that does not answer, the look would see no disk
         return Use(self.host).local()
 
 
@@ -326,8 +331,7 @@ class _CachePorts:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.backend = engine.backend
-        self.configured = engine.configured
+        self.backend, self.configured = engine.backend, engine.configured
         self.is_mine, self.expect_mounted = engine.owners.is_mine, engine.owners.expect_mounted
 
     def stores(self, recorded: Collection[str]) -> "Stores":
@@ -355,15 +359,14 @@ class _CachePorts:
         return self._engine.image(ref)
 
     def image_now(self, ref: str) -> Image:
-        engine = self._engine
-        return engine.source(image_refs.source_of(ref, engine.conf.sources.default)).find(ref)
+        source = image_refs.source_of(ref, self._engine.conf.sources.default)
+        return self._engine.source(source).find(ref)
 
     def boot_file(self, ref: str, image_id: str) -> Image:
-        default = self._engine.conf.sources.default
-        return self._engine.image(image_refs.beside(ref, image_id, default)).as_boot_file()
+        beside = image_refs.beside(ref, image_id, self._engine.conf.sources.default)
+        return self._engine.image(beside).as_boot_file()
 
     def snapshot_folders(self) -> "Iterable[SnapshotFolder]":
         from imgbackend.guest import snapshots
 
-        engine = self._engine
-        return snapshots.rooms(snapshots.folder_of(engine.host, engine.conf.libvirt.snapshots_directory))
+        return snapshots.rooms(snapshots.folder_of(self._engine.host, self._engine.conf.libvirt.snapshots_directory))

@@ -11,6 +11,7 @@ import pytest
 from imgbackend.types import Mi
 from labs import leaks, lvm, mounts, nfs
 from labs.ceph import rbd_cluster, rbd_own_cluster, rbd_pool
+from labs.cephfs import cephfs_clients, cephfs_cluster, cephfs_own_client, cephfs_share
 from labs.glance import rbd_glance, rbd_glances
 from labs.libvirt import boot_image, guests, libvirt_daemon, libvirt_own_daemon, make_guests
 from labs.lvm import lvm_group, lvm_make_group
@@ -19,6 +20,10 @@ from labs.require import require
 
 __all__ = [
     "boot_image",
+    "cephfs_clients",
+    "cephfs_cluster",
+    "cephfs_own_client",
+    "cephfs_share",
     "guests",
     "libvirt_daemon",
     "libvirt_own_daemon",
@@ -35,7 +40,7 @@ __all__ = [
 ]
 
 _HERE: Final = Path(__file__).parent
-_LABS: Final = ("btrfs", "glance", "libvirt", "lvm_group", "lvm_make_group", "nfs", "nova", "rbd", "xfs")
+_LABS: Final = ("btrfs", "cephfs", "glance", "libvirt", "lvm_group", "lvm_make_group", "nfs", "nova", "rbd", "xfs")
 _SLOW: Final = ("cli", "conformance", "engine/test_crash.py", "kit", "takeover", "trust")
 """Their tests start the command or real services, or kill processes, again and again."""
 

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -125,6 +126,12 @@ def test_missing_lab_fails_where_it_is_required(monkeypatch: pytest.MonkeyPatch)
         require.require("xfs", "no kernel module")
     with pytest.raises(pytest.skip.Exception, match="no kernel module"):
         require.require("btrfs", "no kernel module")
+
+
+def test_ci_requires_every_lab() -> None:
+    told = re.search(r"IMGBACKEND_REQUIRE=(\S+)", (_TESTS.parent / ".ci/run").read_text())
+    assert told is not None
+    assert set(told[1].split(",")) == require.LABS
 
 
 def test_shared_lab_is_started_by_the_first_and_stopped_by_the_last(tmp_path_factory: pytest.TempPathFactory) -> None:

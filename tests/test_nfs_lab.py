@@ -9,8 +9,9 @@ from typing import Final
 import pytest
 
 from labs.inside import Machine
+from labs.require import FULL
 
-_LAB: Final = Machine(name="nfs", seconds=600)
+_LAB: Final = Machine(name="nfs", seconds=2400 if FULL else 600)
 
 pytestmark = pytest.mark.slow
 

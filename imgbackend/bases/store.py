@@ -107,15 +107,16 @@ class Bases:
         return self._host.bases / name
 
     def entries(self) -> Iterator[BaseEntry]:
-        """All bases that are published, by name."""
-        try:
-            names = sorted(filter(is_base_name, os.listdir(self._host.bases)))
-        except FileNotFoundError:
-            return
-        for name in names:
-            entry = self.entry(name)
-            if entry is not None:
-                yield entry
+        """All bases that are published, by name.
+
+        :raises StorageUnavailable: if their folder does not answer.
+        """
+        with files.translating_errors(self._host.bases):
+            try:
+                names = sorted(filter(is_base_name, os.listdir(self._host.bases)))
+            except FileNotFoundError:
+                return
+            yield from filter(None, map(self.entry, names))
 
     def entry(self, name: str) -> BaseEntry | None:
         """A base that is published; None where there is none."""

@@ -7,7 +7,7 @@ for both alike.
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -292,10 +292,11 @@ class Cache:
         ``alive`` is called before each folder and each leftover that is looked at, and may raise.
 
         :raises ConfigError: if what is dead is to go, and another host has this host's name.
+        :raises StorageUnavailable: if ``instances_path`` does not answer.
         """
         if remove:
-            self._expect_safe_to_remove()
             with self._translating_errors():
+                self._expect_safe_to_remove()
                 self._sweep.refuse_namesake()
         return self._left(FoldersSeen(), remove=remove, alive=alive)
 
@@ -340,12 +341,8 @@ class Cache:
     def _look(self, alive: Callable[[], object] = nothing) -> Use:
         return Use(self._host, self._domains, alive)
 
-    @contextlib.contextmanager
-    def _translating_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as exc:
-            raise files.as_error(exc, self._host.bases) from exc
+    def _translating_errors(self) -> contextlib.AbstractContextManager[None]:
+        return files.translating_errors(self._host.bases)
 
     @staticmethod
     def _check(name: str) -> None:

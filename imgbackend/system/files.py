@@ -35,7 +35,14 @@ FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _KEPT_BY_NFS: Final = ".nfs"
 """How the names begin that NFS gives to files which are removed while they are open."""
-_AWAY: Final = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO, errno.ENOTCONN})
+_AWAY: Final = frozenset(
+    {
+        *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO),
+        *(errno.ENOTCONN, errno.ECONNABORTED),  # FUSE: the client is gone, or went during the call
+        errno.ESHUTDOWN,  # CephFS: the metadata server evicted this client
+        errno.EHOSTDOWN,  # SMB: the server does not answer
+    }
+)
 
 
 @contextlib.contextmanager
@@ -314,6 +321,15 @@ def folder_bytes(folder: Path, without: Set[str] = frozenset()) -> int:
     except FileNotFoundError:
         return 0
     return total
+
+
+@contextlib.contextmanager
+def translating_errors(where: Path) -> Iterator[None]:
+    """Let no ``OSError`` out, but the error of ours that it means of what is below ``where``."""
+    try:
+        yield
+    except OSError as exc:
+        raise as_error(exc, where) from exc
 
 
 def as_error(exc: OSError, where: Path, need: int | None = None) -> errors.Error:

@@ -149,7 +149,7 @@ class Locks:
                 try:
                     yield Held(path)
                 finally:
-                    external.release()
+                    _release(external)
             finally:
                 semaphore.release()
         finally:
@@ -190,6 +190,15 @@ class Locks:
 def name_of(disk: DiskId) -> str:
     """The name of the lock's file of a disk."""
     return f"{DISK_PREFIX}{disk.instance}_{disk.name}"
+
+
+def _release(external: Any) -> None:
+    """Let go of a lock, also where its file system went away, and all its locks with it: that hides no error."""
+    with contextlib.suppress(OSError):
+        external.unlock()
+    external.acquired = False
+    with contextlib.suppress(OSError):
+        external.lockfile.close()  # the descriptor is free, whatever the file system answers
 
 
 def _acquired(external: Any) -> bool:

@@ -14,6 +14,7 @@
 #                   bluestore: they are in a file in DIR (start: 5 s)
 # CEPH_LAB_SIZE     bytes that the OSD has room for                  [2147483648]
 # CEPH_LAB_MGR      yes: a manager too, which statistics need (start: 6 to 10 s)   [no]
+# CEPH_LAB_MDS      yes: a file system of its own too, "shared", with a manager, or no room is reported   [no]
 # CEPH_LAB_POOLS    the pools that it begins with                    [images vms]
 # CEPH_LAB_OWNER    a process; when it has ended, the cluster is stopped
 # CEPH_LAB_TTL      seconds after which its processes end in any case  [7200]
@@ -27,6 +28,8 @@ store=${CEPH_LAB_STORE:-memstore}
 size=${CEPH_LAB_SIZE:-2147483648}
 pools=${CEPH_LAB_POOLS:-images vms}
 python=${CEPH_LAB_PYTHON:-/usr/bin/python3}
+mds=${CEPH_LAB_MDS:-no} mgr=${CEPH_LAB_MGR:-no}
+[ "$mds" != yes ] || mgr=yes
 
 say() { printf 'ceph-lab: %s\n' "$*" >&2; }
 die() { say "$@"; exit 1; }
@@ -50,13 +53,14 @@ launch() { # NAME COMMAND...
 }
 
 stop() { # TERM goes to the leader, which passes it on, wakes a frozen daemon, and kills it after 5 s
+    ! runs mds || kill -s KILL -- "-$pid" 2>/dev/null || : # it would wait 5 s for a monitor that is ending as well
     for name in osd mgr mon; do
         ! runs $name || kill -TERM "$pid" 2>/dev/null || :
     done
-    for name in osd mgr mon; do
+    for name in mds osd mgr mon; do
         tries=0
         while runs $name && [ $tries -lt 80 ]; do tries=$((tries + 1)); sleep 0.1; done
-        ! runs $name || kill -KILL -- "-$pid" 2>/dev/null || :
+        ! runs $name || kill -s KILL -- "-$pid" 2>/dev/null || :
         rm -f "$dir/run/$name.pid"
     done
     [ ! -s "$dir/run/sockets" ] || rm -rf -- "$(cat "$dir/run/sockets")"
@@ -157,6 +161,14 @@ mgr_tick_period = 1
 mgr_stats_period = 1
 mgr_initial_modules =
 
+[mds]
+mds_data = $dir/mds
+log_file = $dir/log/mds.log
+admin_socket = $sockets/mds.asok
+mds_cache_memory_limit = 67108864
+# What one client holds, and another waits for, comes with a write of the journal: after 5 s if nobody hurries it.
+mds_tick_interval = 0.1
+
 [osd]
 osd_data = $dir/osd
 log_file = $dir/log/osd.log
@@ -211,7 +223,10 @@ keyrings() {
     key mon. seed --cap mon 'allow *'
     key osd.0 ceph.osd.0.keyring --cap mon 'allow profile osd' --cap mgr 'allow profile osd' --cap osd 'allow *'
     key mgr.x ceph.mgr.x.keyring --cap mon 'allow profile mgr' --cap osd 'allow *' --cap mds 'allow *'
-    key client.admin ceph.client.admin.keyring --cap mon 'allow *' --cap osd 'allow *' --cap mgr 'allow *'
+    key mds.a ceph.mds.a.keyring --cap mon 'allow profile mds' --cap mgr 'allow profile mds' --cap osd 'allow *' \
+        --cap mds 'allow *'
+    key client.admin ceph.client.admin.keyring --cap mon 'allow *' --cap osd 'allow *' --cap mgr 'allow *' \
+        --cap mds 'allow *'
     key client.imgbackend ceph.client.imgbackend.keyring \
         --cap mon 'profile rbd' --cap mgr 'profile rbd' --cap osd 'profile rbd'
     cat "$dir"/ceph.*.keyring >>"$dir/seed"
@@ -246,6 +261,7 @@ start() {
     for command in ceph-mon ceph-osd ceph-authtool monmaptool timeout setsid; do
         command -v $command >/dev/null || die "there is no $command; see tests/labs/ceph-lab.sh for Debian's packages"
     done
+    [ "$mds" != yes ] || command -v ceph-mds >/dev/null || die "there is no ceph-mds; Debian's package has its name"
     case $store in memstore | bluestore) ;; *) die "CEPH_LAB_STORE is memstore or bluestore, not $store" ;; esac
     "$python" -c 'import rados, rbd' 2>/dev/null || die "$python cannot import rados and rbd; see ceph-lab.sh link"
     claim
@@ -264,7 +280,9 @@ start() {
     timeout 60 ceph-osd -c "$dir/ceph.conf" -i 0 --mkfs --osd-uuid "$osd" >>"$dir/log/osd.out" 2>&1 ||
         fail "the OSD's --mkfs failed"
     admin register "$osd" "$pools" || fail "registering the OSD failed"
-    [ "${CEPH_LAB_MGR:-no}" != yes ] || launch mgr ceph-mgr -f -c "$dir/ceph.conf" -i x
+    [ "$mgr" != yes ] || launch mgr ceph-mgr -f -c "$dir/ceph.conf" -i x
+    [ "$mds" != yes ] || { admin file-system && launch mds ceph-mds -f -c "$dir/ceph.conf" -i a; } ||
+        fail "making the file system failed"
     launch osd ceph-osd -f -c "$dir/ceph.conf" -i 0
     admin wait "$pools" || fail "the pools did not become usable"
     # In a session of its own: what ends its owner must not end it too.
@@ -276,8 +294,8 @@ claim() { # an empty folder, or that of a cluster that does not run
     if [ -e "$dir/.ceph-lab" ]; then
         exec 9>"$dir/.ceph-lab"
         flock -n 9 || die "another start is under way in $dir"
-        for name in osd mgr mon; do ! runs $name || die "$dir has a cluster that runs; stop it first"; done
-        rm -rf "$dir"/mon "$dir"/osd "$dir"/mgr "$dir"/run "$dir"/log "$dir"/ceph.*
+        for name in mds osd mgr mon; do ! runs $name || die "$dir has a cluster that runs; stop it first"; done
+        rm -rf "$dir"/mon "$dir"/osd "$dir"/mgr "$dir"/mds "$dir"/run "$dir"/log "$dir"/ceph.*
     elif [ -n "$(ls -A "$dir")" ]; then
         die "$dir is not empty, and not a cluster's"
     else
@@ -285,7 +303,7 @@ claim() { # an empty folder, or that of a cluster that does not run
         flock -n 9 || die "another start is under way in $dir"
     fi
     chmod 700 "$dir"
-    mkdir "$dir/mon" "$dir/osd" "$dir/mgr" "$dir/run" "$dir/log"
+    mkdir "$dir/mon" "$dir/osd" "$dir/mgr" "$dir/mds" "$dir/run" "$dir/log"
 }
 
 admin() { timeout 60 "$python" -E "$here/ceph_admin.py" "$dir" "$@"; }
@@ -293,7 +311,7 @@ admin() { timeout 60 "$python" -E "$here/ceph_admin.py" "$dir" "$@"; }
 status() {
     [ -d "$dir/run" ] || { echo "there is no cluster in $dir"; exit 3; }
     answer=0
-    for name in mon osd mgr; do
+    for name in mon osd mgr mds; do
         [ -e "$dir/run/$name.pid" ] || continue
         if runs $name; then echo "$name: runs, process $pid"; else echo "$name: ended"; answer=3; fi
     done

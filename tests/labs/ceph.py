@@ -29,7 +29,7 @@ from labs.sharing import owner, shared
 _SCRIPT: Final = Path(__file__).with_name("ceph-lab.sh")
 _TIMEOUT: Final = 90.0
 
-Daemon = Literal["mon", "osd", "mgr"]
+Daemon = Literal["mon", "osd", "mgr", "mds"]
 Store = Literal["memstore", "bluestore"]
 
 
@@ -40,14 +40,25 @@ class Cluster:
     """May do in every pool what images need, and nothing else."""
 
     def __init__(
-        self, folder: Path, *, store: Store = "memstore", size: int = 2 * Gi, manager: bool = False, pools: str = ""
+        self,
+        folder: Path,
+        *,
+        store: Store = "memstore",
+        size: int = 2 * Gi,
+        manager: bool = False,
+        pools: str = "",
+        file_system: bool = False,
     ) -> None:
-        """``size`` is in bytes; where the store is memstore, that is memory.  ``pools`` are there from the start."""
+        """``size`` is in bytes; where the store is memstore, that is memory.  ``pools`` are there from the start.
+
+        ``file_system``: with a CephFS, and the manager that it needs to report room.
+        """
         self.folder = folder
         self._settings = {
             "CEPH_LAB_STORE": store,
             "CEPH_LAB_SIZE": str(size),
             "CEPH_LAB_MGR": "yes" if manager else "no",
+            "CEPH_LAB_MDS": "yes" if file_system else "no",
             "CEPH_LAB_POOLS": pools or "images vms",
             "CEPH_LAB_OWNER": str(owner()),
             "CEPH_LAB_PYTHON": sys.executable,
@@ -145,16 +156,17 @@ class Cluster:
             return []
 
 
-def _need_modules() -> None:
+def need_modules(lab: str = "rbd") -> None:
+    """Require ``lab``, as :func:`labs.require.require` does, where this Python cannot ask a cluster."""
     if find_spec("rados") is None or find_spec("rbd") is None:
         told = f"rados and rbd are not there for {sys.executable}; run tests/labs/ceph-lab.sh link .venv"
-        require("rbd", told)
+        require(lab, told)
 
 
 @pytest.fixture(scope="session")
 def rbd_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A cluster for tests that do it no harm; its store is 2 GiB of memory at most."""
-    _need_modules()
+    need_modules()
 
     def start(folder: Path) -> None:
         lab = Cluster(folder)
@@ -214,7 +226,7 @@ def left_in(cluster: Cluster, pool: str) -> list[str]:
 @pytest.fixture
 def rbd_own_cluster(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
     """Starts a cluster for this test alone, with the settings of :class:`Cluster`."""
-    _need_modules()
+    need_modules()
     with contextlib.ExitStack() as stack:
 
         def make(store: Store = "memstore", *, size: int = Gi, manager: bool = False, pools: str = "") -> Cluster:

@@ -1,6 +1,6 @@
 """What ``ceph-lab.sh`` and the tests ask of a cluster as its administrator.
 
-A program too: ``ceph_admin.py DIR register OSD_UUID POOLS | wait POOLS | status``.  It needs
+A program too: ``ceph_admin.py DIR register OSD_UUID POOLS | file-system | wait POOLS | status``.  It needs
 nothing but ``rados`` and ``rbd``, so that Debian's own Python can run it.
 """
 
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 _PGS = 8
+_METADATA_POOL, DATA_POOL = "shared_metadata", "shared_data"
+"""Of the file system."""
 
 
 class CephError(Exception):
@@ -51,6 +53,20 @@ class Admin:
             for read in reads:
                 read.wait_for_complete()
             rbd.RBD().pool_init(pool, True)
+
+    def declare_file_system(self) -> None:
+        """Make a CephFS; it can be mounted after :meth:`await_file_system`."""
+        for pool in (_METADATA_POOL, DATA_POOL):
+            self.ask("osd pool create", pool=pool, pg_num=_PGS)
+        self.ask("fs new", fs_name="shared", metadata=_METADATA_POOL, data=DATA_POOL)
+
+    def await_file_system(self) -> None:
+        """Return when a metadata server serves."""
+        while not any(one["state"] == "up:active" for one in self._metadata_servers()):
+            time.sleep(0.02)
+
+    def _metadata_servers(self) -> Any:
+        return [one for system in self.ask("fs dump")["filesystems"] for one in system["mdsmap"]["info"].values()]
 
     def remove_pool(self, name: str) -> None:
         """With all that is in it."""
@@ -109,10 +125,13 @@ def _register(admin: Admin, osd: str, pools: list[str]) -> None:
         admin.declare_pool(pool)
 
 
-def _wait(admin: Admin, pools: list[str], manager: bool) -> None:
+def _wait(admin: Admin, pools: list[str], manager: bool, file_system: bool) -> None:
     admin.await_osd()
     for pool in pools:
         admin.ready_pool(pool)
+    if file_system:
+        admin.await_file_system()
+        pools = [*pools, _METADATA_POOL, DATA_POOL]
     if manager:
         admin.await_statistics(len(pools))
 
@@ -123,8 +142,11 @@ def main(folder: Path, verb: str, arguments: list[str]) -> int:
         with connected(folder) as admin:
             if verb == "register":
                 _register(admin, arguments[0], arguments[1].split())
+            elif verb == "file-system":
+                admin.declare_file_system()
             elif verb == "wait":
-                _wait(admin, arguments[0].split(), (folder / "run" / "mgr.pid").exists())
+                manager, file_system = ((folder / "run" / name).exists() for name in ("mgr.pid", "mds.pid"))
+                _wait(admin, arguments[0].split(), manager, file_system)
             else:
                 told = admin.ask("status")
                 up, known = told["osdmap"]["num_up_osds"], told["osdmap"]["num_osds"]

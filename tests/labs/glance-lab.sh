@@ -179,7 +179,7 @@ stop() { # the group of processes that setsid made
         kill -TERM "$pid" 2>/dev/null || :
         tries=0
         while runs && [ $tries -lt 30 ]; do tries=$((tries + 1)); sleep 0.05; done
-        kill -KILL -- "-$pid" 2>/dev/null || :
+        kill -s KILL -- "-$pid" 2>/dev/null || :
     fi
     rm -f "$dir/pid"
 }

@@ -68,19 +68,30 @@ class SharingHost:
     machine: str | None = field(default_factory=lambda: uuid.uuid4().hex)
     """Its machine id; None: that of this machine."""
 
+    @classmethod
+    def new(cls, name: str, own: Path, mounts: dict[Path, Path]) -> "SharingHost":
+        """A host with a folder for what is its own in ``own``, with a boot id and a machine id that nobody else has."""
+        folder = own / f"host-{name}-{len(list(own.iterdir()))}"
+        folder.mkdir()
+        return cls(name=name, folder=folder, mounts=mounts)
+
     def command(self, *words: str | Path, options: Sequence[str] = ()) -> list[str]:
         """``imgbackend WORDS`` on this host; ``options`` come before the words."""
         return self.python("-m", "imgbackend.cli", "-q", *options, *words)
 
     def python(self, *words: str | Path) -> list[str]:
         """Python with ``-c CODE`` or ``-m MODULE``, on this host."""
+        clock = ("-c", _WITH_A_CLOCK, str(self.clock), *map(str, words))
+        return [*self.enter(), sys.executable, *clock]
+
+    def enter(self) -> list[str]:
+        """What is put before a command, so that it runs on this host; its clock is the machine's own."""
         mounts = dict(self.mounts)
         for own, place in ((self.boot, _BOOT_ID), (self.machine, _MACHINE_ID)):
             if own is not None and place.exists():
                 mounts[place] = self._file(place.name, f"{own}\n")
         bound = [str(path) for place, source in mounts.items() for path in (source, place)]
-        clock = ("-c", _WITH_A_CLOCK, str(self.clock), *map(str, words))
-        return ["unshare", *_NAMESPACES, "sh", "-c", _ENTER, "sh", *bound, "--", self.name, sys.executable, *clock]
+        return ["unshare", *_NAMESPACES, "sh", "-c", _ENTER, "sh", *bound, "--", self.name]
 
     def run(self, *words: str | Path, options: Sequence[str] = ()) -> "subprocess.CompletedProcess[str]":
         """The command, to its end, whatever that is."""
@@ -141,6 +152,13 @@ def _refusal() -> str | None:
     return done.stderr.strip() if done.returncode else None
 
 
+def expect_hosts() -> None:
+    """Require the lab ``hosts``, as :func:`labs.require.require` does, where this machine lets nobody make hosts."""
+    refusal = _refusal()
+    if refusal is not None:
+        require("hosts", refusal)
+
+
 class SharedFolder:
     """One folder, and the hosts that share it."""
 
@@ -179,8 +197,6 @@ class SharedFolder:
 @pytest.fixture
 def shared_folder(tmp_path: Path) -> SharedFolder:
     """A folder for hosts to share."""
-    refusal = _refusal()
-    if refusal is not None:
-        require("hosts", refusal)
+    expect_hosts()
     tmp_path.chmod(0o755)
     return SharedFolder(tmp_path)

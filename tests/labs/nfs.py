@@ -11,11 +11,12 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
 import pytest
+
+from labs.shares import Share
 
 INSIDE: Final = os.environ.get("NFS_LAB") == "1"
 """Whether this process runs in the lab."""
@@ -26,21 +27,6 @@ Export = Literal["shared", "squashed"]
 """squashed: root counts as nobody."""
 
 _NUMBERS: Final = itertools.count(1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Share:
-    """One folder, as two hosts and the server see it."""
-
-    a: Path
-    b: Path
-    server: Path
-    """What is really there, whatever a client has in its caches."""
-
-
-def as_host(folder: Path, seen: Path) -> list[str]:
-    """What is put before a command, so that it has ``folder`` at ``seen``: hosts have one path for what they share."""
-    return ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" "$1" && shift && exec "$@"', str(folder), str(seen)]
 
 
 def calls_of(mounted: Path) -> Counter[str]:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from imgbackend import Engine, errors
 from imgbackend.cache import service
@@ -35,7 +35,7 @@ AT_ONCE: Final = {
 """Options with which whatever is not used goes at once."""
 
 _TESTS: Final = Path(__file__).parents[1]
-_SECONDS: Final = 240
+_SECONDS: Final = 600
 
 
 def small_images(folder: Path, count: int) -> list[Template]:
@@ -123,6 +123,13 @@ class Passes:
         return {}
 
 
+class Work(Protocol):
+    """What one process of a race does; it can be pickled."""
+
+    def run(self) -> dict[str, str]:
+        """Do it; what is returned can be told as JSON."""
+
+
 class Racers:
     """The processes of one race."""
 
@@ -130,7 +137,8 @@ class Racers:
         """``path`` is put before the tests on PYTHONPATH."""
         self._log = scratch / "passes"
         self._stack = contextlib.ExitStack()
-        self._environment = {**os.environ, "PYTHONPATH": f"{path}:{_TESTS}".lstrip(":")}
+        found = [path, str(_TESTS), os.environ.get("PYTHONPATH", "")]
+        self._environment = {**os.environ, "PYTHONPATH": ":".join(filter(None, found))}
         self._passing: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> "Racers":
@@ -150,21 +158,21 @@ class Racers:
             assert time.monotonic() < end, "no pass is made"
             time.sleep(0.01)
 
-    def create(self, creations: Creations, within: Sequence[str] = ()) -> "subprocess.Popen[bytes]":
-        """Begin to make disks."""
-        return self._started(creations, within)
+    def create(self, work: Work, within: Sequence[str] = ()) -> "subprocess.Popen[bytes]":
+        """Begin to make disks, or what else ends by itself."""
+        return self._started(work, within)
 
-    def kill_a_pass(self, chance: random.Random, overrides: dict[str, Any]) -> None:
-        """SIGKILL to the last who makes passes, at some moment, and another in its place."""
+    def kill_a_pass(self, chance: random.Random, overrides: dict[str, Any], within: Sequence[str] = ()) -> None:
+        """SIGKILL to the last who makes passes, or to its host, at some moment, and another in its place."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._passing[-1].wait(chance.random())
         dying = self._passing.pop()
         dying.send_signal(signal.SIGKILL)
         assert dying.wait(60) == -signal.SIGKILL
-        self.prune(overrides)
+        self.prune(overrides, within)
 
     def made(self, process: "subprocess.Popen[bytes]") -> dict[str, str]:
-        """What a process that makes disks has left, when it has ended."""
+        """What a process that makes disks has left, or what else its work told, when it has ended."""
         out, _ = process.communicate(timeout=_SECONDS)
         assert process.returncode == 0
         found: dict[str, str] = json.loads(out)
@@ -178,7 +186,7 @@ class Racers:
         told = [json.loads(line) for line in self._log.read_text().splitlines()]
         return sum(len(each["removed"]) for each in told), [fault for each in told for fault in each["faults"]]
 
-    def _started(self, work: Creations | Passes, within: Sequence[str] = ()) -> "subprocess.Popen[bytes]":
+    def _started(self, work: Work, within: Sequence[str] = ()) -> "subprocess.Popen[bytes]":
         argv = [*within, sys.executable, "-m", "labs.racing"]
         process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self._environment)
         self._stack.enter_context(_ended(process))
@@ -210,5 +218,5 @@ def content_of(engine: Engine, instance: str, scratch: Path) -> bytes:
 if __name__ == "__main__":
     from labs import racing  # what was pickled is of the module, not of the program
 
-    work: racing.Creations | racing.Passes = pickle.load(sys.stdin.buffer)  # noqa: S301 - the test wrote it
+    work: racing.Work = pickle.load(sys.stdin.buffer)  # noqa: S301 - the test wrote it
     print(json.dumps(work.run()), flush=True)

@@ -7,6 +7,14 @@ from typing import Final, NoReturn
 
 import pytest
 
+LABS: Final = frozenset(
+    {
+        *("btrfs", "cephfs", "glance", "hosts", "libvirt", "lvm"),
+        *("nfs", "nova", "rbd", "ssh", "tmpfs", "xfs"),
+    }
+)
+"""What CI counts on, all of it."""
+
 FULL: Final = os.environ.get("IMGBACKEND_FULL") == "1"
 """Whether the long loops run too, as in ``./dev test-full``."""
 
@@ -14,8 +22,8 @@ FULL: Final = os.environ.get("IMGBACKEND_FULL") == "1"
 def require(name: str, reason: str) -> NoReturn:
     """Skip this test; fail it where ``IMGBACKEND_REQUIRE`` (comma-separated) names ``name``.
 
-    ``name`` is a lab: ``glance``, ``hosts``, ``lvm``, ``nfs``, ``nova``, ``rbd``, ``ssh``, ``xfs``, ``btrfs``.
-    A lab that CI counts on must not go missing unseen.
+    ``name`` is one of :data:`LABS`, or something that a machine may lack.  A lab that CI counts on must not go missing
+    unseen.
     """
     if name in os.environ.get("IMGBACKEND_REQUIRE", "").split(","):
         pytest.fail(f"{name} is required here (IMGBACKEND_REQUIRE), and could not be had: {reason}", pytrace=False)

@@ -225,6 +225,10 @@ def test_write_whole_on_a_full_file_system_keeps_the_old_file_and_leaves_no_othe
         (errno.EROFS, errors.ConfigError),
         (errno.EIO, errors.StorageUnavailable),
         (errno.ESTALE, errors.StorageUnavailable),
+        (errno.ENOTCONN, errors.StorageUnavailable),
+        (errno.ECONNABORTED, errors.StorageUnavailable),
+        (errno.ESHUTDOWN, errors.StorageUnavailable),
+        (errno.EHOSTDOWN, errors.StorageUnavailable),
         (errno.ELOOP, errors.StorageError),
     ],
 )
