@@ -11,7 +11,8 @@ from imgbackend import Engine
 from imgbackend.cache.prune import Pass
 from imgbackend.types import Mi
 from labs.images import sparse_raw
-from labs.nfs import Share, calls_of, filled_at, mounted_at
+from labs.nfs import calls_of, filled_at, mounted_at
+from labs.shares import Share
 from labs.templates import Template
 
 _FEW, _MANY = 10, 80

@@ -17,3 +17,5 @@ def share(local_share: Share) -> Share:
 
 class TestOnThisMachine(Races):
     """Two containers, or two hosts on a cluster's file system without caches of its own."""
+
+    rounds = 5 * Races.rounds  # here a creation takes milliseconds, and fewer are over before a pass has removed a base
