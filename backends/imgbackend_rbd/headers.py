@@ -103,7 +103,9 @@ def read(ioctx: "Ioctx", image_id: str, keys: Iterable[str] = ()) -> ImageHeader
         exclusive=bool(features & _EXCLUSIVE_LOCK),
         made=seconds + nanoseconds / 1e9,
         metadata={
-            key.removeprefix("metadata_"): value.decode() for key, value in found.items() if key.startswith("metadata_")
+            key.removeprefix("metadata_"): value.decode(errors="replace")
+            for key, value in found.items()
+            if key.startswith("metadata_")
         },
     )
 

@@ -5,7 +5,7 @@ import dataclasses
 import errno
 import json
 import socket
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from imgbackend.types import DiskId, Mark, Owner
 from imgbackend_rbd import headers
@@ -18,6 +18,10 @@ _HANDOVER: Final = "imgbackend.handover"
 """The key of what a host left with the image for the one that takes it."""
 
 
+_SOMEBODY: Final = Owner(host="(unknown)", folder="unknown")
+"""Of an image whose mark is not what any version writes: it is another's."""
+
+
 def own(header: headers.ImageHeader) -> dict[str, Any]:
     """What was noted of an image when it was made as a disk, not of its parent, whose metadata a clone has too."""
     note = headers.note(header, MARK)
@@ -27,7 +31,8 @@ def own(header: headers.ImageHeader) -> dict[str, Any]:
 def of(backend: PoolBackend, header: headers.ImageHeader) -> Mark:
     """The mark of an image; where nobody noted which it is, Ceph's own id tells."""
     note = own(header)
-    return Mark(owner=_owner(backend, note), identity=note.get("identity") or header.id)
+    identity = note.get("identity")
+    return Mark(owner=_owner(backend, note), identity=identity if _is_word(identity) else header.id)
 
 
 def content(backend: PoolBackend, disk: DiskId, image_id: str, owner: Owner, identity: str | None) -> dict[str, Any]:
@@ -75,9 +80,16 @@ def _owner(backend: PoolBackend, note: dict[str, Any]) -> Owner | None:
     """Earlier versions noted a path, not the folder's id: they are believed where host and path are ours."""
     owner, host = note.get("owner"), backend.host
     if owner is not None:
-        return Owner(host=owner["host"], folder=owner["folder"])
+        name, folder = (owner.get("host"), owner.get("folder")) if isinstance(owner, dict) else (None, None)
+        return Owner(host=name, folder=folder) if _is_word(name) and _is_word(folder) else _SOMEBODY
     if "host" not in note:
         return None
+    if not _is_word(note["host"]) or not isinstance(note.get("instances", ""), str):
+        return _SOMEBODY
     if note["host"] in {host.settings.hostname, socket.gethostname()} and note.get("instances") == str(host.instances):
         return backend.attached.owners.known_me()
     return Owner(host=note["host"], folder=note.get("instances", ""))
+
+
+def _is_word(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and bool(value) and value.isprintable()

@@ -98,5 +98,20 @@ def rename(ioctx: "Ioctx", image_id: str, before: str, after: str, absent: tuple
     names = b"".join(headers.packed(each.encode()) for each in (before, after, image_id))
     with contextlib.suppress(*absent):  # no such name in the list: it has the new one
         ioctx.execute(_LIST, "rbd", "dir_rename_image", names)
-    with contextlib.suppress(*absent):
-        ioctx.remove_object(f"{_OBJECT}{before}")
+    _remove(ioctx, before, image_id, absent)
+
+
+def _remove(ioctx: "Ioctx", name: str, image_id: str, absent: tuple[type[Exception], ...]) -> None:
+    """Take a name away, if it leads to that image still: another may have been made under it."""
+    op = ioctx.create_write_op()
+    try:
+        op.cmpext(headers.packed(image_id.encode()), 0)
+        op.remove()
+        ioctx.operate_write_op(op, f"{_OBJECT}{name}")
+    except absent:
+        pass
+    except Exception as exc:
+        if (getattr(exc, "errno", None) or 0) < headers.MISMATCH and getattr(exc, "errno", None) != errno.ECANCELED:
+            raise
+    finally:
+        ioctx.release_write_op(op)

@@ -316,13 +316,11 @@ class Delete(ShowOne):
         with self.engine() as engine:
             if parsed_args.force:
                 _check_name(parsed_args.instance)
-                engine.owners.put_aside_broken_records(parsed_args.instance)
+                engine.owners.put_aside_broken_records(_name_of(engine, parsed_args.instance))
             disk = disk_of(engine, parsed_args)
             there = False
             try:
-                if (
-                    parsed_args.force and not disk.may_be_there()
-                ):  # its records are gone, and it may be in another store
+                if parsed_args.force and engine.host.records.of(disk.id) is None and not disk.may_be_there():
                     disk = next((each for each in strays(engine, disk.id.instance) if each.id == disk.id), disk)
                 there = disk.may_be_there()
                 with self.cancellable(lambda: _whether(disk), interruptible=False):

@@ -182,20 +182,14 @@ class Hypervisor:
         """Whether libvirt keeps the memory of a guest, with which the domain goes on when it is started."""
         return bool(self._on(name, lambda domain: domain.hasManagedSaveImage()))
 
-    def forget(self, name: str, *, keep_variables: bool = False) -> None:
-        """Have libvirt forget a domain that is off, with its memory if that was saved; absent is no error.
-
-        The variables of its firmware go too, unless ``keep_variables``.
-        """
+    def forget(self, name: str) -> None:
+        """Have libvirt forget a domain that is off, its firmware's variables and a saved memory; absent is no error."""
 
         def undefine(connection: Any) -> None:
             domain = self._lookup(connection, name)
             if domain is not None:
                 libvirt = _libvirt()
-                variables = (
-                    libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM if keep_variables else libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
-                )
-                flags = variables | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+                flags = libvirt.VIR_DOMAIN_UNDEFINE_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
                 _unless_gone(lambda: domain.undefineFlags(flags))
 
         self._call(undefine)

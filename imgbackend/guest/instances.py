@@ -14,7 +14,7 @@ from imgbackend.guest.domain import Alter, to_xml
 from imgbackend.guest.grow import grow_running
 from imgbackend.guest.hypervisor import OFF, Hypervisor
 from imgbackend.guest.listing import Instance, Listing, is_disk_name
-from imgbackend.guest.marked_disks import is_mine, marked_disks
+from imgbackend.guest.marked_disks import is_mine, joined, marked_disks
 from imgbackend.guest.own_instances import OwnInstances
 from imgbackend.guest.plan import Layout, Planned, explained, layout_of
 from imgbackend.guest.release import Releasing
@@ -32,7 +32,7 @@ from imgbackend.guest.spawn import (
 from imgbackend.guest.spec import InstanceSpec
 from imgbackend.guest.start import Starting
 from imgbackend.guest.take import Taking
-from imgbackend.guest.take_over import TakenOver, TakingOver, instances_of, two_of_a_name
+from imgbackend.guest.take_over import TakenOver, TakingOver, instances_of
 from imgbackend.types import Progress, ignore
 
 if TYPE_CHECKING:
@@ -198,14 +198,13 @@ class Instances:
         name = self._listing.name_of(name)
         with self._held(name, progress), translating_errors(self._engine.host):
             engine, marked = self._engine, marked_disks(self._engine, name)
-            mine = {each.disk.id.name: each.disk for each in marked if is_mine(engine, each)}
-            work = Releasing(engine.host, engine.owners, self._hypervisor, self._own, name, progress)
-            work.run(mine | self._recorded(name))
+            disks = joined(self._recorded(name), (each for each in marked if is_mine(engine, each)))
+            Releasing(engine.host, engine.owners, self._hypervisor, self._own, name, progress).run(disks)
 
     def take(self, name: str, *, progress: Progress = ignore) -> None:
         """Make an instance that a host released this one's, to be started here; one that is own already is no error.
 
-        Of two hosts that do so at once one has it.  Killed at any point it goes on when it is called again.
+        Of two hosts that do so at once one has it.  Killed, it goes on when it is called again.
 
         :raises InstanceNotFound: if there is nothing of it, here or in a store.
         :raises InstanceElsewhere: if it is a host's that did not release it.
@@ -213,16 +212,15 @@ class Instances:
         """
         name = self._listing.name_of(name)
         with self._held(name, progress), translating_errors(self._engine.host):
-            work = Taking(self._engine.host, self._engine.owners, self._hypervisor, self._own, name, progress)
-            work.run(self._recorded(name), marked_disks(self._engine, name))
+            engine = self._engine
+            work = Taking(engine.host, engine.owners, self._hypervisor, self._own, name, progress)
+            work.run(self._recorded(name), marked_disks(engine, name))
 
     def _take_over(self, name: str) -> None:
         host, owners = self._engine.host, self._engine.owners
-        disks = self._recorded(name)
-        for each in (each for each in marked_disks(self._engine, name) if each.owner is not None):
-            if disks.setdefault(each.disk.id.name, each.disk).backend is not each.disk.backend:
-                raise two_of_a_name(each)
-        TakingOver(host, owners, self._hypervisor, self._own, name).run(list(disks.values()))
+        marked = (each for each in marked_disks(self._engine, name) if each.owner is not None)
+        disks = joined(self._recorded(name), marked).values()
+        TakingOver(host, owners, self._hypervisor, self._own, name).run(list(disks))
 
     def _recorded(self, name: str) -> dict[str, Disk[Any]]:
         """The disks of an instance that are on record here, by their names."""

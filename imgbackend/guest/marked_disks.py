@@ -73,6 +73,21 @@ def is_mine(engine: Stores, marked: MarkedDisk) -> bool:
     return marked.owner is not None and engine.owners.is_mine(marked.disk.id.instance, marked.owner)
 
 
+def joined(recorded: dict[str, Disk[Any]], marked: Iterable[MarkedDisk]) -> dict[str, Disk[Any]]:
+    """The disks on record here and those of stores, by their names.
+
+    :raises DiskError: if two stores have a disk of one name.
+    """
+    for each in marked:
+        disk = each.disk
+        if recorded.setdefault(disk.id.name, disk).backend is not disk.backend:
+            raise errors.DiskError(
+                f"{disk.id} on {disk.backend.name} is {each.owner}'s, and another disk of that name is on record "
+                "here, in another store; remove one of them"
+            )
+    return recorded
+
+
 def mark_of(disk: Disk[Any]) -> Mark | None:
     """What the store notes of a disk; None: nothing, or there is no whole one.
 

@@ -7,14 +7,14 @@ each disk, and the domain's XML, is left with the disks; the folder goes where n
 import contextlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from imgbackend import errors
 from imgbackend.disks import record_stores
 from imgbackend.disks.owners import Owners
 from imgbackend.driver.abilities import CarriesHandover, Marked
 from imgbackend.driver.contract import Disk
-from imgbackend.guest import console, handover
+from imgbackend.guest import console, handed_xml, handover
 from imgbackend.guest.closed_disks import kept_closed
 from imgbackend.guest.hypervisor import OFF, FoundDomain, Hypervisor
 from imgbackend.guest.marked_disks import mark_of
@@ -26,6 +26,9 @@ from imgbackend.state.records import DOMAIN, GOING, NOVAS, OURS, RESIZED
 from imgbackend.system import audit
 from imgbackend.system.host import Host
 from imgbackend.types import RELEASED, DiskId, Owner, Progress
+
+_BESIDE: Final = frozenset({"kernel", "ramdisk", "disk.config"})
+"""Disks that are files whatever the others are, and of no use without them."""
 
 
 class Releasing:
@@ -111,11 +114,21 @@ class Releasing:
         found, kept = self._own.reached(self._name, self._own.domain), self._own.kept_xml(self._name)
         if found is not None:
             self._expect_movable(found, kept)
+        told = kept if kept is not None and self._can_be_told(kept, disks.values()) else None
         for disk in disks.values():
             with disk.locked(self._progress, changing=False):
-                self._leave(disk, tuple(sorted(disks)), kept)
+                self._leave(disk, tuple(sorted(disks)), told)
         if found is not None:
-            self._hypervisor.forget(self._name, keep_variables=True)
+            self._hypervisor.forget(self._name)
+
+    def _can_be_told(self, kept: str, disks: Iterable[Disk[Any]]) -> bool:
+        """Whether another host would take the domain as it is: one that somebody altered it would not."""
+        folder, sources = str(self._host.instances / self._name), [disk.source() for disk in disks]
+        try:
+            handed_xml.adopted(kept, self._name, folder, sources, self._owners.me())
+        except errors.DiskError:
+            return False
+        return True
 
     def _expect_movable(self, found: FoundDomain, kept: str | None) -> None:
         """See that all there is to know of the domain is in ``libvirt.xml``."""
@@ -153,18 +166,27 @@ class Releasing:
         if kept is not None and domain_xml.owner_in(kept) != RELEASED:
             write_xml(self._host, self._name, domain_xml.with_owner(kept, RELEASED))
 
-    def _needs_no_folder(self, disks: Iterable[Disk[Any]]) -> bool:
+    def _needs_no_folder(self, disks: Collection[Disk[Any]]) -> bool:
         """Whether all disks go with what is known of them, or are another host's by now."""
-        if (self._host.instances / f"{self._name}{RESIZED}").is_dir():
+        folder, kept = self._host.instances / self._name, self._own.kept_xml(self._name)
+        if folder.with_name(f"{self._name}{RESIZED}").is_dir():
             return False
-        return not any(
-            disk.backend.traits.files or (not _travels(disk) and self._may_release(_owner_of(disk))) for disk in disks
-        )
+        stored = [disk for disk in disks if not disk.backend.traits.files]
+        others = {disk.id.name for disk in disks if disk.backend.traits.files} - _BESIDE
+        if stored and not others and not any(self._is_here(disk) for disk in stored):
+            return True
+        travels = len(stored) == len(disks) and all(_travels(disk) or not self._is_here(disk) for disk in stored)
+        return travels and (kept is None or self._can_be_told(kept, disks))
+
+    def _is_here(self, disk: Disk[Any]) -> bool:
+        """Whether a disk is there, and is this host's or nobody's."""
+        return disk.may_be_there() and self._may_release(_owner_of(disk))
 
     def _clear(self, disks: Iterable[str]) -> None:
         """The folder says whose the instance is until its last file goes; what others put there stays."""
         folder = self._host.instances / self._name
-        for name in (console.NAME, console.FORMER, DOMAIN, NOVAS, OURS):
+        beside = [name for name in disks if name in _BESIDE]
+        for name in (*beside, console.NAME, console.FORMER, DOMAIN, NOVAS, OURS):
             (folder / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             folder.rmdir()

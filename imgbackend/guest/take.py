@@ -15,7 +15,7 @@ from imgbackend.guest.marked_disks import MarkedDisk
 from imgbackend.guest.own_instances import OwnInstances
 from imgbackend.guest.spawn import write_xml
 from imgbackend.guest.take_over import TakingOver
-from imgbackend.state.records import RESIZED
+from imgbackend.state.records import GOING, RESIZED
 from imgbackend.system.host import Host
 from imgbackend.types import RELEASED, Progress
 
@@ -46,6 +46,10 @@ class Taking:
         :raises DiskError: if a disk of it is not there.
         :raises DiskBusy: if somebody has a disk open, or another host is about to take it.
         """
+        if (self._host.instances / f"{self._name}{GOING}").is_dir():
+            raise errors.InstanceError(
+                f"{self._name} is being destroyed here: imgbackend instance destroy {self._name} finishes it"
+            )
         offered = [each for each in marked if each.owner is not None]
         self._expect_released(offered)
         for each in offered:
@@ -114,9 +118,15 @@ class Taking:
             )
 
     def _adopted(self, left: _Left, disks: Mapping[str, Disk[Any]]) -> str | None:
-        """The domain's XML as this host would have it; None: it came with none, or this folder has one."""
+        """The domain's XML as this host would have it; None: it came with none, or this folder has the one to use.
+
+        What this folder has is older where it is this host's still, and another released the disks since.
+        """
         domain = next((each.domain for _, each in left.values() if each.domain is not None), None)
-        if domain is None or self._own.kept_xml(self._name) is not None:
+        is_older = self._own.owner(self._name) == self._owners.known_me() and any(
+            marked.owner == RELEASED for marked, _ in left.values()
+        )
+        if domain is None or (self._own.kept_xml(self._name) is not None and not is_older):
             return None
         folder, sources = str(self._host.instances / self._name), [disk.source() for disk in disks.values()]
         return handed_xml.adopted(domain, self._name, folder, sources, self._owners.me())

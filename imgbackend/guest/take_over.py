@@ -14,7 +14,7 @@ from imgbackend.driver.abilities import Exclusive, Marked
 from imgbackend.driver.contract import Disk
 from imgbackend.guest.closed_disks import kept_closed
 from imgbackend.guest.hypervisor import OFF, FoundDomain, Hypervisor
-from imgbackend.guest.marked_disks import MarkedDisk
+from imgbackend.guest.marked_disks import MarkedDisk, mark_of
 from imgbackend.guest.own_instances import OwnInstances
 from imgbackend.guest.spawn import write_xml
 from imgbackend.state import domain_xml
@@ -107,33 +107,39 @@ class TakingOver:
             self._own.domain(self._name)
         if found is None and not folders and not disks:
             raise errors.InstanceNotFound(f"there is no instance {self._name}")
+        if found is not None and found.state not in OFF and self._released:
+            raise errors.InstanceError(f"a guest of the name {self._name} runs here; stop it first")
         with contextlib.ExitStack() as stack:
             if found is None or found.state in OFF:  # else it is our own libvirt's guest that has them open
                 for folder in folders:
                     stack.enter_context(kept_closed(self._host, folder))
                 for disk in disks:
                     expect_closed(disk, self._progress)
-            stale = found is not None and self._is_stale(found)
+            if found is not None and self._is_stale(found, disks):
+                self._hypervisor.forget(self._name)  # first: killed after it, what comes next is the same
+                found = None
             for disk in disks:
                 note_owner(disk, me, (lambda owner: owner == RELEASED) if self._released else None, self._progress)
             for folder in folders:
                 self._note(folder)
-        if stale and (self._xml_comes or self._own.kept_xml(self._name) is not None):
-            self._hypervisor.forget(self._name)
-        elif found is not None and found.owner != me:
+        if found is not None and found.owner != me:
             self._hypervisor.set_owner(self._name, me)
         LOG.info("Instance %s is %s's now", self._name, me)
 
     def _domain(self) -> FoundDomain | None:
         return self._own.reached(self._name, self._hypervisor.find)
 
-    def _is_stale(self, found: FoundDomain) -> bool:
-        """Whether a domain that is off is from a time before the instance was its present owner's.
+    def _is_stale(self, found: FoundDomain, disks: Sequence[Disk[Any]]) -> bool:
+        """Whether a domain that is off is from a time before the instance was its present owner's, and another comes.
 
         It may have other disks, and a saved memory that knows an older content of them.
         """
-        before = self._own.owner(self._name)
-        return found.state in OFF and before not in (None, self._owners.me()) and found.owner not in (None, before)
+        if found.state not in OFF or not (self._xml_comes or self._own.kept_xml(self._name) is not None):
+            return False
+        marks = [mark_of(disk) for disk in disks]
+        owners = {self._own.owner(self._name), *(mark.owner for mark in marks if mark is not None)}
+        before = owners - {None, self._owners.me()}
+        return self._xml_comes or bool(before and found.owner not in {None, *before})
 
     def _is_of_this_folder(self, found: FoundDomain) -> bool:
         """By the folder's id, or, where its marker was lost and another made, by the paths of the domain."""
@@ -177,21 +183,12 @@ def note_owner(
             disk.set_mark(mark, after)
 
 
-def two_of_a_name(marked: MarkedDisk) -> errors.DiskError:
-    """The error of a disk in a store whose name is on record here for another store."""
-    disk = marked.disk
-    return errors.DiskError(
-        f"{disk.id} on {disk.backend.name} is {marked.owner}'s, and another disk of that name is on record here, in "
-        "another store; remove one of them"
-    )
-
-
 def expect_closed(disk: Disk[Any], progress: Progress = ignore) -> None:
     """Refuse a disk that is kept in a store, and that somebody has open.
 
     :raises DiskBusy: if somebody has.
     """
-    if disk.backend.traits.files:
-        return  # by its folder's records, above
+    if disk.backend.traits.files or not disk.may_be_there():
+        return  # by its folder's records, above; of one that is gone nobody has anything
     with disk.locked(progress, changing=False):
         disk.expect_closed()

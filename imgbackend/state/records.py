@@ -135,12 +135,18 @@ class Records:
     def kept_by(self, backend: str) -> Iterator[DiskId]:
         """The disks that are on record as that backend's, by the name of its section; whole or not.
 
-        :raises DiskError: if the records of an instance are broken.
+        Of an instance whose records are broken there are none, with a warning.
+
         :raises StorageError: if they cannot be read, or ConfigError.
         """
         try:
             for instance in sorted(os.listdir(self._instances)):
-                for name, record in self.all(instance).items():
+                try:
+                    found = self.all(instance)
+                except errors.DiskError as exc:
+                    LOG.warning("%s", exc)
+                    continue
+                for name, record in found.items():
                     if record.backend == backend:
                         with contextlib.suppress(ValueError):
                             yield DiskId(instance=instance, name=name)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -573,3 +574,110 @@ def test_instance_of_which_libvirt_knows_more_than_its_file_is_not_released(host
     kept.write_text(content)
     instances.release(name)
     instances.take(name)
+
+
+def test_domain_that_this_host_had_before_others_changed_its_disks_in_a_pool_does_not_come_back(
+    make_host: MakeHost, libvirt_daemon: Libvirt, second_libvirt: Libvirt, host_a: Guests
+) -> None:
+    """Its own folder says still that the instance is its own, with the memory that libvirt saved."""
+    made: dict[str, Any] = {"libvirt.virt_type": "qemu", "sources.folder_path": str(host_a.image.parent)}
+    first = make_host("a", **made, **{"libvirt.connection_uri": libvirt_daemon.uri})
+    second = make_host("b", **made, **{"libvirt.connection_uri": second_libvirt.uri})
+    name = host_a.name()
+    first.instances.spawn(host_a.spec())
+    host_a.lab.virsh("managedsave", name)
+    second.instances.take_over(name)
+    second.instances.spawn(host_a.spec(memory=96 * Mi))
+    second.instances.stop(name, seconds=0)
+    second.instances.release(name)
+    first.instances.take(name)
+    assert host_a.domains() == set()
+    first.instances.start(name)
+    assert "<memory unit='KiB'>98304</memory>" in first.instances.xml(name)
+    first.instances.destroy(name)
+
+
+def test_instance_is_not_taken_beside_one_of_the_name_that_is_being_destroyed(
+    pool: Callable[[str], Engine], raw_image: Template
+) -> None:
+    host_a, host_b = pool("a"), pool("b")
+    _made(host_a, raw_image)
+    _local(host_b, raw_image)
+    folder = host_b.host.instances / "web1"
+    folder.rename(folder.with_name("web1_del"))
+    host_a.instances.release("web1")
+    with pytest.raises(errors.InstanceError, match="imgbackend instance destroy web1 finishes it"):
+        host_b.instances.take("web1")
+    assert _owner(host_b) == RELEASED
+
+
+def test_instance_with_broken_records_hides_no_disk_of_a_store(
+    pool: Callable[[str], Engine], raw_image: Template
+) -> None:
+    host_a, host_b = pool("a"), pool("b")
+    _made(host_a, raw_image)
+    _local(host_b, raw_image)
+    host_b.disk("web2").cache(raw_image, raw_image.name)
+    (host_b.host.instances / "web1").rename(host_b.host.instances / "web3")
+    (host_b.host.instances / "web3" / "disks.json").write_text("{")
+    host_a.instances.release("web1")
+    host_b.instances.take("web1")
+    assert set(host_b.host.records.all("web1")) == {"disk", "disk.eph0"}
+
+
+def test_two_disks_of_one_name_are_told_before_anything_is_released(
+    pool: Callable[[str], Engine], raw_image: Template
+) -> None:
+    host_a = pool("a")
+    _made(host_a, raw_image)
+    records = host_a.host.instances / "web1" / "disks.json"
+    content = json.loads(records.read_text())
+    content["disks"]["disk"] |= {"backend": "raw", "driver": "raw", "format": "raw"}
+    (host_a.host.instances / "web1" / "disk").write_bytes(bytes(Mi))
+    records.write_text(json.dumps(content))
+    with pytest.raises(errors.DiskError, match="another disk of that name is on record here"):
+        host_a.instances.release("web1")
+    assert _owner(host_a, "disk.eph0") == host_a.owners.me()
+
+
+def test_domain_that_somebody_altered_stays_where_it_is_until_its_disks_are_taken(
+    make_host: MakeHost, libvirt_daemon: Libvirt, host_a: Guests, pool: Callable[[str], Engine]
+) -> None:
+    made: dict[str, Any] = {"libvirt.virt_type": "qemu", "sources.folder_path": str(host_a.image.parent)}
+    giver, name = make_host("a", **made, **{"libvirt.connection_uri": libvirt_daemon.uri}), host_a.name()
+
+    def alter(domain: ET.Element) -> None:
+        ET.SubElement(domain, "description").text = "of our own"
+
+    giver.instances.spawn(host_a.spec(), alter=alter)
+    giver.instances.stop(name, seconds=0)
+    giver.instances.release(name)
+    kept = giver.host.instances / name / "libvirt.xml"
+    assert "of our own" in kept.read_text()
+    giver.instances.take(name)
+    giver.instances.release(name)
+    taker = pool("b")
+    taker.instances.take(name)
+    assert set(taker.host.records.all(name)) == {"disk"}
+    assert not (taker.host.instances / name / "libvirt.xml").exists()
+    giver.instances.release(name)
+    assert not kept.parent.exists()
+    taker.disk(name).remove()
+
+
+def test_folder_of_a_released_instance_whose_disks_another_host_removed_is_cleared(
+    pool: Callable[[str], Engine], raw_image: Template, pool_folder: Path
+) -> None:
+    host_a = pool("a")
+    _made(host_a, raw_image)
+    folder = host_a.host.instances / "web1"
+    (folder / "kernel").write_bytes(b"kernel")
+    records = json.loads((folder / "disks.json").read_text())
+    records["disks"]["kernel"] = records["disks"]["disk"] | {"backend": "raw", "driver": "raw", "format": "raw"}
+    (folder / "disks.json").write_text(json.dumps(records))
+    host_a.instances.release("web1")
+    assert folder.exists()
+    for path in pool_folder.iterdir():
+        path.unlink()
+    host_a.instances.release("web1")
+    assert not folder.exists()

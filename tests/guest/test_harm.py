@@ -87,7 +87,7 @@ class Mortal(Hypervisor):
         self.meet("force_off")
         super().force_off(name)
 
-    def forget(self, name: str, *, keep_variables: bool = False) -> None:
+    def forget(self, name: str) -> None:
         self.meet("forget")
         super().forget(name)
         self.meet("forgotten")

@@ -16,7 +16,7 @@ from imgbackend import Engine, errors
 from imgbackend.driver.abilities import abilities
 from imgbackend.testing import oracle
 from imgbackend.types import DiskId, DiskInfo, Mark, Mi, NetworkSource, Owner
-from imgbackend_rbd import RbdBackend, headers, images
+from imgbackend_rbd import RbdBackend, headers, images, marks
 from imgbackend_rbd.images import Patience
 from imgbackend_rbd.marks import MARK
 from labs.ceph import Cluster, new_pool
@@ -43,6 +43,7 @@ def test_driver_has_all_abilities_but_backed() -> None:
         "Cloneable",
         "Importable",
         "Marked",
+        "CarriesHandover",
         "Snapshottable",
         "TellsOpen",
         "Flattenable",
@@ -358,3 +359,27 @@ def test_disk_is_exported_as_qcow2_to_a_file_system_that_knows_no_file_without_a
     disk_of(made, "web1").extract(tmp_path / "exports/web1.qcow2", "qcow2")
     assert [path.name for path in (tmp_path / "exports").iterdir()] == ["web1.qcow2"]
     assert same_for_guest(raw_image.content, "raw", tmp_path / "exports/web1.qcow2", "qcow2")
+
+
+@pytest.mark.parametrize(
+    "owner", ["x", 5, {}, {"host": "a"}, {"host": 5, "folder": "f"}, {"host": "\x1b", "folder": "f"}], ids=repr
+)
+def test_mark_that_is_not_what_imgbackend_writes_is_somebody_elses(made: Engine, owner: object) -> None:
+    disk = disk_of(made, "web1")
+    header = disk._whole_header()
+    assert header is not None
+    assert marks.replaced(disk.backend, header, {"owner": owner, "identity": 5})
+    mark = disk.mark()
+    assert mark is not None
+    assert (str(mark.owner), mark.identity) == ("the host (unknown) (folder unknown)", header.id)
+    assert disk.id in list(disk.backend.list_disks())
+    assert list(backend_of(made).made_here()) == []
+    with pytest.raises(errors.DiskElsewhere):
+        disk.remove()
+    header = disk._whole_header()
+    assert header is not None
+    me, record = made.owners.me(), disk.recorded
+    assert record is not None
+    assert marks.replaced(
+        disk.backend, header, {"owner": {"host": me.host, "folder": me.folder}, "identity": record.identity}
+    )
