@@ -82,6 +82,17 @@ class DiskNotFound(DiskError):
     """There is no such disk."""
 
 
+class OnNoRecord(DiskError):
+    """A file has a disk's name, and nothing tells its format: a guest may have written the header of another."""
+
+    def __init__(self, disk: str) -> None:
+        """``disk`` names it."""
+        super().__init__(
+            f"{disk} is there, and on no record, so that nothing tells its format; move it away, or remove it by disk "
+            "delete"
+        )
+
+
 class DiskBusy(DiskError):
     """The disk is in use: by a guest, by another disk, or by this very call."""
 

@@ -65,6 +65,8 @@ def cache(disk: "AnyDisk", fetch: FetchFunc, filename: str, size: int | None, pr
     with disk.locked(progress, changing=False) as watched:
         disk.backend.attached.owners.check(disk, adopting=True)
         found = disk.find()
+        if found is not None and disk.recorded is None and disk.backend.traits.files:
+            raise errors.OnNoRecord(str(disk.id))
         if found is not None:
             return _kept(order, found, watched, started)
         disk.recorded = None

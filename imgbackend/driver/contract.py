@@ -336,10 +336,12 @@ class Disk(Lockable, Generic[BackendT]):
 
     @final
     def found(self) -> DiskInfo:
-        """What ``find`` says; DiskNotFound where it says None."""
+        """What ``find`` says; DiskNotFound where it says None, OnNoRecord where nothing tells the format of a file."""
         found = self.find()
         if found is None:
             raise errors.DiskNotFound(f"there is no disk {self.id} on {self.backend.name}")
+        if self.recorded is None and self.backend.traits.files:
+            raise errors.OnNoRecord(str(self.id))
         return found
 
     @final

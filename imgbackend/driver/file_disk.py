@@ -108,17 +108,9 @@ class FileDisk(Disk[FileBackendT], Exclusive, Generic[FileBackendT]):
         return self.recorded.format if self.recorded else self.backend.traits.formats[0]
 
     def find(self) -> DiskInfo | None:
-        """One ``lstat``, and for a container its header.
-
-        :raises DiskError: if nothing tells in which format it is: a guest may have written the header of another.
-        """
+        """One ``lstat``, and for a container its header."""
         try:
             status = os.lstat(self.path)
-            if self.recorded is None and self.backend.traits.files:
-                raise errors.DiskError(
-                    f"{self.path} is there, and on no record, so that nothing tells its format; move it away, or "
-                    "remove it by disk delete"
-                )
             if not stat.S_ISREG(status.st_mode):
                 status = self._behind_link()
             size = self.virtual_size(status.st_size)

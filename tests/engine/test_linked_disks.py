@@ -85,6 +85,9 @@ def test_format_of_a_disk_that_is_on_no_record_is_not_guessed(
     """A guest may have written the header of a qcow2, with another's base in it, to its raw disk."""
     make_engine({"images_type": "raw"}).disk("web1").cache(raw_image, raw_image.name)
     engine = make_engine({"images_type": "qcow2"})
+    engine.disk("web2").cache(raw_image, raw_image.name)
+    written = (engine.host.instances / "web2" / "disk").read_bytes()
+    (engine.host.instances / "web1" / "disk").write_bytes(written)
     for name in ("disks.json", "disk.info"):
         (engine.host.instances / "web1" / name).unlink()
     disk: Any = engine.disk("web1")
