@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from imgbackend import errors
 from imgbackend.driver.abilities import (
+    CarriesHandover,
     Checkable,
     ChecksBases,
     Cloneable,
@@ -46,7 +47,7 @@ from imgbackend.types import (
 SCHEME = "able://"
 
 
-class AbleDisk(MemoryDisk, Cloneable, Importable, Marked):
+class AbleDisk(MemoryDisk, Cloneable, Importable, Marked, CarriesHandover):
     """A copy of a base of the store, or of what a source keeps in it; its mark is a file of the store."""
 
     backend: "HoldingBackend"
@@ -125,10 +126,26 @@ class AbleDisk(MemoryDisk, Cloneable, Importable, Marked):
                 raise errors.DiskElsewhere(f"{self.id} is another's meanwhile")
             self._write_mark(Mark(owner=owner, identity=before.identity))
 
+    @property
+    def _handover(self) -> Path:
+        return self._mark.with_suffix(".handover")
+
+    def handover(self) -> str | None:
+        """From a file of the store."""
+        return self._handover.read_text() if self._handover.exists() else None
+
+    def set_handover(self, text: str | None) -> None:
+        """To a file of the store."""
+        if text is None:
+            self._handover.unlink(missing_ok=True)
+        else:
+            files.write_whole(self._handover, text.encode())
+        files.flush_folder(self.backend.marks)
+
     def remove_image(self) -> None:
         """The disk, then its mark."""
         super().remove_image()
-        for path in (self._mark, self._mark.with_suffix(".lock")):
+        for path in (self._mark, self._mark.with_suffix(".lock"), self._handover):
             path.unlink(missing_ok=True)
         files.flush_folder(self.backend.marks)
 

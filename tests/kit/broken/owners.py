@@ -43,3 +43,16 @@ class GrowsIntoAnotherDisk(AbleDisk):
     def resize_image(self, size: int) -> None:
         super().resize_image(size)
         self._mark.unlink()
+
+
+@caught(
+    {"test_what_is_left_with_a_disk_is_read_on_another_host_and_changes_nothing_of_it": "theirs.handover() == left"}
+)
+class KeepsWhatIsLeftToItself(AbleDisk):
+    """What was left is still known here."""
+
+    def handover(self) -> str | None:
+        return getattr(self, "_left", None)
+
+    def set_handover(self, text: str | None) -> None:
+        self._left = text
