@@ -1,5 +1,6 @@
 """What a look at all disks saw in the folders of instances, for who looks for other things there right after it."""
 
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,4 +69,4 @@ class FoldersSeen:
         """Whether the description of a domain is in an instance's folder; it is looked up where that was not listed."""
         if instance in self._listed:
             return instance in self._spawned
-        return (instances / instance / records.DOMAIN).exists()
+        return os.path.exists(instances / instance / records.DOMAIN)  # a path's own exists() raises where it is refused

@@ -109,7 +109,7 @@ class Destroy(_OfOne):
 
 
 class Release(_OfOne):
-    """Give an instance that is off away, for another host to take; its disks stay, its domain goes."""
+    """Give an instance that is off away, for another host to take; its disks stay."""
 
     columns = ("instance", "released")
 
@@ -123,7 +123,10 @@ class Release(_OfOne):
 
 
 class Take(_OfOne):
-    """Make an instance that another host released this host's; it is off then, and instance start starts it."""
+    """Make an instance that another host released this host's.
+
+    It is off then: instance start starts it.
+    """
 
     columns = ("instance", "taken", "disks")
 
