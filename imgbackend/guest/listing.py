@@ -44,7 +44,7 @@ class Listing:
             try:
                 found, mine = self._seen(name, domains.get(name))
                 owner = self._own.owner(name) or (found.owner if found is not None else None)
-            except errors.Error as exc:
+            except (errors.Error, OSError) as exc:
                 LOG.warning("Cannot tell whose the instance %s is: %s", name, exc)
                 found, mine, owner = domains.get(name), True, None
             if mine or all_hosts:

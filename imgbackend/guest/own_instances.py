@@ -5,6 +5,7 @@ first; by ``libvirt.xml`` in its folder where it has no disks of its own; and by
 folder is gone.
 """
 
+import os
 from collections.abc import Callable
 
 from imgbackend import errors
@@ -48,9 +49,9 @@ class OwnInstances:
             raise files.as_error(exc, path) from exc
 
     def has_folder(self, name: str) -> bool:
-        """Whether imgbackend made something in the folder of that name."""
+        """Whether imgbackend made something in the folder of that name; False where it may not be looked into."""
         folder = self._host.instances / name
-        return (folder / OURS).is_file() or (folder / DOMAIN).is_file()
+        return os.path.isfile(folder / OURS) or os.path.isfile(folder / DOMAIN)
 
     def is_mine(self, name: str) -> bool:
         """Whether the instance in the folder of that name may be changed here."""

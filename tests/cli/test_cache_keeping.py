@@ -159,7 +159,7 @@ def test_pin_of_what_is_nowhere_is_an_error(able: Cli, raw_image: Path) -> None:
     assert_one_line(able("cache", "pin", raw_image, "--store", "attic"), 1, "attic", "local, shelf")
 
 
-@pytest.mark.parametrize("what", ["folder", "disk"])
+@pytest.mark.parametrize("what", ["folder", "disk", "folder that is going"])
 def test_prune_removes_nothing_and_ends_with_1_where_a_disk_cannot_be_looked_at(
     cli: Cli, raw_image: Path, qcow2_image: Path, what: str
 ) -> None:
@@ -168,6 +168,8 @@ def test_prune_removes_nothing_and_ends_with_1_where_a_disk_cannot_be_looked_at(
     path = unused_base(cli, raw_image)
     disk = cli.instances / "web1" / "disk"
     blocked = disk if what == "disk" else disk.parent
+    if what == "folder that is going":
+        blocked = blocked.rename(blocked.with_name("web1_del"))
     blocked.chmod(0)
     bound = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
     try:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import select
 import shutil
 import signal
@@ -286,6 +287,24 @@ def test_instance_of_another_host_is_refused_listed_with_all_hosts_and_taken_ove
     assert cli("instance", "start", name, "--take-over", "-f", "value", "-c", "state").out == "running\n"
     assert [row["instance"] for row in cli("instance", "list", "-f", "json").json()] == [name]
     assert cli("instance", "destroy", name).status == 0
+
+
+def test_instance_whose_folder_may_not_be_looked_into_hides_no_other(cli: Cli, host: Guests) -> None:
+    """Without the privileges by which root looks into it all the same; a server that squashes root takes them too."""
+    names = [host.name(label) for label in "ab"]
+    for name in names:
+        assert cli("instance", "spawn", name, "--image", "tiny.qcow2", "--memory", "64M").status == 0
+    folder = host.instances_path / names[0]
+    folder.chmod(0)
+    bound = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    try:
+        done = cli.run([*bound, *cli.argv("instance", "list", "-f", "json")])
+    finally:
+        folder.chmod(0o711)
+    assert {row["instance"] for row in done.json()} >= set(names)
+    assert f"Cannot tell whose the instance {names[0]} is" in done.err
+    for name in names:
+        assert cli("instance", "destroy", name).status == 0
 
 
 def test_instance_is_released_on_one_host_and_taken_on_another(cli: Cli, host: Guests) -> None:

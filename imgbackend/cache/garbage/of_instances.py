@@ -60,7 +60,7 @@ class InstanceFolders:
             except ValueError:
                 continue
             guard = self._guard(f"{locks.INSTANCE_PREFIX}{name}", functools.partial(self._host.locks.instance, name))
-            if any(each.exists() for each in (guard.file, path / records.OURS, path / records.DOMAIN)):
+            if any(os.path.exists(each) for each in (guard.file, path / records.OURS, path / records.DOMAIN)):
                 yield Candidate(
                     kind="instance",
                     name=folder,
