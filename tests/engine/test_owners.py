@@ -14,16 +14,9 @@ from imgbackend.state import domain_xml, folder_marker
 from imgbackend.types import Mi, Owner, Progress
 from labs.engines import MakeEngine
 from labs.templates import Template
+from labs.verbs import CHANGES, FLATTEN, SNAPSHOTS
 
-VERBS: dict[str, Callable[[Any, Template], object]] = {
-    "create": lambda disk, image: disk.cache(image, image.name),
-    "remove": lambda disk, _image: disk.remove(),
-    "resize": lambda disk, _image: disk.resize(64 * Mi),
-    "snapshot": lambda disk, _image: disk.create_snap("first"),
-    "rollback": lambda disk, _image: disk.rollback_to_snap("kept"),
-    "remove_snap": lambda disk, _image: disk.remove_snap("kept"),
-    "flatten": lambda disk, _image: disk.flatten(),
-}
+VERBS = CHANGES | {name: SNAPSHOTS[name] for name in ("snapshot", "rollback", "remove_snap")} | FLATTEN
 """What changes a disk."""
 
 

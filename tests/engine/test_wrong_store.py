@@ -3,9 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,21 +18,13 @@ from labs.able import AbleBackend
 from labs.engines import MakeEngine
 from labs.pool import MakeHost, make_host, pool_driver, pool_folder
 from labs.templates import Template
+from labs.verbs import CHANGES, LOOKS, Verbs
 
 __all__ = ["make_host", "pool_driver", "pool_folder"]
 
 DISK = DiskId(instance="web1", name="disk")
 
-VERBS: dict[str, Callable[[Any, Template], object]] = {
-    "create": lambda disk, image: disk.cache(image, image.name),
-    "explain": lambda disk, image: disk.explain(image, image.name),
-    "exists": lambda disk, _image: disk.exists(),
-    "info": lambda disk, _image: disk.info(),
-    "resize": lambda disk, _image: disk.resize(64 * Mi),
-    "remove": lambda disk, _image: disk.remove(),
-    "remove by force": lambda disk, _image: disk.remove(force=True),
-    "extract": lambda disk, image: disk.extract(image.content.with_name("copy"), "raw"),
-}
+VERBS: Verbs = {**CHANGES, **LOOKS, "remove by force": lambda disk, _image: disk.remove(force=True)}
 """What changes a disk, or tells of it."""
 
 

@@ -14,18 +14,12 @@ from imgbackend_lvm.lvm2 import Lvm2
 from labs.engines import MakeEngine
 from labs.lvm import Group, MakeGroup, lvm
 from labs.templates import Template
+from labs.verbs import CHANGES, LOOKS, SNAPSHOTS
 from labs.volumes import emptied, options
 
 DISK = DiskId(instance="web1", name="disk")
 
-VERBS: dict[str, Callable[[Any, Template], object]] = {
-    "create": lambda disk, image: disk.cache(image, image.name),
-    "exists": lambda disk, _image: disk.exists(),
-    "resize": lambda disk, _image: disk.resize(64 * Mi),
-    "remove": lambda disk, _image: disk.remove(),
-    "snapshot": lambda disk, _image: disk.create_snap("first"),
-    "rollback": lambda disk, _image: disk.rollback_to_snap("kept"),
-}
+VERBS = CHANGES | LOOKS | SNAPSHOTS
 """What changes a disk, or tells of it."""
 
 
@@ -72,7 +66,7 @@ def test_group_that_is_made_anew_under_its_name_is_another(
     engine = make_engine({"images_type": "lvm", **options(group)})
     assert backend_of(engine).store_identity() != told
     disk: Any = engine.disk("web1")
-    for verb in VERBS if group.pool is not None else ("create", "exists", "resize", "remove"):
+    for verb in VERBS if group.pool is not None else CHANGES | LOOKS:  # a thick disk has no snapshots
         with pytest.raises(errors.WrongStore, match=r"see to volume_group in \[lvm\]") as caught:
             VERBS[verb](disk, raw_image)
         assert told in str(caught.value)

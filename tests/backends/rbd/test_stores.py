@@ -6,30 +6,20 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from backends.rbd.conftest import Hosts, backend_of, disk_of, emptied
 from imgbackend import Engine, errors
-from imgbackend.types import DiskId, Mi
+from imgbackend.types import DiskId
 from labs.ceph import Cluster, new_pool
 from labs.templates import Template
+from labs.verbs import CHANGES, FLATTEN, LOOKS, SNAPSHOTS, Verbs
 
 DISK = DiskId(instance="web1", name="disk")
 
-VERBS: dict[str, Callable[[Any, Template], object]] = {
-    "create": lambda disk, image: disk.cache(image, image.name),
-    "exists": lambda disk, _image: disk.exists(),
-    "resize": lambda disk, _image: disk.resize(64 * Mi),
-    "remove": lambda disk, _image: disk.remove(),
-    "snapshot": lambda disk, _image: disk.create_snap("first"),
-    "rollback": lambda disk, _image: disk.rollback_to_snap("kept"),
-    "remove_snap": lambda disk, _image: disk.remove_snap("kept"),
-    "snapshots": lambda disk, _image: disk.snaps(),
-    "flatten": lambda disk, _image: disk.flatten(),
-    "to_image": lambda disk, _image: disk.to_image("2b0f6a4c-4d6b-4c0e-9c5d-5d3b1c0e7a11"),
-}
+TO_IMAGE = "2b0f6a4c-4d6b-4c0e-9c5d-5d3b1c0e7a11"
+VERBS: Verbs = {**CHANGES, **LOOKS, **SNAPSHOTS, **FLATTEN, "to_image": lambda disk, _image: disk.to_image(TO_IMAGE)}
 """What changes a disk, or tells of it."""
 
 
